@@ -1,0 +1,193 @@
+"""The verbs: ``python -m project train digits/base --seed 42``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from project import models
+from project.errors import Interrupted, LockstepError
+
+if TYPE_CHECKING:
+    from project.config import Experiment, Source
+
+Verb = Callable[[argparse.Namespace], int | None]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 1 for "no", 2 for a mistake, 128 + signal when stopped."""
+    parser = _parser()
+    # argparse takes positional words only in one piece; overrides may also follow the options.
+    options, more = parser.parse_known_args(words)
+    if more and ("overrides" not in options or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        options.overrides += more
+    try:
+        return int(options.verb(options) or 0)
+    except LockstepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"{stop}; run the same command to go on", file=sys.stderr)
+        return 128 + stop.signal
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stderr.close()
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="project", description="Lockstep: training runs with the same bits, and a receipt."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function: Verb, name: str = "") -> argparse.ArgumentParser:
+        text = (function.__doc__ or "").partition("\n")[0]
+        added = verbs.add_parser(name or function.__name__, help=text, description=text)
+        added.set_defaults(verb=function)
+        if function is not new_model:
+            added.add_argument("--json", action="store_true", help="print JSON for a script")
+        if function in (train, evaluate, predict, runs):
+            added.add_argument("--runs", metavar="DIR", help="folder of the runs (default: runs)")
+        return added
+
+    for added in (verb(train), verb(config)):
+        added.add_argument("recipe", nargs="?", default="digits/base", metavar="MODEL[/RECIPE]")
+        added.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+        added.add_argument("--seed", type=int, default=0)
+    for added in (verb(evaluate), verb(predict)):
+        added.add_argument("run", metavar="RUN")
+    verbs.choices["predict"].add_argument("inputs", nargs="+", metavar="FILE")
+    verb(runs)
+    verb(doctor)
+    verb(new_model, "new-model").add_argument("name")
+    return parser
+
+
+def _resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Source"]]:
+    from project.config import resolve
+
+    if "=" in options.recipe:  # only overrides were given
+        options.recipe, options.overrides = "digits/base", [options.recipe, *options.overrides]
+    model, _, recipe = options.recipe.partition("/")
+    return resolve(
+        model,
+        models.recipe(model, recipe or "base"),
+        models.config_of(model),
+        seed=options.seed,
+        overrides=options.overrides,
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """Start a run, go on with it, or report it if it is finished."""
+    experiment, _ = _resolved(options)
+    from project.training import profiles
+
+    profiles.enter(experiment.training.profile)
+    from project import console
+    from project.experiment import run_experiment
+    from project.place import Place
+
+    run = run_experiment(experiment, Place.default(options.runs), console.watch())
+    receipt = run.receipt
+    assert receipt
+    if options.json:
+        print((run.folder / "receipt.json").read_text(), end="")
+        return
+    results = receipt["results"]
+    print(f"run {run.folder}")
+    print(f"weights sha256 {results['weights_sha256']}")
+    print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
+
+
+def config(options: argparse.Namespace) -> None:
+    """Print every setting of a recipe: value, type, where it came from, what it means."""
+    from project.config import explain
+
+    lines = explain(*_resolved(options))
+    if options.json:
+        print(json.dumps([vars(line) for line in lines], indent=2))
+        return
+    from project.console import table
+
+    rows = [[line.key, str(line.value), line.type, line.source, line.help] for line in lines]
+    table(["setting", "value", "type", "from", "meaning"], rows)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure a run's weights on the test split again; exit 1 if its receipt says otherwise."""
+    from project import console
+    from project.experiment import evaluate_run
+    from project.place import Place
+    from project.records.receipt import find_run
+
+    place = Place.default(options.runs)
+    found, wanted = evaluate_run(find_run(options.run, place.runs), place, console.watch())
+    if options.json:
+        print(json.dumps({"test": found, "as_in_receipt": found == wanted}, indent=2))
+    else:
+        print(
+            f"test accuracy {found['accuracy']:.4f}  f1 {found['f1']:.4f}  loss {found['loss']:.4f}"
+        )
+        print("as in the receipt" if found == wanted else "NOT as in the receipt")
+    return 0 if found == wanted else 1
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Label files with the model of a run, in the order given."""
+    from project.experiment import predictor
+    from project.place import Place
+    from project.records.receipt import find_run
+
+    run = find_run(options.run, Place.default(options.runs).runs)
+    answers = predictor(run).predict(options.inputs)
+    if options.json:
+        print(json.dumps(answers, indent=2))
+        return
+    for name, answer in zip(options.inputs, answers, strict=True):
+        print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
+
+
+def runs(options: argparse.Namespace) -> None:
+    """List the runs, newest first: state, metric, seed, identity."""
+    from project.console import table
+    from project.place import Place
+    from project.records.receipt import runs as all_runs
+
+    folder = Place.default(options.runs).runs
+    found = [run.summary() for run in all_runs(folder)]
+    if options.json:
+        print(json.dumps(found, indent=2))
+    elif found:
+        rows = [["" if value is None else str(value) for value in row.values()] for row in found]
+        table(list(found[0]), rows)
+    else:
+        print(f"no runs in {folder}; `invoke train --seed 42` makes one")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check interpreter, lock, variables, CPU, GPU, disk and docker; exit 1 if something is off."""
+    from project.doctor import examine
+
+    findings = examine()
+    if options.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.text}")
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def new_model(options: argparse.Namespace) -> None:
+    """Write a model folder that trains, with its test."""
+    from project.models.new import write_model
+
+    for path in write_model(options.name):
+        print(path)
+    print(f"train it: invoke train --model {options.name}")

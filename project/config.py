@@ -1,0 +1,290 @@
+"""Settings: typed dataclasses, filled from a recipe and overrides, all mistakes told at once."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from project.errors import SettingError
+from project.files import nearest
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    power_of_two: bool = False,
+    bits: bool = True,
+) -> Any:
+    """A field of a settings class: its default, one line of help and the values it may take.
+
+    ``bits=False`` marks a setting that does not decide the result, so it is not in the identity.
+    """
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "power_of_two": power_of_two,
+        "bits": bits,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which examples a run learns from."""
+
+    name: str = setting("", "data set of the catalog")
+    limit: int = setting(0, "use only the first N training examples, 0 = all", low=0)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a run learns."""
+
+    epochs: int = setting(10, "passes over the training split", low=1)
+    batch_size: int = setting(128, "samples in a step", low=1)
+    lr: float = setting(0.001, "peak learning rate", low=0)
+    shards: int = setting(
+        8, "blocks of a batch whose gradients are summed along a tree", low=1, power_of_two=True
+    )
+    optimizer: str = setting("adamw", "update rule", choices=("adamw", "adam", "sgd"))
+    weight_decay: float = setting(0.0, "decay of weights with two or more axes", low=0)
+    momentum: float = setting(0.9, "momentum of sgd", low=0, high=1)
+    schedule: str = setting(
+        "constant", "learning rate after the warm-up", choices=("constant", "linear", "cosine")
+    )
+    warmup: float = setting(0.0, "share of the steps that raise the rate from 0", low=0, high=1)
+    clip: float = setting(0.0, "largest norm of a gradient, 0 = no clipping", low=0)
+    average: float = setting(
+        0.0, "decay of a running mean of the weights, 0 = none; it is what is kept", low=0, high=1
+    )
+    patience: int = setting(0, "epochs without a better one before stopping, 0 = never", low=0)
+    monitor: str = setting(
+        "accuracy", "validation metric that says better", choices=("accuracy", "f1", "loss")
+    )
+    keep: str = setting("best", "weights that the run ends with", choices=("best", "last"))
+    evaluation_batch: int = setting(500, "samples evaluated at once", low=1)
+    profile: str = setting(
+        "portable",
+        "portable = same bits on any AVX2 CPU, native = all that this CPU has",
+        choices=("portable", "native"),
+    )
+    device: str = setting("cpu", "where tensors live", choices=("cpu", "cuda"))
+    loaders: int = setting(0, "background processes that assemble batches", low=0, bits=False)
+    checkpoint_every: int = setting(200, "steps between checkpoints", low=1, bits=False)
+    checkpoint_seconds: float = setting(
+        0.0, "seconds between checkpoints besides, 0 = by steps alone", low=0, bits=False
+    )
+    keep_checkpoints: int = setting(2, "checkpoints kept beside the best", low=1, bits=False)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The whole resolved configuration of a run; ``settings`` is the model's own Config."""
+
+    model: str
+    recipe: str
+    seed: int
+    data: Data
+    settings: Any
+    training: Training
+
+    def as_dict(self, *, bits_only: bool = False) -> dict[str, Any]:
+        """Plain values by section, as in a recipe; ``bits_only`` leaves out what decides no bit."""
+        sections = {"data": self.data, "model": self.settings, "training": self.training}
+        plain: dict[str, Any] = {
+            section: {
+                item.name: getattr(part, item.name)
+                for item in dataclasses.fields(part)
+                if item.metadata.get("bits", True) or not bits_only
+            }
+            for section, part in sections.items()
+        }
+        return plain | {"name": self.model, "recipe": self.recipe, "seed": self.seed}
+
+    def as_yaml(self) -> bytes:
+        """The content of ``experiment.yaml``."""
+        text: str = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return text.encode()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A value as someone wrote it, and where."""
+
+    value: Any
+    place: str
+
+
+def resolve(
+    model: str,
+    recipe: Path,
+    config: type[Any],
+    *,
+    seed: int = 0,
+    overrides: Iterable[str] = (),
+) -> tuple[Experiment, dict[str, Source]]:
+    """The experiment of a recipe with ``key=value`` overrides, and where each value came from.
+
+    ``config`` is the model's Config. Raises SettingError with every mistake of recipe and
+    overrides, one line each: where it stands, what was found, what is allowed, the nearest name.
+    """
+    from omegaconf import OmegaConf
+
+    classes: dict[str, type[Any]] = {"data": Data, "model": config, "training": Training}
+    written, problems = _written(recipe, overrides)
+    sections = {name: OmegaConf.structured(kind) for name, kind in classes.items()}
+    for section in sections.values():
+        OmegaConf.set_readonly(section, False)
+    known = {
+        f"{name}.{item.name}" for name in classes for item in dataclasses.fields(classes[name])
+    }
+    for key, source in written.items():
+        section, _, name = key.partition(".")
+        if key not in known:
+            hint = nearest(key, known) or nearest(name, known)
+            listing = f"(python -m project config {model} lists all)"
+            problems.append(f"{source.place}: {key}: no such setting.{hint} {listing}")
+        elif problem := _set(sections[section], name, source.value, classes[section]):
+            problems.append(f"{source.place}: {key}: {problem}")
+    values: dict[str, Any] = {}
+    for name, section in sections.items():
+        try:
+            values[name] = OmegaConf.to_object(section)
+        except ValueError as error:  # from the class itself: settings that do not go together
+            problems.append(str(error))
+    if problems:
+        raise SettingError("\n".join(problems))
+    experiment = Experiment(
+        model, recipe.stem, seed, values["data"], values["model"], values["training"]
+    )
+    return experiment, written
+
+
+def _written(recipe: Path, overrides: Iterable[str]) -> tuple[dict[str, Source], list[str]]:
+    """What a recipe and the overrides say, by dotted key, and what in them is no setting at all."""
+    written: dict[str, Source] = {}
+    problems: list[str] = []
+    try:
+        content = yaml.safe_load(recipe.read_text()) or {}
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise SettingError(f"{recipe}: not readable as YAML: {reason}; correct it.") from error
+    if not isinstance(content, dict):
+        raise SettingError(
+            f"{recipe}: holds {type(content).__name__}, wanted sections of settings."
+        )
+    for section, values in content.items():
+        if isinstance(values, dict):
+            for name, value in values.items():
+                written[f"{section}.{name}"] = Source(value, _place(recipe))
+        else:
+            written[str(section)] = Source(values, _place(recipe))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            problems.append(f"{override}: found no '=', wanted key=value, e.g. training.epochs=5")
+            continue
+        try:
+            written[key.strip()] = Source(yaml.safe_load(text), "override")
+        except yaml.YAMLError:
+            written[key.strip()] = Source(text, "override")
+    return written, problems
+
+
+def _place(recipe: Path) -> str:
+    return "/".join(recipe.parts[-3:])
+
+
+def _set(section: Any, name: str, value: Any, kind: type[Any]) -> str:
+    """Put a value into a section; what is wrong with it otherwise, or nothing."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    item = next(item for item in dataclasses.fields(kind) if item.name == name)
+    wanted = f"{_type_name(kind, name)}{_allowed(item)}"
+    found = f"found {value!r}, wanted {wanted}"
+    if value is None or (isinstance(value, bool) and "bool" not in _type_name(kind, name)):
+        return found
+    if isinstance(value, str) and _type_name(kind, name) == "float":
+        try:  # YAML reads 1e-3 as a string
+            value = float(value)
+        except ValueError:
+            return found
+    try:
+        OmegaConf.update(section, name, value)
+        value = OmegaConf.to_object(section[name]) if isinstance(value, list) else section[name]
+    except OmegaConfBaseException:
+        return found
+    return "" if _is_allowed(item, value) else found
+
+
+def _is_allowed(item: Any, value: Any) -> bool:
+    rule = item.metadata
+    low, high, choices = rule.get("low"), rule.get("high"), rule.get("choices")
+    for number in value if isinstance(value, list) else [value]:
+        if low is not None and not number >= low:
+            return False
+        if high is not None and not number <= high:
+            return False
+        if isinstance(number, float) and number in (float("inf"), float("-inf")):
+            return False
+        if choices and number not in choices:
+            return False
+        if rule.get("power_of_two") and number & (number - 1):
+            return False
+    return True
+
+
+def _allowed(item: Any) -> str:
+    rule = item.metadata
+    if rule.get("choices"):
+        return " out of " + ", ".join(rule["choices"])
+    text = ", a power of two" if rule.get("power_of_two") else ""
+    if rule.get("low") is not None and rule.get("high") is not None:
+        return f"{text} from {rule['low']:g} to {rule['high']:g}"
+    if rule.get("low") is not None:
+        return f"{text}, at least {rule['low']:g}"
+    return text
+
+
+def _type_name(kind: type[Any], name: str) -> str:
+    hint = get_type_hints(kind)[name]
+    return str(hint) if getattr(hint, "__args__", None) else hint.__name__
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One line of ``invoke config``."""
+
+    key: str
+    value: Any
+    type: str
+    source: str
+    help: str
+
+
+def explain(experiment: Experiment, written: dict[str, Source]) -> list[Explained]:
+    """Every setting with its value, type, where it came from and one line of help."""
+    parts = {"data": experiment.data, "model": experiment.settings, "training": experiment.training}
+    return [
+        Explained(
+            key := f"{section}.{item.name}",
+            getattr(part, item.name),
+            _type_name(type(part), item.name) + _allowed(item),
+            written[key].place if key in written else "default",
+            item.metadata.get("help", ""),
+        )
+        for section, part in parts.items()
+        for item in dataclasses.fields(part)
+    ]

@@ -1,0 +1,177 @@
+"""What people see: a progress bar on a terminal, plain lines elsewhere, tables."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from project.watch import Watch
+
+
+def watch() -> Watch:
+    """Who looks on: a progress bar if standard error is a terminal, else plain lines."""
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class _Lines(Watch):
+    """One line when training starts, one for each epoch, and one every ten seconds between."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def begin(self, run: str, step: int, steps: int, steps_per_epoch: int, batch: int) -> None:
+        self._first, self._steps, self._per_epoch = step, steps, steps_per_epoch
+        self._batch, self._began = batch, time.monotonic()
+        self.say(
+            f"{run}: " + (f"goes on at step {step:,}" if step else "starts") + f" of {steps:,}"
+        )
+
+    def step(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= 10:
+            self._last = now
+            self.say(f"step {step:,} of {self._steps:,}  loss {loss:.4f}  {self._speed(step)}")
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self._last = time.monotonic()
+        self.say(_epoch_line(row, self._steps // self._per_epoch) + f"  {self._speed(row['step'])}")
+
+    def _speed(self, step: int) -> str:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        return f"{(step - self._first) * self._batch / seconds:,.0f} samples/s"
+
+
+def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+    found = row["validation"]
+    return (
+        f"epoch {row['epoch']:>3} of {epochs}  training loss {row['train']['loss']:.4f}  "
+        f"validation loss {found['loss']:.4f}  accuracy {found['accuracy']:.4f}"
+        + ("  *" if row["better"] else "")
+    )
+
+
+class _Bar(Watch):
+    """A live bar: epoch, step, loss, samples a second, time left, last checkpoint."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._progress: Any = None
+        self._drawn = 0.0
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False)
+
+    def bar(self, title: str) -> Any:
+        return _DownloadBar(self._console, title)
+
+    def begin(self, run: str, step: int, steps: int, steps_per_epoch: int, batch: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.say(run)
+        self._per_epoch, self._epochs, self._batch = (
+            steps_per_epoch,
+            steps // steps_per_epoch,
+            batch,
+        )
+        self._first, self._began, self._saved = step, time.monotonic(), step
+        # Drawn by our own steps, not by a thread that would compete with them.
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[speed]:,.0f} samples/s"),
+            TimeRemainingColumn(),
+            TextColumn("saved {task.fields[saved]}"),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task(
+            "",
+            total=steps,
+            completed=step,
+            epoch=1,
+            epochs=self._epochs,
+            loss=0,
+            speed=0,
+            saved=step,
+        )
+        self._progress.start()
+
+    def step(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        if now - self._drawn < 0.2:
+            return
+        self._drawn = now
+        self._progress.update(
+            self._task,
+            completed=step,
+            epoch=(step - 1) // self._per_epoch + 1,
+            loss=loss,
+            speed=(step - self._first) * self._batch / (now - self._began),
+            saved=self._saved,
+        )
+        self._progress.refresh()
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.say(_epoch_line(row, self._epochs))
+
+    def saved(self, step: int) -> None:
+        self._saved = step
+
+    def end(self) -> None:
+        if self._progress:
+            self._progress.stop()
+
+
+class _DownloadBar:
+    """What pooch wants of a progress bar, drawn by rich."""
+
+    def __init__(self, console: Any, title: str):
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn(title), BarColumn(), DownloadColumn(), console=console, transient=True
+        )
+        self._task = self._progress.add_task("", total=None)
+        self._progress.start()
+        self.total: float | None = None
+
+    def update(self, size: int) -> None:
+        self._progress.update(self._task, total=self.total, advance=size)
+
+    def reset(self) -> None:
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: lines and colours on a terminal, tabs-free aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(*head, box=box.SIMPLE_HEAD)
+        for row in rows:
+            drawn.add_row(*row)
+        Console().print(drawn)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

@@ -1,0 +1,135 @@
+"""Decoded data sets as memory-mapped arrays: prepared once, opened in constant time."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from project.data import decode as decoding
+from project.data.catalog import SPLITS, Entry
+from project.errors import DataError
+from project.files import (
+    canonical_json,
+    digest_of,
+    held,
+    publish_folder,
+    readable_json,
+    told_in_one_line,
+    write_atomically,
+    write_flushed,
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split, on disk: ``inputs`` (rows, *shape) and ``labels`` (rows,) int64."""
+
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, rows: int) -> "Split":
+        """The same split cut to its first rows; 0 means all."""
+        return Split(self.inputs[:rows], self.labels[:rows]) if rows else self
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set; ``digest`` stands for every byte of its arrays."""
+
+    name: str
+    labels: tuple[str, ...]
+    digest: str
+    splits: dict[str, Split]
+
+
+def open_dataset(
+    entry: Entry,
+    folder: Path,
+    fetch: Callable[[Entry], dict[str, Path]],
+    say: Callable[[str], None] = print,
+) -> Dataset:
+    """Map the arrays of a data set, preparing them first if this machine has not yet.
+
+    Nothing is read here but a manifest; pages come in as they are used. Arrays whose size or time
+    changed since they were last checked are hashed again. Raises DataError if they were altered.
+    """
+    home = folder / _name(entry)
+    if not (home / "manifest.json").exists():
+        _prepare(entry, home, fetch, say)
+    manifest = json.loads((home / "manifest.json").read_text())
+    _verify(entry, home, manifest)
+    splits = {
+        split: Split(_mapped(home / f"{split}-inputs.npy"), _mapped(home / f"{split}-labels.npy"))
+        for split in SPLITS
+    }
+    digest = digest_of(canonical_json(manifest))
+    return Dataset(entry.name, entry.labels, digest, splits)
+
+
+def _name(entry: Entry) -> str:
+    """Named by all that decides the arrays: the files' digests and the code that decodes them."""
+    code = digest_of(Path(decoding.__file__))
+    return digest_of(canonical_json([entry.digest, code]))[:32]
+
+
+def _prepare(
+    entry: Entry,
+    home: Path,
+    fetch: Callable[[Entry], dict[str, Path]],
+    say: Callable[[str], None],
+) -> None:
+    def write(part: Path) -> None:
+        sizes = {}
+        for split, pair in decoding.decode(entry, fetch(entry)).items():
+            for kind, array in zip(("inputs", "labels"), pair, strict=True):
+                path = part / f"{split}-{kind}.npy"
+                with path.open("wb") as file:
+                    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                sizes[path.name] = digest_of(path)
+        manifest = {"data": entry.name, "labels": entry.labels, "sha256": sizes}
+        write_flushed(part / "manifest.json", readable_json(manifest))
+
+    with told_in_one_line(home):
+        home.parent.mkdir(parents=True, exist_ok=True)
+    with held(home.parent, say):
+        if not (home / "manifest.json").exists():  # another process may have been faster
+            publish_folder(home, write)
+
+
+def _verify(entry: Entry, home: Path, manifest: dict[str, Any]) -> None:
+    present = {name: _signature(home / name) for name in manifest["sha256"]}
+    try:
+        checked = json.loads((home / "checked.json").read_text())
+    except (OSError, ValueError):
+        checked = {}
+    if present == checked:
+        return
+    for name, wanted in manifest["sha256"].items():
+        found = digest_of(home / name) if present[name] else "none"
+        if found != wanted:
+            raise DataError(
+                f"data {entry.name}: {home / name} is altered (sha256 {found[:12]}, wanted "
+                f"{wanted[:12]}); remove the folder {home} and it is prepared again."
+            )
+    write_atomically(home / "checked.json", readable_json(present))
+
+
+def _signature(path: Path) -> list[int]:
+    """What changes when a file is written to, without reading it."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    # A plain view: np.memmap costs microseconds at each indexing.
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -1,0 +1,97 @@
+"""Batches as a function of (seed, step, shard): nothing is remembered between two of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from project.data.arrays import Split
+from project.data.order import Order
+from project.files import key_of
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n,) int64
+Encode = Callable[[NDArray[Any], torch.Generator], torch.Tensor]
+
+_IDS_AHEAD = 4096  # evaluated at once, because a NumPy call costs as much for 4,096 ids as for 50
+
+
+class Batches:
+    """The training batches of a run, each cut into ``shards`` blocks of nearly equal size.
+
+    ``encode(raw, generator)`` turns raw examples (n, ...) into inputs (n, ...); what it does at
+    random it takes from the generator, which is seeded for (seed, step, shard).
+    """
+
+    def __init__(self, split: Split, encode: Encode, *, batch_size: int, shards: int, seed: int):
+        self.split, self.encode = split, encode
+        self.batch_size, self.shards, self.seed = batch_size, shards, seed
+        self.steps_per_epoch = -(-len(split) // batch_size)
+        self._generator = torch.Generator()
+        self._order = (-1, Order(1, seed, 0))
+        self._ahead = (0, 0, np.empty(0, np.int64))  # epoch, first position, ids from there on
+
+    def ids(self, step: int) -> NDArray[np.int64]:
+        """The samples of a step, in the order that the run sees them."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.batch_size
+        stop = min(start + self.batch_size, len(self.split))
+        known_epoch, first, ids = self._ahead
+        if epoch != known_epoch or start < first or stop > first + len(ids):
+            if self._order[0] != epoch:
+                self._order = (epoch, Order(len(self.split), self.seed, epoch))
+            ids = self._order[1].at(start, min(start + _IDS_AHEAD, len(self.split)))
+            self._ahead, first = (epoch, start, ids), start
+        return ids[start - first : stop - first]
+
+    def ids_digest(self, step: int) -> int:
+        """The fingerprint of a step's ids, 64 bits."""
+        return xxhash.xxh3_64_intdigest(self.ids(step).data)
+
+    def at(self, step: int, shard: int) -> Batch:
+        """One shard of the batch of a step; empty if the batch has fewer samples than shards."""
+        ids = self.ids(step)
+        start, stop = (len(ids) * edge // self.shards for edge in (shard, shard + 1))
+        chosen = ids[start:stop]
+        self._generator.manual_seed(key_of(self.seed, "augment", step, shard))
+        labels = torch.from_numpy(self.split.labels[chosen])
+        return self.encode(self.split.inputs[chosen], self._generator), labels
+
+    def steps(self, first: int, last: int, loaders: int = 0) -> Iterator[Iterable[Batch]]:
+        """The shards of each step from ``first`` up to ``last``, in turn.
+
+        With ``loaders``, background processes assemble them: the path for examples that need
+        Python, one by one, to decode. A batch is a function of its place, so it has the same bits
+        whoever assembles it, however many they are.
+        """
+        if loaders == 0:
+            shards = range(self.shards)
+            return ((self.at(step, shard) for shard in shards) for step in range(first, last))
+        # `batch_size=None` hands over whole steps as they come from the data set.
+        return iter(DataLoader(_Steps(self, first, last), batch_size=None, num_workers=loaders))
+
+
+class _Steps(Dataset[list[Batch]]):
+    """The steps of a run as a data set for torch's DataLoader."""
+
+    def __init__(self, batches: Batches, first: int, last: int):
+        self.batches, self.first, self.last = batches, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> list[Batch]:
+        step = self.first + index
+        return [self.batches.at(step, shard) for shard in range(self.batches.shards)]
+
+
+def blocks(
+    split: Split, encode: Callable[[NDArray[Any]], torch.Tensor], size: int
+) -> Iterator[Batch]:
+    """A split from its first row to its last in blocks, for evaluation."""
+    for start in range(0, len(split), size):
+        inputs = encode(np.array(split.inputs[start : start + size]))
+        yield inputs, torch.from_numpy(np.array(split.labels[start : start + size]))

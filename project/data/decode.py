@@ -1,0 +1,110 @@
+"""Turns the files of a data set into arrays, one function for each published format."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from project.data.catalog import SPLITS, Entry
+from project.data.order import Order
+from project.errors import DataError
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.int64]]  # inputs (rows, *shape) and labels (rows,)
+
+
+def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    """The examples of each split as ``(inputs, labels)``.
+
+    Raises DataError if a file does not hold what the catalog says: another shape, another number
+    of rows, none at all, or a label that is not in the list.
+    """
+    splits = DECODERS[entry.decoder](entry, paths)
+    for split in SPLITS:
+        _check(entry, split, *splits[split])
+    return splits
+
+
+def _idx(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    """Four IDX files (http://yann.lecun.com/exdb/mnist): two of pictures, two of labels."""
+    train = (
+        _idx_array(paths["train-images-idx3-ubyte.gz"]),
+        _idx_array(paths["train-labels-idx1-ubyte.gz"]).astype(np.int64),
+    )
+    test = (
+        _idx_array(paths["t10k-images-idx3-ubyte.gz"]),
+        _idx_array(paths["t10k-labels-idx1-ubyte.gz"]).astype(np.int64),
+    )
+    held_out = _stratified(train[1], entry.rows["validation"])
+    return {
+        "train": _rows(train, ~held_out),
+        "validation": _rows(train, held_out),
+        "test": test,
+    }
+
+
+def _idx_array(path: Path) -> NDArray[np.uint8]:
+    content = gzip.decompress(path.read_bytes())
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise DataError(f"{path}: starts with {content[:4].hex()}, which is no IDX file of bytes.")
+    axes = content[3]
+    shape = np.frombuffer(content, ">u4", axes, offset=4)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
+    if values.size != int(np.prod(shape)):
+        raise DataError(f"{path}: holds {values.size} values; its head says {tuple(shape)}.")
+    return values.reshape(shape)
+
+
+def _digits(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    """Rows of 64 pixels of 0 to 16 and the digit, as scikit-learn ships them."""
+    with gzip.open(paths["digits.csv.gz"], "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    everything = (table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64))
+    test = _stratified(everything[1], entry.rows["test"])
+    rest = _rows(everything, ~test)
+    held_out = _stratified(rest[1], entry.rows["validation"])
+    return {
+        "train": _rows(rest, ~held_out),
+        "validation": _rows(rest, held_out),
+        "test": _rows(everything, test),
+    }
+
+
+DECODERS: dict[str, Callable[[Entry, dict[str, Path]], dict[str, Pair]]] = {
+    "idx": _idx,
+    "digits": _digits,
+}
+
+
+def _rows(pair: Pair, chosen: NDArray[np.bool_]) -> Pair:
+    return pair[0][chosen], pair[1][chosen]
+
+
+def _stratified(labels: NDArray[np.int64], wanted: int) -> NDArray[np.bool_]:
+    """A mask that holds out ``wanted`` rows, from each class its share, always the same ones."""
+    shuffled = Order(len(labels), seed=0, epoch=0).at(0, len(labels))
+    # Sorted by class, in shuffled order within a class, then every k-th row: each class gives its
+    # share to within one row.
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    chosen = by_class[np.arange(wanted) * len(labels) // max(wanted, 1)]
+    mask = np.zeros(len(labels), bool)
+    mask[chosen] = True
+    return mask
+
+
+def _check(entry: Entry, split: str, inputs: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    if len(inputs) == 0:
+        raise DataError(f"data {entry.name}: the {split} split is empty; add examples to it.")
+    found, wanted = inputs.shape, (entry.rows[split], *entry.shape)
+    if found != wanted or labels.shape != found[:1]:
+        raise DataError(
+            f"data {entry.name}: {split} has {len(labels)} labels and inputs of shape {found}, "
+            f"the catalog says {wanted}; correct catalog.yaml or bring the right files."
+        )
+    if outside := sorted({int(label) for label in labels} - set(range(len(entry.labels)))):
+        row = int(np.flatnonzero(labels == outside[0])[0])
+        raise DataError(
+            f"data {entry.name}: row {row} of {split} has label {outside[0]}, wanted 0 to "
+            f"{len(entry.labels) - 1}; correct the file or the labels in catalog.yaml."
+        )

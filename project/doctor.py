@@ -1,0 +1,115 @@
+"""``invoke doctor``: is this machine fit to train on, and if not, what to do."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from project.records import environment
+from project.training import profiles
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: a thing, whether it is well, and what it is or what to do."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def examine() -> list[Finding]:
+    """All findings, the quick ones first; nothing here loads torch unless there is a GPU."""
+    checks: list[Callable[[], Finding]] = [_python, _lock, _variables, _cpu, _gpu, _disk, _docker]
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    ok = sys.version_info[:2] == (3, 11)
+    mend = "" if ok else "; wanted 3.11: install it, remove .venv, run ./workbench"
+    return Finding("python", ok, environment.interpreter() + mend)
+
+
+def _lock() -> Finding:
+    if not environment.LOCK.exists():
+        return Finding("lock", False, "no Pipfile.lock; work in a clone of the repository")
+    everything = environment.installed()
+    category = environment.torch_category(everything)
+    locked = environment.locked_packages("default", "develop", category)
+    wrong = [
+        f"{name} {everything.get(name, 'missing')} (locked {entry['version']})"
+        for name, entry in locked.items()
+        if everything.get(name) != entry["version"]
+    ]
+    extra = [f"{name} {version} (not in the lock)" for name, version in everything.items()]
+    wrong += [line for line in extra if line.split()[0] not in locked | dict.fromkeys(_TOOLS)]
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        return Finding("lock", False, f"{', '.join(wrong[:8])}{more}; run ./workbench to mend")
+    return Finding("lock", True, f"{len(locked)} packages as locked, category {category}")
+
+
+# Installers that come with an environment and are no part of what is locked.
+_TOOLS = ("pip", "setuptools", "wheel", "lockstep")
+
+
+def _variables() -> Finding:
+    foreign = {
+        name: found
+        for name, (found, _) in profiles.differing("portable").items()
+        if found is not None
+    }
+    if foreign:
+        named = ", ".join(f"{name}={value}" for name, value in foreign.items())
+        return Finding("variables", True, f"{named} are overruled by the commands; no need to act")
+    return Finding("variables", True, "set by the commands as profile portable wants them")
+
+
+def _cpu() -> Finding:
+    cpu = environment.cpu()
+    text = f"{cpu['model']}, {os.cpu_count()} cores, {' '.join(cpu['features']) or 'no AVX'}"
+    if platform.machine() == "x86_64" and "avx2" not in cpu["features"]:
+        return Finding("cpu", False, f"{text}; no AVX2: train with training.profile=native")
+    return Finding("cpu", True, text)
+
+
+def _gpu() -> Finding:
+    listed = _answer("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    category = environment.torch_category(environment.installed())
+    if not listed:
+        return Finding("gpu", True, "no GPU; training runs on the CPU")
+    if category == "cpu":
+        return Finding(
+            "gpu", False, f"{listed}, but torch is the CPU build; LOCKSTEP_TORCH=gpu ./workbench"
+        )
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("gpu", False, f"{listed}, but torch cannot use it; update the driver")
+    return Finding("gpu", True, f"{listed}, CUDA {torch.version.cuda}")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(environment.ROOT).free / 1e9
+    mend = "" if free > 2 else "; wanted 2 GB at least: remove old runs"
+    return Finding("disk", free > 2, f"{free:.1f} GB free{mend}")
+
+
+def _docker() -> Finding:
+    if not shutil.which("docker"):
+        return Finding("docker", True, "not installed; needed only for the images")
+    version = _answer("docker", "version", "--format", "{{.Server.Version}}")
+    if not version:
+        return Finding("docker", True, "client only, no engine answers; needed only for the images")
+    return Finding("docker", True, f"engine {version}")
+
+
+def _answer(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip().replace("\n", "; ")

@@ -1,0 +1,56 @@
+"""What can go wrong by a user's doing, each told in one line and answered with exit code 2.
+
+LockstepError
+├── SettingError      a recipe or an override holds something that is no setting or no value for it
+├── DataError         a data set is missing, altered, truncated or not what the catalog says
+├── ModelError        a model folder or a stored model is missing or incomplete
+├── RunError          the runs folder or one run in it cannot be used
+│   └── CheckpointError   a checkpoint cannot be written or read back
+├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
+└── Diverged          training produced numbers that are not finite
+
+A message names the thing, what was found, what was wanted and the next move.
+"""
+
+
+class LockstepError(Exception):
+    """A mistake that the user can mend; the message is one line, or one line for each problem."""
+
+
+class SettingError(LockstepError):
+    """Raised once with all problems of a configuration, one line each."""
+
+
+class DataError(LockstepError):
+    """A data set is missing, altered, truncated or not what the catalog says."""
+
+
+class ModelError(LockstepError):
+    """A model folder or a stored model is missing or incomplete."""
+
+
+class RunError(LockstepError):
+    """The runs folder or one run in it cannot be used."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint cannot be written or read back."""
+
+
+class EnvironmentMismatch(LockstepError):
+    """The process, machine or packages cannot keep what the profile promises."""
+
+
+class Diverged(LockstepError):
+    """Training produced numbers that are not finite."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop by a signal and has saved its state; not an error.
+
+    The process should end with ``128 + signal`` as a shell expects.
+    """
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal

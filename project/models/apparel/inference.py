@@ -1,0 +1,21 @@
+"""Reading a picture of a garment."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from project.models import predictor
+from project.models.apparel.config import Config
+from project.models.apparel.model import Model
+from project.models.apparel.preprocess import Preprocess
+from project.models.pictures import grey
+
+
+class Predictor(predictor.Predictor):
+    """A picture of one garment, light on dark, to its category."""
+
+    parts = (Config, Preprocess, Model)
+
+    def read(self, source: Any) -> NDArray[Any]:
+        """Pixels (28, 28) of 0 to 255; see ``pictures.grey`` for what a source may be."""
+        return grey(source, (28, 28))

@@ -1,0 +1,54 @@
+"""Reading pictures of one channel, for the models that look at them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from project.errors import DataError
+
+
+def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture as grey values 0 to 255 of shape ``size`` (height, width).
+
+    ``source`` is a path, a PIL image, or a NumPy array or tensor: whole numbers 0 to 255 or floats
+    0 to 1, of shape (height, width), (1, height, width) or (height, width, 3). Another size is
+    scaled. Raises DataError for what is no picture.
+    """
+    if isinstance(source, str | Path):
+        try:
+            with Image.open(source) as picture:
+                return _scaled(picture.convert("L"), size)
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"{source}: no readable picture ({error}); give a PNG or JPEG."
+            ) from error
+    if isinstance(source, Image.Image):
+        return _scaled(source.convert("L"), size)
+    array = (
+        source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else np.asarray(source)
+    )
+    if array.ndim == 3 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
+        raise DataError(
+            f"picture: found an array of shape {array.shape}, wanted (height, width), "
+            "(1, height, width) or (height, width, 3)."
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise DataError("picture: found floats outside 0 to 1; scale them, or give 0 to 255.")
+        array = np.rint(array * 255)
+    elif array.min() < 0 or array.max() > 255:
+        raise DataError("picture: found whole numbers outside 0 to 255; scale them.")
+    return _scaled(Image.fromarray(array.astype(np.uint8)).convert("L"), size)
+
+
+def _scaled(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    height, width = size
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.uint8)

@@ -1,0 +1,22 @@
+"""Where runs and data are kept."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_CLONE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are kept: ``runs`` holds the runs, ``data`` the fetched and prepared data."""
+
+    runs: Path
+    data: Path
+
+    @classmethod
+    def default(cls, runs: str | None = None) -> "Place":
+        """Folders in the clone, or in the current folder if the package was installed by pip."""
+        root = _CLONE if (_CLONE / "Pipfile.lock").exists() else Path.cwd()
+        data = os.environ.get("LOCKSTEP_DATA")
+        return cls(Path(runs) if runs else root / "runs", Path(data) if data else root / "data")

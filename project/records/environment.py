@@ -1,0 +1,168 @@
+"""What this process runs on: packages against the lock, interpreter, machine, commit."""
+
+import functools
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "Pipfile.lock"
+
+
+@dataclass(frozen=True)
+class Packages:
+    """The packages that training stands on: installed versions against the lock's.
+
+    ``drift`` has a line for each name that differs, in either direction; empty is as locked.
+    """
+
+    installed: dict[str, str]
+    locked: dict[str, dict[str, Any]]
+    drift: list[str]
+
+    def as_identity(self) -> dict[str, Any]:
+        """Name to version, and to the lock's hashes where the version is the locked one."""
+        return {
+            name: (
+                [version, self.locked[name]["hashes"]]
+                if self.locked.get(name, {}).get("version") == version
+                else [version, "not as locked"]
+            )
+            for name, version in self.installed.items()
+        }
+
+
+def packages(*sections: str) -> Packages:
+    """The installed packages of the lock's sections (by default: ``packages`` and torch's).
+
+    Without a lock at hand (the package was installed by pip alone) all that is installed counts,
+    and the drift says so.
+    """
+    everything = installed()
+    if not LOCK.exists():
+        return Packages(everything, {}, ["no Pipfile.lock beside the package"])
+    locked = locked_packages(*(sections or ("default", torch_category(everything))))
+    there = {name: version for name, version in everything.items() if name in locked}
+    drift = [
+        f"{name}: locked {wanted['version']}, installed {there.get(name, 'none')}"
+        for name, wanted in sorted(locked.items())
+        if there.get(name) != wanted["version"]
+    ]
+    return Packages(there, locked, drift)
+
+
+def locked_packages(*sections: str) -> dict[str, dict[str, Any]]:
+    """Name to ``{version, hashes}`` for the entries of the lock that apply to this platform."""
+    lock = json.loads(LOCK.read_text())
+    return {
+        _normal(name): {
+            "version": entry["version"].lstrip("="),
+            "hashes": sorted(entry.get("hashes", [])),
+        }
+        for section in sections
+        for name, entry in lock.get(section, {}).items()
+        if _applies(entry.get("markers", ""))
+    }
+
+
+def torch_category(everything: dict[str, str]) -> str:
+    """``cpu`` or ``gpu``: the category whose torch is installed."""
+    return "cpu" if everything.get("torch", "+cpu").endswith("+cpu") else "gpu"
+
+
+@functools.cache
+def installed() -> dict[str, str]:
+    """Every distribution in this environment: normalised name to version.
+
+    Read off the names of the ``.dist-info`` folders (the format is specified): a millisecond, where
+    importlib.metadata takes a hundred.
+    """
+    found = {}
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for path in Path(folder).glob("*.dist-info"):
+            name, _, version = path.name.removesuffix(".dist-info").partition("-")
+            found[_normal(name)] = version
+    return dict(sorted(found.items()))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _applies(marker: str) -> bool:
+    """Whether an entry of the lock is for this platform.
+
+    Markers of the Python version always fit: one lock, one Python.
+    """
+    if "sys_platform" not in marker and "platform_" not in marker:
+        return True
+    from packaging.markers import Marker
+
+    return Marker(marker).evaluate()
+
+
+def facts(threads: int, torch_version: str) -> dict[str, Any]:
+    """What the receipt says of the environment."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch_version,
+        "platform": f"{platform.system()} {platform.machine()}, {_libc()}",
+        "cpu": cpu(),
+        "threads": threads,
+        "git": git(),
+        "image": os.environ.get("LOCKSTEP_IMAGE"),
+        "drift": packages().drift,
+    }
+
+
+def _libc() -> str:
+    return " ".join(platform.libc_ver()).strip() or platform.release()
+
+
+@functools.cache
+def cpu() -> dict[str, Any]:
+    """The CPU's model and which of the vector units matter here it has."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {"model": platform.processor() or platform.machine(), "features": []}
+    fields = dict(re.findall(r"^(\w[\w ]*?)\s*: (.*)$", text.partition("\n\n")[0], re.MULTILINE))
+    flags = set(str(fields.get("flags") or fields.get("Features", "")).split())
+    wanted = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
+    return {
+        "model": f"{fields.get('model name', platform.machine())}"
+        + (
+            f" (family {fields['cpu family']}, model {fields['model']})"
+            if "model" in fields
+            else ""
+        ),
+        "features": [flag for flag in wanted if flag in flags],
+    }
+
+
+@functools.cache
+def git() -> dict[str, Any]:
+    """The commit of the working tree and whether it has changes; nulls outside a checkout."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    return {"commit": commit, "dirty": bool(changes) if changes is not None else None}
+
+
+def _git(*words: str) -> str | None:
+    try:
+        command = ["git", "-C", str(ROOT), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def interpreter() -> str:
+    """The Python that runs this, with its path."""
+    return f"Python {platform.python_version()} ({sys.executable})"

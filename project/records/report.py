@@ -1,0 +1,192 @@
+"""``report.html``: a run at a glance, one file that needs nothing else."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test example that the model was sure of and wrong about; ``shown`` is a picture or text."""
+
+    row: int
+    shown: Any
+    label: str
+    predicted: str
+    confidence: float
+
+
+def worst_mistakes(
+    answers: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    names: Sequence[str],
+    show: Callable[[int], Any],
+    most: int = 18,
+) -> list[Mistake]:
+    """The wrong answers that the model was surest of, surest first."""
+    predicted, sure = answers.argmax(axis=1), answers.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
+    return [
+        Mistake(int(i), show(int(i)), names[labels[i]], names[predicted[i]], float(sure[i]))
+        for i in worst
+    ]
+
+
+def page(
+    receipt: bytes, rows: list[dict[str, Any]], trace: NDArray[np.void], mistakes: list[Mistake]
+) -> bytes:
+    """The report of a run: results, learning curves, confusions, mistakes and the receipt."""
+    content = json.loads(receipt)
+    results = content["results"]
+    test, names = results["metrics"]["test"], results["labels"]
+    facts = {
+        "test accuracy": f"{test['accuracy']:.4f}",
+        "test F1 (mean of classes)": f"{test['f1']:.4f}",
+        "steps": f"{results['steps']:,} in {results['epochs']} epochs",
+        "weights kept from step": f"{results['kept_step']:,}",
+        "weights sha256": results["weights_sha256"],
+        "identity": content["identity"]["digest"],
+    }
+    drift = content["environment"]["drift"]
+    warning = f"<p class=warning>Packages not as locked: {html.escape('; '.join(drift))}</p>"
+    return _PAGE.format(
+        run=html.escape(content["run"]),
+        warning=warning if drift else "",
+        facts=_table(
+            [[name, f"<code>{html.escape(value)}</code>"] for name, value in facts.items()]
+        ),
+        curves=_curves(rows, trace),
+        classes=_classes(test["per_class"], names),
+        confusion=_confusion(np.array(test["confusion"]), names),
+        mistakes="".join(map(_figure, mistakes)) or "<p>None on the test split.</p>",
+        receipt=html.escape(receipt.decode()),
+    ).encode()
+
+
+def _curves(rows: list[dict[str, Any]], trace: NDArray[np.void]) -> str:
+    """Loss of the steps (thinned) and of each epoch, and accuracy on the validation split."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    every = max(1, len(trace) // 2000)
+    left.plot(np.arange(len(trace))[::every] + 1, trace["loss"][::every], lw=0.5, c="#9db8d9")
+    steps = [row["step"] for row in rows]
+    left.plot(steps, [row["train"]["loss"] for row in rows], c="#1f5fa8", label="training")
+    left.plot(steps, [row["validation"]["loss"] for row in rows], c="#d9731a", label="validation")
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    right.plot(
+        [row["epoch"] for row in rows],
+        [row["validation"]["accuracy"] for row in rows],
+        c="#d9731a",
+        label="validation",
+    )
+    right.set(xlabel="epoch", ylabel="accuracy")
+    for axes in (left, right):
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _confusion(counts: NDArray[np.int64], names: Sequence[str]) -> str:
+    from matplotlib.figure import Figure
+
+    size = 1.8 + 0.42 * len(names)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=45, ha="right")
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="answer", ylabel="label")
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        shade = "white" if shares[i, j] > 0.5 else "black"
+        axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=shade, fontsize=8)
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    """A drawing as text, the same for the same figures: no date, no random names."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lockstep", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
+
+
+def _classes(per_class: dict[str, list[float]], names: Sequence[str]) -> str:
+    columns = ("precision", "recall", "f1", "support")
+    head = ["class", *columns]
+    body = [
+        [html.escape(name), *(f"{per_class[column][i]:.4g}" for column in columns)]
+        for i, name in enumerate(names)
+    ]
+    return _table(body, head)
+
+
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table>{line(head, 'th') if head else ''}{body}</table>"
+
+
+def _figure(mistake: Mistake) -> str:
+    if isinstance(mistake.shown, str):
+        shown = f"<p>{html.escape(mistake.shown)}</p>"
+    else:
+        buffer = io.BytesIO()
+        mistake.shown.save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        shown = f'<img alt="test example {mistake.row}" src="data:image/png;base64,{data}">'
+    label, predicted = html.escape(mistake.label), html.escape(mistake.predicted)
+    return (
+        f"<figure>{shown}<figcaption><b>{predicted}</b> {mistake.confidence:.0%}<br>"
+        f"is {label}<br><small>test row {mistake.row}</small></figcaption></figure>"
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{run}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }}
+body {{ padding: 0 1rem; }}
+h1 {{ font-size: 1.4rem; overflow-wrap: anywhere; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
+table {{ border-collapse: collapse; }}
+td, th {{ padding: .15rem .9rem .15rem 0; text-align: left; border-bottom: 1px solid #8884; }}
+code {{ overflow-wrap: anywhere; }}
+svg {{ max-width: 100%; height: auto; background: white; border-radius: 4px; }}
+.mistakes {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure {{ margin: 0; width: 8.5rem; }}
+img {{ width: 100%; image-rendering: pixelated; border-radius: 4px; }}
+.warning {{ border-left: 4px solid #d9731a; padding-left: .8rem; }}
+pre {{ overflow-x: auto; font-size: .8rem; }}
+</style>
+<h1>{run}</h1>
+{warning}
+{facts}
+<h2>Learning curves</h2>
+{curves}
+<h2>Classes, on the test split</h2>
+{classes}
+<h2>What was taken for what, on the test split</h2>
+{confusion}
+<h2>Worst mistakes: wrong, and sure of it</h2>
+<div class="mistakes">{mistakes}</div>
+<h2>Receipt</h2>
+<details><summary>receipt.json</summary><pre>{receipt}</pre></details>
+</html>
+"""

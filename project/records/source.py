@@ -1,0 +1,67 @@
+"""The source that a training process runs: found by following imports, kept in the run."""
+
+import ast
+import io
+import zipfile
+from pathlib import Path
+
+from project.files import canonical_json, digest_of
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def files_that_run(*modules: str) -> dict[str, bytes]:
+    """Path (from the package's parent) to content of each file that the modules import in the end.
+
+    Imports are followed in the text, also those inside functions, so it does not matter what else
+    this process has loaded.
+    """
+    found: dict[str, bytes] = {}
+    queue = list(modules)
+    seen = set(queue)
+    while queue:
+        module = queue.pop()
+        path = _path(module)
+        if path is None:
+            continue
+        name = path.relative_to(PACKAGE.parent).as_posix()
+        found[name] = content = path.read_bytes()
+        parents = {module.rsplit(".", 1)[0]} if "." in module else set()
+        for imported in (_imports(content) | parents) - seen:
+            seen.add(imported)
+            queue.append(imported)
+    return dict(sorted(found.items()))
+
+
+def _path(module: str) -> Path | None:
+    place = PACKAGE.parent.joinpath(*module.split("."))
+    candidates = (place.with_suffix(".py"), place / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imports(content: bytes) -> set[str]:
+    """Names that may be modules of the package: ``from a import b`` may mean a.b or a."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if name.split(".")[0] == PACKAGE.name}
+
+
+def source_digest(files: dict[str, bytes]) -> str:
+    """One digest for all the files and their names."""
+    return digest_of(canonical_json({name: digest_of(content) for name, content in files.items()}))
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    """A zip of the files, the same bytes for the same files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.external_attr = 0o644 << 16
+            file.writestr(member, content)
+    return buffer.getvalue()

@@ -1,0 +1,162 @@
+"""Checkpoints: a folder each, named by one rename, verified when read, written aside training."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from project.errors import CheckpointError, RunError
+from project.files import (
+    canonical_json,
+    digest_of,
+    publish_folder,
+    told_in_one_line,
+    write_flushed,
+)
+
+_TENSORS = "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds: copies of all tensors, and the step with its few numbers as JSON."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest ``keep`` and the best.
+
+    ``say`` is told of damaged ones. At most one write is in flight; an error in it surfaces at the
+    next save or at ``close``.
+    """
+
+    def __init__(self, folder: Path, keep: int, say: Callable[[str], None]):
+        self.folder, self.keep, self.say = folder, keep, say
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._in_flight: Future[None] | None = None
+        with told_in_one_line(folder):
+            folder.mkdir(exist_ok=True)
+            for leftover in folder.glob(".*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def save(self, snapshot: Snapshot, *, best: int | None, flush: Callable[[], None]) -> None:
+        """Start writing a snapshot; returns at once unless the last one is still being written.
+
+        ``flush`` is called first, in the background, for files that the checkpoint relies on.
+        ``best`` is the step whose checkpoint must be kept.
+        """
+        self.wait()
+        self._in_flight = self._writer.submit(self._write, snapshot, best, flush)
+
+    def wait(self) -> None:
+        """Return when nothing is in flight. Raises what went wrong with it."""
+        if self._in_flight:
+            in_flight, self._in_flight = self._in_flight, None
+            in_flight.result()
+
+    def close(self) -> None:
+        """Finish the write in flight and end the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+    def _write(self, snapshot: Snapshot, best: int | None, flush: Callable[[], None]) -> None:
+        if bad := [name for name, t in snapshot.tensors.items() if not _finite(t)]:
+            raise CheckpointError(
+                f"step {snapshot.step}: {bad[0]} is not finite, so this checkpoint is not written "
+                "and the one before stays; lower training.lr or set training.clip."
+            )
+        flush()
+        content = safetensors.torch.save(snapshot.tensors)
+
+        def write(part: Path) -> None:
+            write_flushed(part / _TENSORS, content)
+            head: dict[str, Any] = {
+                "files": {_TENSORS: digest_of(content)},
+                "state": snapshot.state,
+            }
+            head["digest"] = digest_of(canonical_json(head))
+            write_flushed(part / "state.json", canonical_json(head))
+
+        final = self.folder / f"{snapshot.step:08d}"
+        self._discard(final)
+        try:
+            publish_folder(final, write)
+            self._point("latest", snapshot.step)
+            if best is not None:
+                self._point("best", best)
+        except RunError as error:
+            raise CheckpointError(
+                f"checkpoint {snapshot.step} is not written and the one before stays: {error}"
+            ) from error
+        kept = sorted(self.steps())[-self.keep :]
+        for step in self.steps():
+            if step not in kept and step != best:
+                self._discard(self.folder / f"{step:08d}")
+
+    def _point(self, name: str, step: int) -> None:
+        """Let ``latest`` or ``best`` lead to a checkpoint: for people, nothing here reads them."""
+        with told_in_one_line(self.folder):
+            part = self.folder / f".{name}"
+            part.unlink(missing_ok=True)
+            part.symlink_to(f"{step:08d}")
+            os.replace(part, self.folder / name)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a checkpoint; it loses its name before it loses a byte."""
+        if folder.exists():
+            with told_in_one_line(folder):
+                away = folder.with_name(f".{folder.name}.old")
+                os.rename(folder, away)
+                shutil.rmtree(away)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in no order."""
+        names = [path.name for path in self.folder.iterdir()]
+        return [int(name) for name in names if re.fullmatch(r"\d{8,}", name)]
+
+    def newest(self) -> Iterator[Snapshot]:
+        """The good checkpoints, newest first; a damaged one is named, removed and passed over."""
+        for step in sorted(self.steps(), reverse=True):
+            try:
+                yield self.read(step)
+            except CheckpointError as error:
+                self.say(f"warning: {error} It is removed and the one before is used.")
+                self._discard(self.folder / f"{step:08d}")
+
+    def read(self, step: int) -> Snapshot:
+        """One checkpoint, verified. Raises CheckpointError if a byte of it has changed."""
+        folder = self.folder / f"{step:08d}"
+        try:
+            written = (folder / "state.json").read_bytes()
+            head = json.loads(written)
+            digest = head.pop("digest")
+            if canonical_json(head | {"digest": digest}) != written or digest != digest_of(
+                canonical_json(head)
+            ):
+                raise ValueError("its bytes are not those of its digest")
+            content = (folder / _TENSORS).read_bytes()
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{folder}: state.json is damaged ({error}).") from error
+        if (found := digest_of(content)) != head["files"][_TENSORS]:
+            raise CheckpointError(
+                f"{folder / _TENSORS}: found sha256 {found[:12]}, wanted "
+                f"{head['files'][_TENSORS][:12]}."
+            )
+        return Snapshot(step, safetensors.torch.load(content), head["state"])
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all()) if tensor.is_floating_point() else True

@@ -1,0 +1,104 @@
+"""Makes torch compute the same bits again: one thread, fixed kernels, no state of chance."""
+
+import ctypes
+import functools
+import os
+import warnings
+
+import torch
+
+from project.errors import EnvironmentMismatch
+
+# Importing torch.distributed or a data loader later must not find another number of threads.
+torch.set_num_threads(1)
+
+
+@functools.cache
+def enforce(profile: str, device: str) -> None:
+    """Set up torch for a profile, once in a process, before the first tensor.
+
+    Raises EnvironmentMismatch if this machine cannot keep the profile or has no such device.
+    """
+    _keep_freed_memory()
+    # The same as use_deterministic_algorithms(True), without importing torch's compiler (0.5 s).
+    torch.set_deterministic_debug_mode("error")
+    # Deterministic mode also fills every new tensor with NaN, to show reads of unwritten memory;
+    # that costs a pass over all activations.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    capability = torch.backends.cpu.get_cpu_capability()
+    if profile == "portable" and capability != "AVX2":
+        raise EnvironmentMismatch(
+            f"training.profile: this process computes with {capability} kernels, portable wants "
+            "AVX2; on a CPU without AVX2 use training.profile=native."
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentMismatch(
+            "training.device: found no usable GPU, wanted cuda; check `invoke doctor`, or use "
+            "training.device=cpu."
+        )
+    _products_by_onednn()
+
+
+def reseed(key: int) -> None:
+    """Seed torch's default generators. (torch.manual_seed does the same in 90 µs instead of 1.)"""
+    torch.default_generator.manual_seed(key)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(key)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed activations, which it would give back and fault in again each step."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, 1 << 30)
+
+
+@functools.cache
+def _products_by_onednn() -> None:
+    """Send float32 matrix products on the CPU to oneDNN.
+
+    MKL picks its kernels by the CPU's vendor, and its one mode that does not (COMPATIBLE) is twice
+    as slow; oneDNN gives the same bits on every AVX2 CPU at the speed of MKL's best.
+    """
+    if os.uname().machine != "x86_64" or not torch.backends.mkldnn.is_available():
+        return
+    linear = torch.ops.mkldnn._linear_pointwise.default
+
+    def by_onednn(*tensors: torch.Tensor) -> bool:
+        return all(t.dtype is torch.float32 and t.numel() for t in tensors)
+
+    def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if by_onednn(a, b):
+            return linear(a, b.t(), None, "none", [], "")  # type: ignore[no-any-return]
+        return torch.bmm(a[None], b[None])[0]
+
+    def addmm(
+        bias: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        *,
+        beta: float = 1,
+        alpha: float = 1,
+    ) -> torch.Tensor:
+        if beta == alpha == 1 and bias.dim() == 1 and by_onednn(bias, a, b):
+            return linear(a, b.t(), bias, "none", [], "")  # type: ignore[no-any-return]
+        product = mm(a, b) * alpha
+        return product + bias * beta if beta else product
+
+    # Kept for as long as the process lives: the registration ends with the library object.
+    library = _LIBRARIES.setdefault("aten", torch.library.Library("aten", "IMPL"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "overriding a kernel" is what we mean
+        library.impl("mm", mm, "CPU")
+        library.impl("addmm", addmm, "CPU")
+
+
+_LIBRARIES: dict[str, torch.library.Library] = {}

@@ -1,0 +1,146 @@
+"""The training loop."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+from project.errors import Diverged, Interrupted
+from project.training.checkpoint import Snapshot
+from project.training.optimizer import Optimizer
+from project.training.parameters import FlatParameters
+from project.training.shards import Batch, ShardedGradient
+
+
+@dataclass
+class Progress:
+    """Where a run stands: with the tensors, all that a checkpoint needs."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    epochs_since_best: int = 0
+    stopped_early: bool = False
+
+
+class Observer(Protocol):
+    """Who is told of each step and epoch; none of it changes the training."""
+
+    def step(self, step: int, loss: float, batch: int, rate: float) -> None: ...
+
+    def epoch(self, epoch: int, step: int, better: bool, validation: dict[str, Any]) -> None: ...
+
+
+class Training:
+    """A model in training, with all that changes from step to step."""
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        optimizer: Optimizer,
+        *,
+        clip: float = 0.0,
+        average: float = 0.0,
+    ):
+        self.flat, self.optimizer, self.clip, self.decay = flat, optimizer, clip, average
+        self.progress = Progress()
+        self.average = flat.values.clone() if average else None
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the present state; the only part of a checkpoint that holds up training."""
+        tensors = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        return Snapshot(self.progress.step, tensors, {"progress": asdict(self.progress)})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot as if nothing had happened in between."""
+        for key, tensor in self._tensors().items():
+            tensor.copy_(snapshot.tensors[key])
+        self.progress = Progress(**snapshot.state["progress"])
+
+    @contextmanager
+    def kept_weights(self) -> Iterator[None]:
+        """While this lasts, the model has the weights that are kept: the averaged ones, if any."""
+        if self.average is None:
+            yield
+            return
+        last = self.flat.values.clone()
+        self.flat.values.copy_(self.average)
+        yield
+        self.flat.values.copy_(last)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {"values": self.flat.values, "buffers": self.flat.buffers}
+        tensors |= {f"count-{i}": count for i, count in enumerate(self.flat.counts)}
+        if self.average is not None:
+            tensors["average"] = self.average
+        tensors |= {f"optimizer-{name}": t for name, t in self.optimizer.tensors.items()}
+        return tensors
+
+
+def train(
+    training: Training,
+    gradient: ShardedGradient,
+    batches: Iterator[Iterable[Batch]],
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    learning_rate: Callable[[int], float],
+    evaluate: Callable[[], tuple[float, dict[str, Any]]],
+    patience: int,
+    observer: Observer,
+    save: Callable[[Snapshot], None],
+    save_is_due: Callable[[int], bool],
+    stop_signal: Callable[[], int],
+) -> None:
+    """Train from where ``training`` stands up to ``steps``, or until it no longer gets better.
+
+    ``evaluate`` answers (score, metrics), a higher score being better. Raises Diverged when the
+    loss or the gradient is not finite, and Interrupted after a signal, when the state is saved.
+    """
+    now = training.progress
+    while now.step < steps and not now.stopped_early:
+        rate = learning_rate(now.step)
+        loss, batch = gradient.compute(now.step, next(batches))
+        _update(training, rate, loss)
+        now.step += 1
+        observer.step(now.step, loss, batch, rate)
+
+        due = save_is_due(now.step) or now.step == steps
+        if now.step % steps_per_epoch == 0:
+            with training.kept_weights():
+                score, validation = evaluate()
+            better = now.best is None or score > now.best
+            if better:
+                now.best, now.best_step, now.epochs_since_best = score, now.step, 0
+            else:
+                now.epochs_since_best += 1
+                now.stopped_early = 0 < patience <= now.epochs_since_best
+            due = due or better or now.stopped_early
+            observer.epoch(now.step // steps_per_epoch, now.step, better, validation)
+        signal = stop_signal()
+        if due or signal:
+            save(training.snapshot())
+        if signal:
+            raise Interrupted(signal, f"stopped at step {now.step} of {steps}, saved")
+
+
+def _update(training: Training, rate: float, loss: float) -> None:
+    """One step of the optimizer on the gradient that stands in the model."""
+    step, gradient = training.progress.step + 1, training.flat.gradient
+    norm = float(torch.linalg.vector_norm(gradient))
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
+        raise Diverged(
+            f"step {step}: {what}, wanted a finite number; the last good checkpoint is kept. "
+            "Lower training.lr or set training.clip, which makes it another run."
+        )
+    if training.clip and norm > training.clip:
+        gradient.mul_(training.clip / norm)
+    training.optimizer.step(rate)
+    if training.average is not None:
+        # Early on the mean follows faster, or it would be one of the first random weights.
+        decay = min(training.decay, step / (step + 10))
+        training.average.lerp_(training.flat.values, 1 - decay)

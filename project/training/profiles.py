@@ -1,0 +1,70 @@
+"""The environment variables of each profile; they are read once, when torch is loaded."""
+
+import os
+import sys
+
+from project.errors import EnvironmentMismatch
+
+# One thread: how many there are changes the bits of convolutions and sums, and threads that wait
+# for each other on shared cores cost more than they bring. Many cores are used by workers.
+COMMON = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_DYNAMIC": "FALSE",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+PROFILES = {
+    # Kernels that every x86-64 CPU with AVX2 has, chosen alike on all of them.
+    "portable": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_CBWR": "COMPATIBLE",
+    },
+    # Whatever this CPU is best at.
+    "native": {},
+}
+_OWNED = {name for profile in PROFILES.values() for name in profile} | {"OMP_THREAD_LIMIT"}
+
+
+def variables(profile: str) -> dict[str, str]:
+    """The variables that a profile wants."""
+    return COMMON | PROFILES[profile]
+
+
+def differing(profile: str) -> dict[str, tuple[str | None, str | None]]:
+    """Name to (found, wanted) of each variable that is not as the profile wants it."""
+    wanted: dict[str, str | None] = dict.fromkeys(_OWNED) | variables(profile)
+    return {
+        name: (os.environ.get(name), value)
+        for name, value in wanted.items()
+        if os.environ.get(name) != value
+    }
+
+
+def enter(profile: str) -> None:
+    """Set a profile's variables in this process, before torch is loaded.
+
+    Raises EnvironmentMismatch if torch was loaded under other variables, too late to change them.
+    """
+    differences = differing(profile)
+    if differences and "torch" in sys.modules:
+        name, (found, wanted) = next(iter(differences.items()))
+        raise EnvironmentMismatch(
+            f"{name}: torch was loaded with {found or 'none'}, profile {profile} wants "
+            f"{wanted or 'none'}; start Python anew and import project before torch."
+        )
+    for name, (_, wanted) in differences.items():
+        if wanted is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = wanted
+
+
+def prefer(profile: str) -> bool:
+    """Enter a profile if torch is not loaded yet; whether the profile is in force."""
+    try:
+        enter(profile)
+    except EnvironmentMismatch:
+        return False
+    return True

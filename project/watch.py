@@ -1,0 +1,28 @@
+"""Who looks on while a run is made."""
+
+from typing import Any
+
+
+class Watch:
+    """Told what happens, deciding nothing. This one keeps silent."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def bar(self, title: str) -> Any:
+        """A progress bar for a download, as pooch wants it, or None."""
+
+    def begin(self, run: str, step: int, steps: int, steps_per_epoch: int, batch: int) -> None:
+        """Training starts, at ``step`` of ``steps``."""
+
+    def step(self, step: int, loss: float) -> None:
+        """A step is done."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """An epoch is done; its line of metrics.jsonl."""
+
+    def saved(self, step: int) -> None:
+        """A checkpoint is being written."""
+
+    def end(self) -> None:
+        """Training is over, however it ended."""
