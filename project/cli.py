@@ -4,10 +4,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from project import models
 from project.errors import Interrupted, LockstepError
+from project.files import nearest
 
 if TYPE_CHECKING:
     from project.config import Experiment, Source
@@ -17,7 +18,12 @@ Verb = Callable[[argparse.Namespace], int | None]
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 for "no", 2 for a mistake, 128 + signal when stopped."""
-    parser = _parser()
+    parser, verbs = _parser()
+    words = sys.argv[1:] if words is None else words
+    if words and words[0][:1] != "-" and words[0] not in verbs:
+        parser.error(
+            f"{words[0]}: no such verb.{nearest(words[0], verbs)} (there are {', '.join(verbs)})"
+        )
     # argparse takes positional words only in one piece; overrides may also follow the options.
     options, more = parser.parse_known_args(words)
     if more and ("overrides" not in options or any(word.startswith("-") for word in more)):
@@ -40,8 +46,15 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its mistakes told in one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (`python -m {self.prog} --help` tells more)\n")
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    parser = _Parser(
         prog="project", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -66,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     verb(runs)
     verb(doctor)
     verb(new_model, "new-model").add_argument("name")
-    return parser
+    return parser, list(verbs.choices)
 
 
 def _resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Source"]]:

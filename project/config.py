@@ -143,6 +143,8 @@ def resolve(
 
     classes: dict[str, type[Any]] = {"data": Data, "model": config, "training": Training}
     written, problems = _written(recipe, overrides)
+    if not 0 <= seed < 2**63:
+        problems.append(f"seed: found {seed}, wanted int from 0 to {2**63 - 1}")
     sections = {name: OmegaConf.structured(kind) for name, kind in classes.items()}
     for section in sections.values():
         OmegaConf.set_readonly(section, False)
@@ -152,7 +154,9 @@ def resolve(
     for key, source in written.items():
         section, _, name = key.partition(".")
         if key not in known:
+            namesakes = sorted(right for right in known if right.endswith(f".{name or key}"))
             hint = nearest(key, known) or nearest(name, known)
+            hint = f" Did you mean {namesakes[0]}?" if namesakes else hint
             listing = f"(python -m project config {model} lists all)"
             problems.append(f"{source.place}: {key}: no such setting.{hint} {listing}")
         elif problem := _set(sections[section], name, source.value, classes[section]):
@@ -177,7 +181,7 @@ def _written(recipe: Path, overrides: Iterable[str]) -> tuple[dict[str, Source],
     problems: list[str] = []
     try:
         content = yaml.safe_load(recipe.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"{recipe}: not readable as YAML: {reason}; correct it.") from error
     if not isinstance(content, dict):
@@ -214,15 +218,12 @@ def _set(section: Any, name: str, value: Any, kind: type[Any]) -> str:
     item = next(item for item in dataclasses.fields(kind) if item.name == name)
     wanted = f"{_type_name(kind, name)}{_allowed(item)}"
     found = f"found {value!r}, wanted {wanted}"
-    if value is None or (isinstance(value, bool) and "bool" not in _type_name(kind, name)):
+    if value is None or isinstance(value, bool) != (_type_name(kind, name) == "bool"):
         return found
-    if isinstance(value, str) and _type_name(kind, name) == "float":
-        try:  # YAML reads 1e-3 as a string
-            value = float(value)
-        except ValueError:
-            return found
+    if "${" in str(value) or "???" in str(value):  # OmegaConf's own words, no values
+        return found
     try:
-        OmegaConf.update(section, name, value)
+        OmegaConf.update(section, name, value)  # takes 1e-3, which YAML reads as text, for a float
         value = OmegaConf.to_object(section[name]) if isinstance(value, list) else section[name]
     except OmegaConfBaseException:
         return found
@@ -233,6 +234,8 @@ def _is_allowed(item: Any, value: Any) -> bool:
     rule = item.metadata
     low, high, choices = rule.get("low"), rule.get("high"), rule.get("choices")
     for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, list | dict):
+            return False
         if low is not None and not number >= low:
             return False
         if high is not None and not number <= high:

@@ -176,9 +176,9 @@ def _train_to_receipt(
 
     with ExitStack() as stack:
         checkpoints = Checkpoints(run.folder / "checkpoints", settings.keep_checkpoints, watch.say)
-        stack.callback(checkpoints.close)
         recorder = _resume(training, checkpoints, run, batches, watch)
         stack.callback(recorder.close)
+        stack.callback(checkpoints.close)  # first, because a write in flight flushes the recorder
         step = training.progress.step
         watch.begin(run.name, step, steps, batches.steps_per_epoch, settings.batch_size)
         stack.callback(watch.end)
@@ -336,13 +336,14 @@ def _resume(
             if best is not None:
                 checkpoints.read(best)
             recorder = Recorder(run, training.flat, batches, watch, snapshot.step)
-            if recorder.trace.digest() != snapshot.state["trace"]:
-                raise RunError(f"{recorder.trace.path}: altered before step {snapshot.step}.")
         except RunError as error:
             watch.say(f"warning: {error} Going back to before it.")
             continue
-        training.restore(snapshot)
-        return recorder
+        if recorder.trace.digest() == snapshot.state["trace"]:
+            training.restore(snapshot)
+            return recorder
+        recorder.close()
+        watch.say(f"warning: {recorder.trace.path}: altered before step {snapshot.step}.")
     return Recorder(run, training.flat, batches, watch, 0)
 
 

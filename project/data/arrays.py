@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from project.data import decode as decoding
 from project.data.catalog import SPLITS, Entry
-from project.errors import DataError
+from project.errors import DataError, RunError
 from project.files import (
     canonical_json,
     digest_of,
@@ -63,8 +64,8 @@ def open_dataset(
     home = folder / _name(entry)
     if not (home / "manifest.json").exists():
         _prepare(entry, home, fetch, say)
-    manifest = json.loads((home / "manifest.json").read_text())
-    _verify(entry, home, manifest)
+    manifest = _manifest(entry, home)
+    _verify(entry, home, manifest, say)
     splits = {
         split: Split(_mapped(home / f"{split}-inputs.npy"), _mapped(home / f"{split}-labels.npy"))
         for split in SPLITS
@@ -103,22 +104,42 @@ def _prepare(
             publish_folder(home, write)
 
 
-def _verify(entry: Entry, home: Path, manifest: dict[str, Any]) -> None:
-    present = {name: _signature(home / name) for name in manifest["sha256"]}
+def _manifest(entry: Entry, home: Path) -> dict[str, Any]:
     try:
-        checked = json.loads((home / "checked.json").read_text())
-    except (OSError, ValueError):
-        checked = {}
-    if present == checked:
+        manifest: dict[str, Any] = json.loads((home / "manifest.json").read_bytes())
+        if sorted(manifest) == ["data", "labels", "sha256"]:
+            return manifest
+    except ValueError:
+        pass
+    raise DataError(
+        f"data {entry.name}: {home / 'manifest.json'} is altered; remove the folder {home} and it "
+        "is prepared again."
+    )
+
+
+def _verify(entry: Entry, home: Path, manifest: dict[str, Any], say: Callable[[str], None]) -> None:
+    present = {name: _signature(home / name) for name in manifest["sha256"]}
+    if present == _checked(home):
         return
-    for name, wanted in manifest["sha256"].items():
-        found = digest_of(home / name) if present[name] else "none"
-        if found != wanted:
-            raise DataError(
-                f"data {entry.name}: {home / name} is altered (sha256 {found[:12]}, wanted "
-                f"{wanted[:12]}); remove the folder {home} and it is prepared again."
-            )
-    write_atomically(home / "checked.json", readable_json(present))
+    with held(home, say):
+        if present == _checked(home):  # another process may have been faster
+            return
+        for name, wanted in manifest["sha256"].items():
+            found = digest_of(home / name) if present[name] else "none"
+            if found != wanted:
+                raise DataError(
+                    f"data {entry.name}: {home / name} is altered (sha256 {found[:12]}, wanted "
+                    f"{wanted[:12]}); remove the folder {home} and it is prepared again."
+                )
+        with suppress(RunError):  # where this cannot be noted, each opening hashes again
+            write_atomically(home / "checked.json", readable_json(present))
+
+
+def _checked(home: Path) -> Any:
+    try:
+        return json.loads((home / "checked.json").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _signature(path: Path) -> list[int]:

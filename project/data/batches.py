@@ -1,5 +1,6 @@
 """Batches as a function of (seed, step, shard): nothing is remembered between two of them."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ class Batches:
         if epoch != known_epoch or start < first or stop > first + len(ids):
             if self._order[0] != epoch:
                 self._order = (epoch, Order(len(self.split), self.seed, epoch))
-            ids = self._order[1].at(start, min(start + _IDS_AHEAD, len(self.split)))
+            ids = self._order[1].at(start, max(stop, min(start + _IDS_AHEAD, len(self.split))))
             self._ahead, first = (epoch, start, ids), start
         return ids[start - first : stop - first]
 
@@ -70,8 +71,14 @@ class Batches:
         if loaders == 0:
             shards = range(self.shards)
             return ((self.at(step, shard) for shard in shards) for step in range(first, last))
-        # `batch_size=None` hands over whole steps as they come from the data set.
-        return iter(DataLoader(_Steps(self, first, last), batch_size=None, num_workers=loaders))
+        # No batch size: it hands over whole steps as they come from the data set.
+        steps = _Steps(self, first, last)
+        return iter(DataLoader(steps, None, num_workers=loaders, worker_init_fn=_leave_ctrl_c))
+
+
+def _leave_ctrl_c(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the one that trains decides what to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Steps(Dataset[list[Batch]]):

@@ -43,7 +43,7 @@ class Entry:
     def digest(self) -> str:
         """What decides the decoded arrays, as far as the catalog knows it."""
         files = [[file.name, file.sha256] for file in self.files]
-        return digest_of(canonical_json([files, self.decoder, self.rows, self.shape]))
+        return digest_of(canonical_json([files, self.decoder, self.rows, self.shape, self.labels]))
 
 
 def entry(name: str, catalog: Path = CATALOG) -> Entry:

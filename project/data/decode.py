@@ -1,8 +1,10 @@
 """Turns the files of a data set into arrays, one function for each published format."""
 
 import gzip
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,7 @@ def _idx(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
         _idx_array(paths["t10k-images-idx3-ubyte.gz"]),
         _idx_array(paths["t10k-labels-idx1-ubyte.gz"]).astype(np.int64),
     )
+    _check_pair(entry, "train", *train)
     held_out = _stratified(train[1], entry.rows["validation"])
     return {
         "train": _rows(train, ~held_out),
@@ -45,22 +48,34 @@ def _idx(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
 
 
 def _idx_array(path: Path) -> NDArray[np.uint8]:
-    content = gzip.decompress(path.read_bytes())
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    content = _unpacked(path)
+    axes = content[3] if len(content) >= 4 else 0
+    if content[:3] != b"\0\0\x08" or axes == 0 or len(content) < 4 + 4 * axes:
         raise DataError(f"{path}: starts with {content[:4].hex()}, which is no IDX file of bytes.")
-    axes = content[3]
     shape = np.frombuffer(content, ">u4", axes, offset=4)
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
     if values.size != int(np.prod(shape)):
-        raise DataError(f"{path}: holds {values.size} values; its head says {tuple(shape)}.")
+        raise DataError(f"{path}: holds {values.size} values; its head says {shape.tolist()}.")
     return values.reshape(shape)
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: is truncated or no gzip file ({error}).") from error
 
 
 def _digits(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     """Rows of 64 pixels of 0 to 16 and the digit, as scikit-learn ships them."""
-    with gzip.open(paths["digits.csv.gz"], "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    path = paths["digits.csv.gz"]
+    lines = _unpacked(path).decode(errors="replace").splitlines()
+    try:
+        table = np.loadtxt(lines, delimiter=",", dtype=np.uint8).reshape(-1, 65)
+    except ValueError as error:
+        raise DataError(f"{path}: is no table of 65 numbers from 0 to 255 ({error}).") from error
     everything = (table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64))
+    _check_pair(entry, "train", *everything)
     test = _stratified(everything[1], entry.rows["test"])
     rest = _rows(everything, ~test)
     held_out = _stratified(rest[1], entry.rows["validation"])
@@ -94,17 +109,26 @@ def _stratified(labels: NDArray[np.int64], wanted: int) -> NDArray[np.bool_]:
 
 
 def _check(entry: Entry, split: str, inputs: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    if len(inputs) == 0:
-        raise DataError(f"data {entry.name}: the {split} split is empty; add examples to it.")
+    _check_pair(entry, split, inputs, labels)
     found, wanted = inputs.shape, (entry.rows[split], *entry.shape)
-    if found != wanted or labels.shape != found[:1]:
+    if found != wanted:
         raise DataError(
-            f"data {entry.name}: {split} has {len(labels)} labels and inputs of shape {found}, "
-            f"the catalog says {wanted}; correct catalog.yaml or bring the right files."
+            f"data {entry.name}: {split} has inputs of shape {found}, the catalog says {wanted}; "
+            "correct catalog.yaml or bring the right files."
         )
     if outside := sorted({int(label) for label in labels} - set(range(len(entry.labels)))):
         row = int(np.flatnonzero(labels == outside[0])[0])
         raise DataError(
             f"data {entry.name}: row {row} of {split} has label {outside[0]}, wanted 0 to "
             f"{len(entry.labels) - 1}; correct the file or the labels in catalog.yaml."
+        )
+
+
+def _check_pair(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[Any]) -> None:
+    if len(inputs) == 0:
+        raise DataError(f"data {entry.name}: the {split} split is empty; add examples to it.")
+    if labels.shape != inputs.shape[:1]:
+        raise DataError(
+            f"data {entry.name}: {split} has labels of shape {labels.shape} for inputs of shape "
+            f"{inputs.shape}, wanted one for each input; bring the right files."
         )

@@ -15,8 +15,8 @@ from project import models
 
 def test_{name}_trains_and_predicts(train_briefly):
     run = train_briefly("{name}")
-    example = [[0] * 8] * 8
-    answer, = models.module("{name}").Predictor.load(run.folder).predict([example])
+    predictor = models.module("{name}").Predictor.load(run.folder)
+    [answer] = predictor.predict([[[0] * 8] * 8])
     assert answer["label"] in run.receipt["results"]["labels"]
 '''
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from project.errors import DataError
 
@@ -21,16 +21,18 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     if isinstance(source, str | Path):
         try:
             with Image.open(source) as picture:
-                return _scaled(picture.convert("L"), size)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                return _scaled(picture, size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"{source}: no readable picture ({error}); give a PNG or JPEG."
             ) from error
     if isinstance(source, Image.Image):
-        return _scaled(source.convert("L"), size)
-    array = (
-        source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else np.asarray(source)
-    )
+        return _scaled(source, size)
+    try:
+        tensor = isinstance(source, torch.Tensor)
+        array = source.detach().cpu().numpy() if tensor else np.asarray(source)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"picture: found no array of numbers ({error}).") from error
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
@@ -38,17 +40,22 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
             f"picture: found an array of shape {array.shape}, wanted (height, width), "
             "(1, height, width) or (height, width, 3)."
         )
-    if np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind not in "uif":
+        raise DataError(f"picture: found values of type {array.dtype}, wanted numbers.")
+    if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise DataError("picture: found floats outside 0 to 1; scale them, or give 0 to 255.")
         array = np.rint(array * 255)
     elif array.min() < 0 or array.max() > 255:
         raise DataError("picture: found whole numbers outside 0 to 255; scale them.")
-    return _scaled(Image.fromarray(array.astype(np.uint8)).convert("L"), size)
+    return _scaled(Image.fromarray(array.astype(np.uint8)), size)
 
 
 def _scaled(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = size
+    if picture.mode.startswith("I"):  # 16 bits for each pixel, which convert() would cut off at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    picture = picture.convert("L")
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8)

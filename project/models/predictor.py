@@ -37,10 +37,13 @@ class Predictor:
         """
         folder = Path(folder)
         config_class, preprocess_class, model_class = cls.parts
-        receipt = json.loads(_content(folder / "receipt.json"))
-        results = receipt["results"]
-        preprocess = _verified(folder / "preprocess.json", results["preprocess_sha256"])
-        weights = _verified(folder / "weights.safetensors", results["weights_sha256"])
+        try:
+            results = json.loads(_content(folder / "receipt.json"))["results"]
+            digests = results["preprocess_sha256"], results["weights_sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{folder / 'receipt.json'}: no receipt; it was altered.") from error
+        preprocess = _verified(folder / "preprocess.json", digests[0])
+        weights = _verified(folder / "weights.safetensors", digests[1])
         stored = json.loads(preprocess)
         if (wanted := cls.__module__.split(".")[-2]) != stored["model"]:
             raise ModelError(f"{folder}: holds a model {stored['model']!r}, wanted {wanted!r}.")

@@ -4,11 +4,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from project.models import predictor
+from project.models import pictures, predictor
 from project.models.apparel.config import Config
 from project.models.apparel.model import Model
 from project.models.apparel.preprocess import Preprocess
-from project.models.pictures import grey
 
 
 class Predictor(predictor.Predictor):
@@ -18,4 +17,4 @@ class Predictor(predictor.Predictor):
 
     def read(self, source: Any) -> NDArray[Any]:
         """Pixels (28, 28) of 0 to 255; see ``pictures.grey`` for what a source may be."""
-        return grey(source, (28, 28))
+        return pictures.grey(source, (28, 28))

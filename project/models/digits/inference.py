@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.models import predictor
+from project.models import pictures, predictor
 from project.models.digits.config import Config
 from project.models.digits.model import Model
 from project.models.digits.preprocess import Preprocess
-from project.models.pictures import grey
 
 
 class Predictor(predictor.Predictor):
@@ -19,4 +18,4 @@ class Predictor(predictor.Predictor):
 
     def read(self, source: Any) -> NDArray[Any]:
         """Pixels (8, 8) of 0 to 16; see ``pictures.grey`` for what a source may be."""
-        return np.rint(grey(source, (8, 8)) / 255 * 16).astype(np.uint8)
+        return np.rint(pictures.grey(source, (8, 8)) / 255 * 16).astype(np.uint8)

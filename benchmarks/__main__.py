@@ -1,0 +1,75 @@
+"""``python -m benchmarks throughput``, or ``all --write`` for the tables of the README."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import cases
+from benchmarks.measure import Table, machine
+
+HERE = Path(__file__).parent
+
+# Rounds of each: what makes the median steady within some ten minutes for all.
+CASES: dict[str, tuple[Callable[[int], Table], int]] = {
+    "throughput": (cases.throughput, 5),
+    "checkpoint": (cases.checkpoint, 5),
+    "trace": (cases.tracing, 3),
+    "start": (cases.start, 7),
+    "resume": (cases.resume, 5),
+}
+
+
+def main() -> None:
+    """Measure, print the tables and keep them if that was asked for."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("name", choices=[*CASES, "all"])
+    parser.add_argument("--rounds", type=int, help="fewer for a rough look, at least 2")
+    parser.add_argument("--json", action="store_true", help="print what was measured in full")
+    parser.add_argument(
+        "--write", action="store_true", help="put the tables into the README beside this file"
+    )
+    options = parser.parse_args()
+
+    where = machine()
+    tables = [
+        measure(options.rounds or rounds)
+        for name, (measure, rounds) in CASES.items()
+        if options.name in (name, "all")
+    ]
+    results = {"machine": where, "measured": {table.name: table.measured for table in tables}}
+    if options.json:
+        print(json.dumps(results, indent=2))
+    else:
+        print(_line(where), *(table.markdown() for table in tables), sep="\n\n")
+    if options.name == "all":
+        (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    if options.write:
+        write(tables, _line(where))
+
+
+def write(tables: list[Table], line: str) -> None:
+    """Put each table, and the machine it comes from, between its markers in the README."""
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    for table in tables:
+        place = re.compile(rf"(<!-- {table.name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not place.search(text):
+            sys.exit(f"{readme}: found no <!-- {table.name} --> ... <!-- end -->; put it back.")
+        content = f"{table.markdown()}\n\n{line}\n"
+        text = place.sub(lambda found: found[1] + content + found[2], text)  # noqa: B023
+    readme.write_text(text)
+
+
+def _line(where: dict[str, object]) -> str:
+    commit = f"{str(where['commit'])[:8]}{' with changes' if where['dirty'] else ''}"
+    return (
+        f"*{where['cpu']}, {where['cores']} cores, load {where['load']} before; "
+        f"Python {where['python']}, torch {where['torch']}; commit {commit}; {where['date']}.*"
+    )
+
+
+if __name__ == "__main__":
+    main()

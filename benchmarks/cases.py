@@ -1,0 +1,188 @@
+"""The benchmarks: each gives a table, and what it measured in full."""
+
+import shutil
+import statistics
+from collections.abc import Callable
+from functools import partial
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Process, Table, child, excess, folder, in_turn, middle, ratio
+from project.records import trace
+
+WARM = {"cnn": 30, "mlp": 60}
+STEPS = {"cnn": 230, "mlp": 420}  # with the warm steps; an epoch has 430
+
+Case = Callable[[], float]
+
+
+def throughput(rounds: int) -> Table:
+    """Samples a second of training with everything on, beside the loops that people write."""
+    rows, measured = [], {}
+    for network in ("cnn", "mlp"):
+        with folder() as runs:
+            found = in_turn(_throughput_cases(network, runs), rounds)
+        measured[network] = found
+        for name, rates in found.items():
+            median, low, high = middle(rates)
+            rows.append(
+                [
+                    network.upper(),
+                    name,
+                    f"{median:,.0f}",
+                    f"{low:,.0f} to {high:,.0f}",
+                    f"{ratio(found, name, 'bare loop'):.2f}",
+                ]
+            )
+    head = ["network", "loop", "samples/s", "quartiles", "of the bare loop"]
+    return Table("throughput", head, rows, measured)
+
+
+def _throughput_cases(network: str, runs: Path) -> dict[str, Case]:
+    steps, warm = STEPS[network], WARM[network]
+    numbers = count()
+
+    def loop(kind: str) -> float:
+        return child("-m", "benchmarks.loops", kind, network, str(steps)).rate(warm)
+
+    def lockstep(profile: str, shards: int) -> float:
+        settings = f"training.profile={profile}", f"training.shards={shards}"
+        process = train(steps, network, *settings, runs=runs / str(next(numbers)))
+        return process.rate(warm)
+
+    cases: dict[str, Case] = {
+        "bare loop": partial(loop, "bare"),
+        "DataLoader": partial(loop, "loader"),
+    }
+    for profile in ("native", "portable"):
+        for shards in (1, 8):
+            name = f"Lockstep, {profile}, {shards} shard{'s' * (shards > 1)}"
+            cases[name] = partial(lockstep, profile, shards)
+    return cases
+
+
+def train(steps: int, recipe: str, *settings: str, runs: Path, probe: str = "") -> Process:
+    """``python -m project train`` for so many steps from wherever its run stands."""
+    words = [*([probe] if probe else []), str(steps), "train", recipe, *settings]
+    return child("-m", "benchmarks.probe", *words, "--runs", str(runs))
+
+
+def checkpoint(rounds: int) -> Table:
+    """What a checkpoint every 50 steps costs: the steps while it is written against their like."""
+    shares: dict[str, list[float]] = {}
+    for profile in ("native", "portable"):
+        shares[profile] = []
+        for _ in range(rounds):
+            with folder() as runs:
+                done = train(400, "cnn", f"training.profile={profile}", runs=runs).done
+            # The second of three stretches begins with the snapshot; the others have nothing.
+            at = partial(_excess, done, length=25)
+            shares[profile] += [share / 2 for share in map(at, range(100, 400, 50))]
+    head = ["CNN, 8 shards", "a checkpoint every 50 steps costs", "quartiles", "checkpoints"]
+    return Table("checkpoint", head, _share_rows(shares), shares)
+
+
+def tracing(rounds: int) -> Table:
+    """What trace and digests cost a step: ten steps with them against the ten around without."""
+    shares: dict[str, list[float]] = {}
+    for network in ("cnn", "mlp"):
+        for shards in (1, 8):
+            name = f"{network.upper()}, native, {shards} shard{'s' * (shards > 1)}"
+            shares[name] = []
+            for _ in range(rounds):
+                settings = "training.profile=native", f"training.shards={shards}"
+                rare = "training.checkpoint_every=1000000"
+                with folder() as runs:
+                    process = train(420, network, *settings, rare, runs=runs, probe="trace/10")
+                at = partial(_excess, process.done, length=10)
+                shares[name] += map(at, range(50, 400, 20))
+    return Table(
+        "trace", ["", "the trace costs", "quartiles", "pairs"], _share_rows(shares), shares
+    )
+
+
+def _excess(done: list[float], start: int, *, length: int) -> float:
+    """What ``length`` steps after step ``start`` take more than as many before and behind them."""
+    edges = [done[start + offset * length - 1] for offset in (-1, 0, 1, 2)]
+    before, measured, behind = (b - a for a, b in pairwise(edges))
+    return 2 * measured / (before + behind) - 1
+
+
+def _share_rows(shares: dict[str, list[float]]) -> list[list[str]]:
+    rows = []
+    for name, values in shares.items():
+        median, low, high = middle(values)
+        spread = f"{low:.2%} to {high:.2%}"
+        rows.append([name, f"{median:.2%}", spread, str(len(values))])
+    return rows
+
+
+def start(rounds: int) -> Table:
+    """Seconds from the start of the process to its first step, over importing torch alone."""
+    torch = "import json, time, torch; print(json.dumps({'done': [time.monotonic()]}))"
+    numbers = count()
+
+    def first_step(recipe: str, runs: Path) -> float:
+        return train(1, recipe, runs=runs / str(next(numbers))).first_step
+
+    with folder() as runs:
+        cases: dict[str, Case] = {"import torch": lambda: child("-c", torch).first_step}
+        for recipe in ("digits/base", "apparel/base"):
+            cases[recipe] = partial(first_step, recipe, runs)
+        for case in cases.values():
+            case()  # prepares the data and the compiled modules
+        found = in_turn(cases, rounds)
+    rows = [
+        [name, f"{middle(values)[0]:.2f} s", f"{excess(found, name, 'import torch'):.2f} s"]
+        for name, values in found.items()
+    ]
+    return Table("start", ["", "to the first step", "over import torch"], rows, found)
+
+
+def resume(rounds: int) -> Table:
+    """Seconds to the first step of a resumed run, beside a fresh start; and whether it is right."""
+    numbers, compared = count(), 5
+    with folder() as runs:
+        # Nine checkpoints, and beyond the last of them the trace of a run that never stopped.
+        kept = "training.checkpoint_every=43", "training.keep_checkpoints=20"
+        whole = train(400, "cnn", *kept, runs=runs)
+        assert whole.told["steps_per_epoch"] == 430, whole.told
+        run = runs / whole.told["run"]
+        wanted = trace.read(run / "trace.bin")
+        same: dict[str, bool] = {}
+
+        def resumed(name: str, step: int) -> float:
+            copy = runs / str(next(numbers))
+            if step:
+                shutil.copytree(run, copy / run.name, symlinks=True)
+                for checkpoint in (copy / run.name / "checkpoints").glob("0*"):
+                    if int(checkpoint.name) != step:
+                        shutil.rmtree(checkpoint)
+            process = train(compared, "cnn", runs=copy)
+            assert process.told["first"] == step, process.told
+            found = trace.read(copy / run.name / "trace.bin")
+            equal = found.tobytes() == wanted[: step + compared].tobytes()
+            same[name] = same.get(name, True) and equal
+            return process.first_step
+
+        places = {"fresh start": 0} | {f"at {n} %": 43 * n // 10 for n in (10, 50, 90)}
+        cases = {name: partial(resumed, name, step) for name, step in places.items()}
+        found = in_turn(cases, rounds)
+    rows = [
+        [
+            name,
+            f"{statistics.median(values):.2f} s",
+            f"{excess(found, name, 'fresh start'):+.2f} s",
+            "equal" if same[name] else "**NOT EQUAL**",
+        ]
+        for name, values in found.items()
+    ]
+    head = [
+        "CNN, resumed",
+        "to the first step",
+        "over a fresh start",
+        f"samples and bits of the next {compared} steps",
+    ]
+    measured: dict[str, Any] = {"seconds": found, "equal": same}
+    return Table("resume", head, rows, measured)

@@ -1,0 +1,80 @@
+"""The loops that Lockstep is measured against: ``python -m benchmarks.loops bare cnn 230``."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import models
+from project.data import catalog
+from project.data.arrays import open_dataset
+from project.data.fetch import fetch
+from project.place import Place
+
+BATCH = 128
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def bare(pictures: torch.Tensor, labels: torch.Tensor) -> Iterator[Batch]:
+    """The limit: everything normalised beforehand, in memory; a batch is one index_select."""
+    inputs = pictures.unsqueeze(1).float().div(255).sub(models.MEAN).div(models.DEVIATION)
+    while True:
+        order = torch.randperm(len(labels))
+        for chosen in order.split(BATCH):
+            yield inputs.index_select(0, chosen), labels.index_select(0, chosen)
+
+
+def loader(pictures: torch.Tensor, labels: torch.Tensor) -> Iterator[Batch]:
+    """The idiom: a Dataset that normalises sample by sample, and a DataLoader."""
+    while True:
+        yield from DataLoader(Pictures(pictures, labels), batch_size=BATCH, shuffle=True)
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
+    """Pictures in memory, each normalised when it is asked for."""
+
+    def __init__(self, pictures: torch.Tensor, labels: torch.Tensor):
+        self.pictures, self.labels = pictures, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        picture = self.pictures[index].unsqueeze(0).float().div(255)
+        return picture.sub(models.MEAN).div(models.DEVIATION), int(self.labels[index])
+
+
+def main(kind: str, network: str, steps: str) -> None:
+    """Train as people do and print when each step was done, as JSON."""
+    place = Place.default()
+    data = open_dataset(
+        catalog.entry("fashion-mnist"),
+        place.data / "arrays",
+        lambda entry: fetch(entry, place.data / "raw"),
+        print,
+    ).splits["train"]
+    pictures = torch.from_numpy(np.array(data.inputs))
+    labels = torch.from_numpy(np.array(data.labels))
+
+    torch.manual_seed(0)
+    batches = {"bare": bare, "loader": loader}[kind](pictures, labels)
+    model = {"cnn": models.cnn, "mlp": models.mlp}[network]()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    done: list[float] = []
+    for _ in range(int(steps)):
+        inputs, targets = next(batches)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        done.append(time.monotonic())
+    print(json.dumps({"first": 0, "done": done, "threads": torch.get_num_threads()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

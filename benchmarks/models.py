@@ -1,0 +1,53 @@
+"""The two networks that every loop here trains, and what the engine wants to know besides."""
+
+from typing import Any, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+# Of the training pictures' pixels, scaled to 0 to 1; the constants that everyone writes.
+MEAN, DEVIATION = 0.2860, 0.3530
+
+
+def cnn(classes: int = 10, dropout: float = 0.25) -> nn.Module:
+    """Two convolutions and two linear layers, 421,642 parameters; inputs (n, 1, 28, 28)."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Dropout(dropout), nn.Flatten()),
+        *(nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, classes)),
+    )
+
+
+def mlp(classes: int = 10) -> nn.Module:
+    """Three linear layers, 784-256-128-10, 235,146 parameters; inputs (n, 1, 28, 28)."""
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(784, 256), nn.ReLU()),
+        *(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, classes)),
+    )
+
+
+class Preprocess:
+    """Raw pixels of 0 to 255 to what the other loops give their network."""
+
+    @classmethod
+    def fit(cls, config: Any, inputs: NDArray[Any], labels: list[str]) -> Self:  # noqa: ARG003
+        """There is nothing to fit: the constants are given."""
+        return cls()
+
+    def __call__(self, raw: NDArray[Any]) -> torch.Tensor:
+        """Pixels (n, 28, 28) to inputs (n, 1, 28, 28) float32."""
+        pixels = torch.from_numpy(raw).float()
+        return pixels.sub_(255 * MEAN).div_(255 * DEVIATION).unsqueeze(1)
+
+    def augment(self, inputs: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        """None, as in the other loops."""
+        return inputs
+
+
+def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy of a batch, a scalar."""
+    inputs, labels = batch
+    return F.cross_entropy(model(inputs), labels)

@@ -1,0 +1,16 @@
+"""The convolutional network as a model of the engine; nobody asks it, so it has no Predictor."""
+
+from typing import Any
+
+from torch import nn
+
+from benchmarks.models import Preprocess, cnn, loss
+
+from .config import Config  # under whatever name the engine has it
+
+__all__ = ["Config", "Model", "Preprocess", "loss"]
+
+
+def Model(config: Any, classes: int) -> nn.Module:  # noqa: N802
+    """The network for a number of classes."""
+    return cnn(classes, config.dropout)

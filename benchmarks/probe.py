@@ -1,0 +1,101 @@
+"""``python -m benchmarks.probe 230 train cnn ...``: the real command line, watched, then stopped.
+
+After so many steps the process is told to stop as a scheduler tells it, by SIGTERM, so it saves and
+ends with 143. Printed is when each step was done, as JSON. With ``trace/10`` in front every other
+ten steps go without trace and digests.
+"""
+
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from project import cli, console, models
+
+NETWORKS = Path(__file__).parent / "networks"
+
+
+class Probe(console._Lines):
+    """The plain lines of progress, with a clock."""
+
+    def __init__(self, steps: int, block: int):
+        super().__init__()
+        self.left, self.block, self.done = steps, block, list[float]()
+
+    def begin(self, run: str, step: int, steps: int, steps_per_epoch: int, batch: int) -> None:
+        super().begin(run, step, steps, steps_per_epoch, batch)
+        self.first, self.run, self.per_epoch = step, run, steps_per_epoch
+        if self.block:
+            trace_every_other(self.block)
+
+    def step(self, step: int, loss: float) -> None:
+        super().step(step, loss)
+        self.done.append(time.monotonic())
+        if len(self.done) == self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def trace_every_other(block: int) -> None:
+    """Switch all that feeds the trace on and off, ``block`` steps each, beginning with off."""
+    # Imported late, because torch must not be loaded before the command has set its profile.
+    from project.data.batches import Batches
+    from project.records.trace import Trace
+    from project.training import shards
+
+    steps = itertools.count(1)
+    on = False
+    ids_digest, append, real = Batches.ids_digest, Trace.append, vars(shards)["xxhash"]
+
+    class Digest:
+        """Stands for the digest of a batch."""
+
+        def update(self, _: Any) -> None: ...
+
+        def intdigest(self) -> int:
+            return 0
+
+    class Hashes:
+        """Stands for the module xxhash."""
+
+        @staticmethod
+        def xxh3_64() -> Any:
+            return real.xxh3_64() if on else Digest()
+
+    def appended(trace: Trace, *record: Any) -> None:
+        nonlocal on
+        if on:
+            append(trace, *record)
+        on = next(steps) // block % 2 == 1
+
+    Batches.ids_digest = lambda self, step: ids_digest(self, step) if on else 0  # type: ignore
+    Trace.append = appended  # type: ignore
+    shards.xxhash = Hashes  # type: ignore
+
+
+def main(words: list[str]) -> int:
+    """Run the command; 0 if it was stopped as intended."""
+    block = int(words.pop(0).partition("/")[2]) if words[0].startswith("trace/") else 0
+    probe = Probe(int(words.pop(0)), block)
+    models.FOLDER = NETWORKS if (NETWORKS / words[1].partition("/")[0]).exists() else models.FOLDER
+    models.__path__.append(str(NETWORKS))
+    console.watch = lambda: probe
+    code = cli.main(words)
+    print(
+        json.dumps(
+            {
+                "first": probe.first,
+                "run": probe.run,
+                "steps_per_epoch": probe.per_epoch,
+                "done": probe.done,
+            }
+        )
+    )
+    return 0 if code == 128 + signal.SIGTERM else code or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,394 @@
+"""Makes or repairs `.venv`, the environment of Pipfile.lock; ./workbench calls it, stdlib only."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+SITE = VENV / "lib" / "python3.11" / "site-packages"
+TOOLS = VENV / "tools"  # uv and pipenv, apart from what they install
+TOOLS_PIP: tuple[str | Path, ...] = (TOOLS / "bin" / "python", "-m", "pip")
+LOCK = VENV / "lock"  # held by whoever changes .venv
+LOG = VENV / "setup.log"
+STAMP = VENV / "stamp"  # two lines, root and kind of torch; there only while .venv is whole
+STAMPED_LOCK = VENV / "Pipfile.lock"  # what .venv was made from
+
+# The one address of the project: the PyTorch project's CPU wheels. As find-links, not as an index,
+# so that it can offer nothing but torch; asked only where pip's own settings offer no +cpu wheel.
+TORCH_CPU = "https://download.pytorch.org/whl/cpu"
+
+LOCK_NAMES = {"packages": "default", "dev-packages": "develop"}  # Pipfile.lock's own words
+
+# What an installer says when it fails (its group is the thing it names), in our words, and what
+# to do about it. The first that fits counts.
+NOT_OFFERED = "a locked package is not offered"
+CAUSES = (
+    (r"(no space left|disk quota).*", "the disk is full", "free some space"),
+    (
+        r"hash mismatch for `(.+?)`|do not match the hashes[\s\S]+?^ +([\w.-]+==\S+)",
+        "found another file than the one whose sha256 Pipfile.lock wants",
+        "ask who runs the package index, or `invoke lock` if the new file is right",
+    ),
+    (
+        r"failed to fetch: `?([^\s`]+)|connection broken by .+: (\S+)$",
+        "no package index answered",
+        "check the network and pip's index-url, proxy, cert, find-links (pip config list)",
+    ),
+    (
+        r"no matching distribution found for (\S+)|there is no version of (\S+)"
+        r"|(\S+) was not found|(\S+) has no (?:usable )?wheels",
+        NOT_OFFERED,
+        "check pip's index-url and find-links (pip config list)",
+    ),
+)
+
+
+class SetUpError(Exception):
+    """What the user is told, in one line."""
+
+
+class NotToBeHadError(SetUpError):
+    """uv or pipenv is not offered for this machine, or does not run on it."""
+
+
+def main() -> int:
+    try:
+        set_up()
+    except SetUpError as error:
+        say(str(error))
+        return 2
+    except OSError as error:
+        say(f"{error.filename or VENV}: {error.strerror}; cure that, then give the command again")
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted; the same command repairs what is half done")
+        return 130
+    return 0
+
+
+def say(words: str) -> None:
+    """To stderr: stdout belongs to the task."""
+    print(f"workbench: {words}", file=sys.stderr, flush=True)
+
+
+def set_up() -> None:
+    """Bring `.venv` to what Pipfile.lock says.
+
+    The stamp goes first and comes back last. Where it is missing, or tells of another folder or
+    another torch, all is made anew: what an interrupted installer left is not to be trusted.
+    """
+    VENV.mkdir(exist_ok=True)
+    wait_for_others()
+    wanted = (ROOT / "Pipfile.lock").read_text()
+    lock = parsed(wanted)
+    folder, present_torch = read_stamp()
+    torch = choose_torch(present_torch)
+    whole = (folder, present_torch) == (str(ROOT), torch) and runs(PYTHON)
+    if whole and content(STAMPED_LOCK) == wanted:
+        return  # made by the call that this one waited for
+    if importlib.util.find_spec("ensurepip") is None:
+        raise SetUpError(
+            f"{sys.executable}: found no ensurepip, wanted one to begin with; add it (Debian:"
+            " apt-get install python3.11-venv) or set LOCKSTEP_PYTHON to another Python 3.11"
+        )
+    started = time.monotonic()
+    STAMP.unlink(missing_ok=True)
+    if whole:
+        say("Pipfile.lock has changed, bringing .venv to it")
+    else:
+        say(f"making .venv with Python {platform.python_version()} and torch for {torch}")
+        clear()
+        venv.create(VENV, symlinks=True, prompt=ROOT.name)
+    LOG.write_bytes(b"")
+    install(lock, ("packages", "dev-packages", torch))
+    write_atomically(SITE / "lockstep.pth", f"{ROOT}\n")  # `import project` works in any folder
+    write_atomically(STAMPED_LOCK, wanted)
+    write_atomically(STAMP, f"{ROOT}\n{torch}\n")
+    say(f".venv is ready ({time.monotonic() - started:.0f} s)")
+
+
+def wait_for_others() -> None:
+    """Take the lock as standard input, so that every process started from here on inherits it.
+
+    An installer that outlives a killed launcher then still holds it, whoever started it, and the
+    next launcher waits. To those who read it the lock is an empty file.
+    """
+    lock = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("another set-up of .venv is under way, waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    os.dup2(lock, 0)
+    os.close(lock)
+
+
+def read_stamp() -> tuple[str, str]:
+    lines = content(STAMP).splitlines()
+    return (lines[0], lines[1]) if len(lines) == 2 else ("", "")
+
+
+def parsed(lock: str) -> dict[str, Any]:
+    try:
+        entries: dict[str, Any] = json.loads(lock)
+    except ValueError as error:
+        raise SetUpError(
+            f"{ROOT / 'Pipfile.lock'}: found {error}, wanted JSON;"
+            " after a merge: git checkout Pipfile.lock, then invoke lock"
+        ) from error
+    return entries
+
+
+def content(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def runs(program: Path) -> bool:
+    try:
+        asked = subprocess.run([program, "--version"], env=environment(), capture_output=True)
+    except OSError:
+        return False
+    return asked.returncode == 0
+
+
+def clear() -> None:
+    """Empty `.venv`; the folder itself stays, it may be a mounted volume, and so do the lock and
+    the tools, which have stamps of their own."""
+    for path in VENV.iterdir():
+        if path in (LOCK, TOOLS):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def write_atomically(path: Path, content: str) -> None:
+    aside = path.with_name(path.name + ".new")
+    with aside.open("w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def choose_torch(present: str) -> str:
+    """LOCKSTEP_TORCH, else what is there, else cpu on x86-64 Linux without an NVIDIA device.
+
+    macOS has the plain wheel (gpu) only, and the lock names the +cpu wheel for x86-64 alone.
+    """
+    if choice := one_of("LOCKSTEP_TORCH", "cpu", "gpu") or present:
+        return choice
+    may_be_cpu = (sys.platform, platform.machine()) == ("linux", "x86_64")
+    return "cpu" if may_be_cpu and not Path("/dev/nvidiactl").exists() else "gpu"
+
+
+def one_of(variable: str, *choices: str) -> str:
+    found = os.environ.get(variable, "")
+    if found and found not in choices:
+        wanted = " or ".join(choices)
+        raise SetUpError(f"{variable}: found {found!r}, wanted {wanted}; set it so or unset it")
+    return found
+
+
+def install(lock: dict[str, Any], categories: Sequence[str]) -> None:
+    """With uv, or where uv is not to be had with pipenv, which is slower; both check hashes."""
+    installer = one_of("LOCKSTEP_INSTALLER", "uv", "pipenv")
+    if installer != "pipenv":
+        try:
+            return with_uv(lock, categories)
+        except NotToBeHadError as reason:
+            if installer == "uv":
+                raise
+            say(f"{reason}. Going on with pipenv")
+    with_pipenv(lock, categories)
+
+
+def with_uv(lock: dict[str, Any], categories: Sequence[str]) -> None:
+    """`uv pip sync`; uv knows nothing of pip's settings, so they are handed to it one by one."""
+    uv = tool("uv")
+    pip = pip_settings()
+    requirements = VENV / "requirements.txt"
+    requirements.write_text(export(lock, categories))
+    command: list[str | Path] = [uv, "pip", "sync", "--python", PYTHON]
+    command += ["--require-hashes", "--no-build", requirements]
+    # All indexes are looked at, as pip does; a package planted in one of them fails on its hash.
+    command += ["--index-strategy", "unsafe-best-match"]
+    for setting, option in (
+        ("index-url", "--index-url"),
+        ("extra-index-url", "--extra-index-url"),
+        ("find-links", "--find-links"),
+        ("trusted-host", "--allow-insecure-host"),
+    ):
+        for value in pip.get(setting, "").split():
+            command += [option, Path(value).expanduser() if value.startswith("~") else value]
+    for address in torch_addresses(entries(lock, categories).get("torch", {})):
+        command += ["--find-links", address]
+    if pip.get("no-index") in ("1", "true", "yes", "on"):
+        command += ["--no-index"]
+    variables = {}
+    if timeout := pip.get("timeout") or pip.get("default-timeout"):
+        variables["UV_HTTP_TIMEOUT"] = timeout
+    if proxy := pip.get("proxy"):
+        variables |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
+    requests_own = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if bundle := pip.get("cert") or requests_own:
+        variables["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
+        variables["UV_SYSTEM_CERTS"] = "1"
+    run("installing the locked packages with uv", command, **variables)
+
+
+def with_pipenv(lock: dict[str, Any], categories: Sequence[str]) -> None:
+    """`pipenv sync`, which leaves what the lock no longer has, so that is taken out here."""
+    pipenv = tool("pipenv")
+    links = [
+        *pip_settings().get("find-links", "").split(),
+        *torch_addresses(entries(lock, categories).get("torch", {})),
+    ]
+    run(
+        "installing the locked packages with pipenv",
+        [pipenv, "sync", "--categories", " ".join(categories)],
+        PIPENV_PIPFILE=str(ROOT / "Pipfile"),
+        PIPENV_VENV_IN_PROJECT="1",
+        PIPENV_IGNORE_VIRTUALENVS="1",
+        PIPENV_DONT_LOAD_ENV="1",
+        PIPENV_NOSPIN="1",
+        PIP_FIND_LINKS=" ".join(links),
+        PIP_ONLY_BINARY=":all:",
+    )
+    locked = {normal(name) for name in entries(lock, categories)}
+    present = {normal(found.name) for found in importlib.metadata.distributions(path=[str(SITE)])}
+    if extra := sorted(present - locked):
+        pip = (*TOOLS_PIP, "--python", PYTHON)
+        run("taking out what is not locked", (*pip, "uninstall", "--yes", *extra))
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def entries(lock: dict[str, Any], categories: Sequence[str]) -> dict[str, Any]:
+    """The locked packages of several categories of the Pipfile, by name."""
+    merged: dict[str, Any] = {}
+    for category in categories:
+        merged |= lock.get(LOCK_NAMES.get(category, category), {})
+    return dict(sorted(merged.items()))
+
+
+def export(lock: dict[str, Any], categories: Sequence[str]) -> str:
+    """Hashed requirements; with three equals signs, as 2.13.0+cpu satisfies ==2.13.0."""
+    lines = []
+    for name, entry in entries(lock, categories).items():
+        marker = f" ; {entry['markers']}" if "markers" in entry else ""
+        hashes = [f"    --hash={digest}" for digest in entry["hashes"]]
+        version = entry["version"].lstrip("=")
+        lines.append(" \\\n".join([f"{name}==={version}{marker}", *hashes]))
+    return "\n".join([*lines, ""])
+
+
+def torch_addresses(torch: dict[str, str]) -> list[str]:
+    """Where the +cpu wheel is to be had, if it is wanted and pip's own settings do not offer it."""
+    wanted = torch.get("version", "").lstrip("=")
+    if not wanted.endswith("+cpu"):
+        return []
+    asked = (*TOOLS_PIP, "index", "versions", "torch")
+    offered = subprocess.run(asked, env=environment(), capture_output=True, text=True).stdout
+    return [] if wanted in re.split(r"[\s,()]+", offered) else [f"{TORCH_CPU}/torch/"]
+
+
+def pip_settings() -> dict[str, str]:
+    """pip's settings from its files and PIP_ variables, in its own order of precedence."""
+    asked = (*TOOLS_PIP, "config", "list")
+    listed = subprocess.run(asked, env=environment(), capture_output=True, text=True).stdout
+    settings: dict[str, str] = {}
+    for section in ("global", "install", ":env:"):
+        for name, value in re.findall(rf"^{section}\.(\S+?)=(.+)$", listed, re.MULTILINE):
+            settings[name] = str(ast.literal_eval(value))
+    return settings
+
+
+def tool(name: str) -> Path:
+    """uv or pipenv as bootstrap.txt pins and hashes it, in a small environment of their own."""
+    program, home, done = TOOLS / "bin" / name, TOOLS / "stamp", TOOLS / f"{name}.txt"
+    pins = re.split(r"\n(?=\S)", (ROOT / "environment" / "bootstrap.txt").read_text())
+    chosen = "\n".join(pin for pin in pins if pin.startswith("uv==") == (name == "uv"))
+    if content(home) != str(ROOT) or not runs(TOOLS / "bin" / "python"):
+        run("making room for the installer", (PYTHON, "-m", "venv", "--clear", TOOLS))
+        write_atomically(home, str(ROOT))
+    if content(done) != chosen:
+        requirements = TOOLS / "requirements.txt"
+        requirements.write_text(chosen)
+        how = ("--no-compile", "--only-binary", ":all:", "--require-hashes", "-r", requirements)
+        run(f"fetching {name}", (*TOOLS_PIP, "install", *how))
+        write_atomically(done, chosen)
+    if not runs(program):
+        raise NotToBeHadError(f"{name}: it does not run on this machine")
+    return program
+
+
+def environment(**variables: str | None) -> dict[str, str]:
+    """For an installer: without what leads a Python astray, and without what is given as None."""
+    changed = dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))
+    changed |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"} | variables
+    merged = {**os.environ, **changed}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def run(doing: str, command: Sequence[str | Path], **variables: str | None) -> None:
+    """Run an installer: on a terminal it shows its progress, else it writes to the log."""
+    say(doing)
+    terminal = sys.stderr.isatty()
+    started = time.monotonic()
+    with LOG.open("ab") as log:
+        begin = log.tell()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(**variables),
+            stdout=sys.stderr if terminal else log,
+            stderr=sys.stderr if terminal else log,
+        )
+        while True:
+            try:
+                code = process.wait(timeout=5)
+                break
+            except subprocess.TimeoutExpired:
+                if not terminal:
+                    say(f"{doing}: {time.monotonic() - started:.0f} s")
+    if code:
+        raise failure(doing, code, LOG.read_bytes()[begin:].decode(errors="replace"), terminal)
+
+
+def failure(doing: str, code: int, said: str, terminal: bool) -> SetUpError:
+    """What an installer's failure is called, from its own words or the state of the disk."""
+    log = "its words are above" if terminal else f"the whole log is {LOG}"
+    if shutil.disk_usage(VENV).free < 2**24:
+        said += "\nno space left"
+    for pattern, cause, next_move in CAUSES:
+        if found := re.search(pattern, said, re.IGNORECASE | re.MULTILINE):
+            thing = " ".join(next(filter(None, found.groups()), "").split())[:200]
+            kind = NotToBeHadError if cause == NOT_OFFERED else SetUpError
+            return kind(f"{doing}: {cause} ({thing}); {next_move}, then try again; {log}")
+    last = said.strip().rpartition("\n")[2][:200]
+    return SetUpError(f"{doing}: exit code {code} ({last}); try again; {log}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""What the tests share: prepared data, brief runs, and the commands as people give them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from project.training import profiles
+
+profiles.enter("portable")  # before anything imports torch
+
+from project import models  # noqa: E402
+from project.config import Experiment, resolve  # noqa: E402
+from project.place import Place  # noqa: E402
+from project.records.receipt import Run  # noqa: E402
+from project.watch import Watch  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of prepared data for all tests and the commands that they start."""
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    os.environ["LOCKSTEP_DATA"] = str(shared / "data")
+    return shared / "data"
+
+
+@pytest.fixture
+def place(tmp_path: Path, data_folder: Path) -> Place:
+    """An empty runs folder, and the shared data."""
+    return Place(tmp_path / "runs", data_folder)
+
+
+def experiment(recipe: str = "digits/base", *overrides: str, seed: int = 42) -> Experiment:
+    """A recipe made brief: 2 epochs of 300 examples, in 8 shards."""
+    model, _, name = recipe.partition("/")
+    brief = ("training.epochs=2", "data.limit=300", "training.checkpoint_every=3")
+    return resolve(
+        model,
+        models.recipe(model, name or "base"),
+        models.config_of(model),
+        seed=seed,
+        overrides=(*brief, *overrides),
+    )[0]
+
+
+@pytest.fixture
+def train_briefly(place: Place) -> Callable[..., Run]:
+    """Train a brief run in this process: ``train_briefly("digits/base", "training.lr=0.1")``."""
+    from project.experiment import run_experiment
+
+    def train(recipe: str = "digits/base", *overrides: str, seed: int = 42) -> Run:
+        return run_experiment(experiment(recipe, *overrides, seed=seed), place, Watch())
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Run:
+    """A finished brief run of digits, to be looked at, not changed."""
+    from project.experiment import run_experiment
+
+    folder = Place(tmp_path_factory.mktemp("finished"), data_folder)
+    return run_experiment(experiment(), folder, Watch())
+
+
+def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """``python -m project ...`` as a process of its own, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "project", *words],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

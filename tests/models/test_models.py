@@ -1,0 +1,213 @@
+"""Every model's folder: the same five names, features apart, and a new one trains at once."""
+
+import ast
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from project import models
+from project.data.catalog import entry
+from project.models import predictor
+from project.records.receipt import Run
+from tests.conftest import ROOT, experiment
+
+NAMES = models.names()
+each = pytest.mark.parametrize("name", NAMES)
+
+
+class Parts:
+    """A model of a recipe with its data's shape, and some raw examples."""
+
+    def __init__(self, name: str, *overrides: str) -> None:
+        config = experiment(f"{name}/base", *overrides)
+        found, self.module = entry(config.data.name), models.module(name)
+        made = np.random.default_rng(0)
+        self.raw = made.integers(0, 17, (24, *found.shape), np.uint8)
+        self.labels = torch.arange(24) % len(found.labels)
+        self.preprocess = self.module.Preprocess.fit(config.settings, self.raw, list(found.labels))
+        self.model = self.module.Model(config.settings, len(found.labels)).eval()
+
+
+@each
+def test_a_model_has_the_same_five_names(name: str) -> None:
+    module = models.module(name)
+    assert module.__all__ == ["Config", "Model", "Predictor", "Preprocess", "loss"]
+    assert issubclass(module.Predictor, predictor.Predictor)
+    assert issubclass(module.Model, torch.nn.Module)
+    assert module.Config is models.config_of(name)
+    assert list(inspect.signature(module.loss).parameters) == ["model", "batch"]
+    folder = models.FOLDER / name
+    files = {"config.py", "preprocess.py", "model.py", "inference.py", "__init__.py", "recipes"}
+    assert files <= {path.name for path in folder.iterdir()}
+
+
+@each
+def test_features_and_classifier_are_apart(name: str) -> None:
+    parts = Parts(name)
+    inputs = parts.preprocess(parts.raw)
+    features = parts.model.features(inputs)
+    assert (features.ndim, len(features)) == (2, 24)
+    assert torch.equal(parts.model.classifier(features), parts.model(inputs))
+    halves = {key.split(".")[0] for key in parts.model.state_dict()}
+    assert halves == {"features", "classifier"}
+
+
+@each
+def test_the_loss_is_one_number_that_training_can_follow(name: str) -> None:
+    parts = Parts(name)
+    loss = parts.module.loss(parts.model, (parts.preprocess(parts.raw), parts.labels))
+    loss.backward()
+    assert (loss.ndim, bool(loss.isfinite())) == (0, True)
+    assert all(parameter.grad is not None for parameter in parts.model.parameters())
+
+
+@each
+def test_no_model_imports_another(name: str) -> None:
+    others = {f"project.models.{other}" for other in NAMES if other != name}
+    imported = set()
+    for path in (models.FOLDER / name).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                imported |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+    assert {name for name in imported if ".".join(str(name).split(".")[:3]) in others} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("digits", ()),
+        ("digits", ("model.shift=2",)),
+        ("apparel", ()),
+        ("apparel", ("model.shift=2", "model.erase=6")),
+    ],
+)
+def test_augmentation_keeps_shape_and_type_and_is_a_function_of_the_generator(
+    name: str, overrides: tuple[str, ...]
+) -> None:
+    parts = Parts(name, *overrides)
+    inputs = parts.preprocess(parts.raw)
+    before, state = inputs.clone(), torch.get_rng_state()
+
+    def augmented(seed: int) -> torch.Tensor:
+        found: torch.Tensor = parts.preprocess.augment(inputs, torch.Generator().manual_seed(seed))
+        return found
+
+    first, again, other = augmented(1), augmented(1), augmented(2)
+    assert (first.shape, first.dtype) == (inputs.shape, inputs.dtype)
+    assert (torch.equal(first, again), torch.equal(first, other)) == (True, False)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing from elsewhere
+    assert torch.equal(inputs, before)
+
+
+def test_without_augmentation_pictures_stay_as_they_are() -> None:
+    for name, overrides in (("digits", ("model.shift=0",)), ("apparel", ("model.flip=false",))):
+        parts = Parts(name, *overrides)
+        inputs = parts.preprocess(parts.raw)
+        assert torch.equal(parts.preprocess.augment(inputs, torch.Generator()), inputs)
+
+
+def test_augmentation_of_garments_mirrors_moves_and_hides() -> None:
+    """Of one bright pixel: where it is after each way of augmentation alone."""
+    raw = np.zeros((400, 28, 28), np.uint8)
+    raw[:, 10, 20] = 255
+
+    def places(*overrides: str) -> set[tuple[int, ...]]:
+        off = ("model.flip=false", "model.shift=0", "model.erase=0")
+        preprocess: Any = Parts("apparel", *off, *overrides).preprocess
+        augmented = preprocess.augment(preprocess(raw), torch.Generator().manual_seed(0))
+        bright = augmented[:, 0] == augmented.max()
+        return {tuple(at) for picture in bright for at in picture.nonzero().tolist() or [()]}
+
+    assert places() == {(10, 20)}
+    assert places("model.flip=true") == {(10, 20), (10, 7)}
+    assert places("model.shift=1") == {(y, x) for y in (9, 10, 11) for x in (19, 20, 21)}
+    assert places("model.erase=14") == {(10, 20), ()}
+
+
+@each
+def test_what_preprocessing_has_fitted_comes_back_from_its_state(name: str) -> None:
+    parts = Parts(name)
+    config = vars(parts.preprocess.config)
+    again = parts.module.Preprocess.from_state(parts.preprocess.state() | {"config": config})
+    assert torch.equal(again(parts.raw), parts.preprocess(parts.raw))
+    assert again.labels == parts.preprocess.labels
+    pixels = parts.preprocess(parts.raw)
+    assert (abs(float(pixels.mean())) < 1e-5, abs(float(pixels.std()) - 1) < 1e-3) == (True, True)
+
+
+@pytest.mark.slow
+def test_a_small_apparel_model_trains(train_briefly: Callable[..., Run]) -> None:
+    run = train_briefly("apparel/base", "model.widths=[4, 8]", "model.blocks=[0]")
+    assert run.receipt
+    assert run.receipt["results"]["labels"][1] == "Trouser"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package and of what its tests need, with a model named `tags` added."""
+    folder = tmp_path_factory.mktemp("tree")
+    dust = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "project", folder / "project", ignore=dust)
+    (folder / "tests" / "models").mkdir(parents=True)
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/__init__.py"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "tests" / "models" / "__init__.py").touch()
+    done = python(folder, "-m", "project", "new-model", "tags")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def python(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A Python that runs in a tree of its own."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST")}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_new_model_is_a_folder_like_the_others_and_nothing_else_changes(tree: Path) -> None:
+    def files(package: Path) -> dict[str, bytes]:
+        found = [path for path in package.rglob("*") if path.is_file()]
+        kept = [path for path in found if "__pycache__" not in path.parts]
+        return {path.relative_to(package).as_posix(): path.read_bytes() for path in kept}
+
+    before, after = files(ROOT / "project"), files(tree / "project")
+    added = set(after) - set(before)
+    model = {name.replace("digits", "tags") for name in before if name.startswith("models/digits/")}
+    assert (added, [name for name in before if before[name] != after[name]]) == (model, [])
+    assert (tree / "tests" / "models" / "test_tags.py").exists()
+
+
+def test_a_new_model_is_clean_at_once(tree: Path) -> None:
+    tools = (("-m", "black", "--check", "-q"), ("-m", "ruff", "check", "-q"))
+    for words in tools:
+        done = python(tree, *words, "project/models/tags", "tests/models/test_tags.py")
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_new_model_trains_and_passes_its_own_test(tree: Path) -> None:
+    done = python(tree, "-m", "pytest", "-n", "0", "tests/models/test_tags.py")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "."), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["Tags", "2tags", "my-tags", "../tags", "tags/more", "digits"])
+def test_a_name_that_is_taken_or_cannot_be_a_package_is_refused(tree: Path, name: str) -> None:
+    before = sorted(tree.glob("project/**/*.py"))
+    done = python(tree, "-m", "project", "new-model", name)
+    taken = f"{tree}/project/models/digits: is there already; choose another name or remove it."
+    wrong = f"{name}: no name for a model; wanted small letters, digits and _."
+    wanted = taken if name == "digits" else wrong
+    assert (done.returncode, done.stderr) == (2, f"error: {wanted}\n")
+    assert sorted(tree.glob("project/**/*.py")) == before

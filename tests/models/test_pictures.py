@@ -1,0 +1,115 @@
+"""Pictures as people have them: a path, an image, an array or a tensor, all read alike."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from project.errors import DataError
+from project.models.pictures import grey
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+COLOURS = np.random.default_rng(1).integers(0, 256, (28, 28, 3), np.uint8)
+
+
+def test_every_way_to_give_a_picture_gives_the_same_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(PIXELS).save(path)
+    sources = {
+        "path": path,
+        "text": str(path),
+        "image": Image.fromarray(PIXELS),
+        "bytes": PIXELS,
+        "whole numbers": PIXELS.astype(np.int64),
+        "floats": PIXELS / 255,
+        "small floats": (PIXELS / 255).astype(np.float32),
+        "with a channel": PIXELS[None],
+        "of grey colours": np.stack([PIXELS] * 3, axis=2),
+        "tensor": torch.from_numpy(PIXELS),
+        "tensor with a channel": torch.from_numpy(PIXELS)[None].float() / 255,
+        "tensor with a gradient": (torch.from_numpy(PIXELS) / 255).requires_grad_(),
+        "lists": PIXELS.tolist(),
+    }
+    found = {name: grey(source, (28, 28)) for name, source in sources.items()}
+    assert {name: (array.dtype, array.tolist()) for name, array in found.items()} == dict.fromkeys(
+        sources, (np.dtype(np.uint8), PIXELS.tolist())
+    )
+
+
+def test_colours_become_the_grey_that_pillow_makes_of_them(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOURS)
+    image.save(tmp_path / "colours.png")
+    wanted = np.asarray(image.convert("L")).tolist()
+    sources = (COLOURS, image, image.convert("RGBA"), tmp_path / "colours.png")
+    assert [grey(source, (28, 28)).tolist() for source in sources] == [wanted] * 4
+
+
+def test_16_bits_for_a_pixel_keep_their_shades(tmp_path: Path) -> None:
+    fine = PIXELS.astype(np.uint16) * 256 + 77
+    Image.fromarray(fine).save(tmp_path / "fine.png")
+    sources = (tmp_path / "fine.png", Image.fromarray(fine))
+    assert [grey(source, (28, 28)).tolist() for source in sources] == [PIXELS.tolist()] * 2
+
+
+def test_floats_become_the_nearest_shade() -> None:
+    assert grey(np.array([[0.0, 0.998, 1.0]]), (1, 3)).tolist() == [[0, 254, 255]]
+    assert grey(np.array([[0.001, 0.999, 0.003]]), (1, 3)).tolist() == [[0, 255, 1]]
+
+
+def test_another_size_is_scaled_to_height_and_width() -> None:
+    bars = np.repeat([[0], [255]], 50, axis=0).repeat(60, axis=1)
+    found = grey(bars, (4, 6))
+    assert (found.shape, found[0].tolist(), found[-1].tolist()) == ((4, 6), [0] * 6, [255] * 6)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("no/such.png", "no/such.png: no readable picture ("),
+        (__file__, "test_pictures.py: no readable picture ("),
+        (Path(__file__).parent, "models: no readable picture ("),
+        (None, "found an array of shape (), wanted (height, width)"),
+        (np.zeros((0, 3)), "found an array of shape (0, 3)"),
+        (np.zeros((28, 28, 4)), "found an array of shape (28, 28, 4)"),
+        (np.zeros((2, 28, 28)), "found an array of shape (2, 28, 28)"),
+        (PIXELS / 1.0, "found floats outside 0 to 1; scale them"),
+        (PIXELS / 255 * np.nan, "found floats outside 0 to 1"),
+        (PIXELS - 300.0, "found floats outside 0 to 1"),
+        (PIXELS.astype(np.int64) + 1000, "found whole numbers outside 0 to 255"),
+        (PIXELS.astype(np.int64) - 300, "found whole numbers outside 0 to 255"),
+        (PIXELS > 9, "found values of type bool, wanted numbers"),
+        ([["a", "b"]], "found values of type <U1, wanted numbers"),
+        ([[1, 2], [3]], "found no array of numbers"),
+        (torch.zeros(28, 28, dtype=torch.bfloat16), "found no array of numbers"),
+    ],
+)
+def test_what_is_no_picture_is_refused(source: Any, told: str) -> None:
+    with pytest.raises(DataError) as error:
+        grey(source, (28, 28))
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_picture_that_was_cut_or_altered_anywhere_is_read_or_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "picture"
+    Image.fromarray(PIXELS[:8, :8]).save(path, kind)
+    content = path.read_bytes()
+    cuts = [content[:length] for length in range(len(content))]
+    altered = [
+        content[:at] + bytes([value]) + content[at + 1 :]
+        for at in range(100)
+        for value in (0, content[at] ^ 0xFF)
+    ]
+    refused = 0
+    for damaged in (*cuts, *altered):
+        path.write_bytes(damaged)
+        try:
+            grey(path, (8, 8))
+        except DataError:
+            refused += 1
+    assert refused > len(content) / 2

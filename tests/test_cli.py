@@ -1,0 +1,270 @@
+"""The verbs as people type them: what they print, what they refuse, what they load."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from project import cli
+from project.models.digits import Preprocess
+from project.records.receipt import Run
+from tests.conftest import ROOT, command
+
+BRIEF = ("digits", "training.epochs=1", "data.limit=100", "training.checkpoint_every=3")
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """One verb in this process: (exit code, output, messages)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = cli.main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, finished_run: Run) -> Path:
+    """A runs folder with one finished run and one that was stopped, which is the newer."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(finished_run.folder, folder / finished_run.name, symlinks=True)
+    stopped = folder / "digits-base-s7-0123abcd"
+    shutil.copytree(finished_run.folder, stopped, symlinks=True)
+    (stopped / "receipt.json").unlink()
+    os.utime(folder / finished_run.name, (1, 1))
+    os.utime(stopped, (2, 2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Files of ten pictures, a zero first and a nine last."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for digit, pixels in enumerate(load_digits().images[:10]):
+        Preprocess.show(pixels).save(folder / f"{digit}.png")
+    return [str(folder / f"{digit}.png") for digit in range(10)]
+
+
+VERBS = "train, config, evaluate, predict, runs, doctor, new-model"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("trian",), f"trian: no such verb. Did you mean train? (there are {VERBS})"),
+        ((), "the following arguments are required: VERB"),
+        (("train", "--sead", "3"), "unrecognized arguments: --sead"),
+        (("train", "--seed", "many"), "argument --seed: invalid int value: 'many'"),
+        (("runs", "more"), "unrecognized arguments: more"),
+        (("train", "digitz"), "digitz: no such model. Did you mean digits? (there are "),
+        (("config", "digits/bsae"), "digits/bsae: no such recipe. Did you mean base? (digits has"),
+        (("train", "digits", "training.epoch=5"), "override: training.epoch: no such setting. Did"),
+        (("train", "--seed", "-1"), "seed: found -1, wanted int from 0 to 9223372036854775807"),
+        (("train", "data.name=digitz"), "data.name: 'digitz' is not in the catalog. Did you mean"),
+        (("evaluate", "digits-base-s43"), "digits-base-s43: no such run in "),
+        (("predict", "nothing", "file.png"), "nothing: no such run in "),
+        (("new-model", "My-Model"), "My-Model: no name for a model; wanted small letters, digits"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2(
+    call: Call, tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    if words and words[0] in ("train", "evaluate", "predict"):
+        words = (*words, "--runs", str(tmp_path / "runs"))
+    code, out, err = call(*words)
+    assert (code, out, err.count("\n"), (tmp_path / "runs").exists()) == (2, "", 1, False)
+    assert err.startswith(f"error: {told}")
+
+
+def test_the_exit_code_is_that_of_the_process() -> None:
+    found = [command(*words).returncode for words in ([], ["--help"], ["config", "digitz"])]
+    assert found == [2, 0, 2]
+
+
+def test_help_names_every_verb_and_what_it_is_for(call: Call) -> None:
+    code, out, _ = call("--help")
+    told = " ".join(out.split())
+    meant = [getattr(cli, verb.replace("-", "_")).__doc__ for verb in VERBS.split(", ")]
+    assert code == 0
+    assert [doc for doc in meant if doc.partition("\n")[0] not in told] == []
+
+
+def test_training_ends_with_three_lines_and_a_second_call_reports_the_run(
+    call: Call, tmp_path: Path
+) -> None:
+    words = ("train", *BRIEF, "--seed", "7", "--runs", str(tmp_path))
+    code, out, err = call(*words)
+    (run,) = tmp_path.iterdir()
+    receipt = json.loads((run / "receipt.json").read_text())
+    accuracy = receipt["results"]["metrics"]["test"]["accuracy"]
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            f"run {run}",
+            f"weights sha256 {receipt['results']['weights_sha256']}",
+            f"test accuracy {accuracy:.4f}",
+        ],
+    )
+    assert f"{run.name}: starts of 2\n" in err
+    assert "epoch   1 of 1  training loss " in err
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert call(*words) == (0, out, "")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert call(*words, "--json") == (0, (run / "receipt.json").read_text(), "")
+
+
+def test_overrides_may_stand_before_and_after_options_and_alone(call: Call) -> None:
+    ways = [
+        ("config", "digits/base", "training.lr=0.5", "training.epochs=2", "--json"),
+        ("config", "digits", "training.lr=0.5", "--json", "training.epochs=2"),
+        ("config", "--json", "training.lr=0.5", "training.epochs=2"),
+    ]
+    found = [call(*words) for words in ways]
+    values = {row["key"]: row["value"] for row in json.loads(found[0][1])}
+    assert (values["training.lr"], values["training.epochs"]) == (0.5, 2)
+    assert found == [found[0]] * 3
+
+
+def test_evaluation_finds_what_the_receipt_says(call: Call, finished_run: Run, runs: Path) -> None:
+    assert finished_run.receipt
+    wanted = finished_run.receipt["results"]["metrics"]["test"]
+    code, out, _ = call("evaluate", finished_run.name, "--runs", str(runs))
+    first, second = out.splitlines()
+    assert (code, second) == (0, "as in the receipt")
+    assert first == (
+        f"test accuracy {wanted['accuracy']:.4f}  f1 {wanted['f1']:.4f}  loss {wanted['loss']:.4f}"
+    )
+    code, out, _ = call("evaluate", finished_run.name, "--runs", str(runs), "--json")
+    assert (code, json.loads(out)) == (0, {"test": wanted, "as_in_receipt": True})
+
+
+def test_evaluation_says_so_when_the_receipt_says_otherwise(
+    call: Call, finished_run: Run, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / finished_run.name, symlinks=True)
+    receipt: Any = finished_run.receipt
+    receipt["results"]["metrics"]["test"]["accuracy"] = 1.0
+    (copy / "receipt.json").write_text(json.dumps(receipt))
+    code, out, _ = call("evaluate", str(copy))
+    assert (code, out.splitlines()[1]) == (1, "NOT as in the receipt")
+
+
+def test_predictions_come_in_the_order_of_the_files(
+    call: Call, finished_run: Run, pictures: list[str]
+) -> None:
+    run = str(finished_run.folder)
+    code, out, _ = call("predict", run, *pictures, "--json")
+    answers = json.loads(out)
+    backwards = json.loads(call("predict", run, *pictures[::-1], "--json")[1])
+    assert (code, len({answer["label"] for answer in answers}) > 1) == (0, True)
+    assert [answer["label"] for answer in backwards[::-1]] == [a["label"] for a in answers]
+    assert list(answers[0]) == ["label", "confidence", "confidences"]
+
+    code, out, _ = call("predict", run, *pictures)
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            f"{name}: {answer['label']} ({answer['confidence']:.1%})"
+            for name, answer in zip(pictures, answers, strict=True)
+        ],
+    )
+
+
+def test_a_file_that_is_no_picture_is_refused_by_name(
+    call: Call, finished_run: Run, pictures: list[str]
+) -> None:
+    code, out, err = call("predict", str(finished_run.folder), pictures[0], "none.png")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: none.png: no readable picture (")
+
+
+def test_an_unfinished_run_is_not_used(call: Call, runs: Path, pictures: list[str]) -> None:
+    for words in (("evaluate", "digits-base-s7"), ("predict", "digits-base-s7", pictures[0])):
+        code, out, err = call(*words, "--runs", str(runs))
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {runs}/digits-base-s7-0123abcd/receipt.json: No such file")
+
+
+def test_runs_are_listed_newest_first(call: Call, finished_run: Run, runs: Path) -> None:
+    assert finished_run.receipt
+    assert finished_run.identity
+    identity = finished_run.identity["digest"][:12]
+    accuracy = finished_run.receipt["results"]["metrics"]["test"]["accuracy"]
+    rows = json.loads(call("runs", "--runs", str(runs), "--json")[1])
+    assert [list(row.values()) for row in rows] == [
+        ["digits-base-s7-0123abcd", "stopped at step 10", "digits", "base", 7, None, identity],
+        [finished_run.name, "finished", "digits", "base", 42, round(accuracy, 4), identity],
+    ]
+    os.utime(runs / finished_run.name, (3, 3))
+    again = json.loads(call("runs", "--runs", str(runs), "--json")[1])
+    os.utime(runs / finished_run.name, (1, 1))
+    assert again == rows[::-1]
+
+    head, *lines = call("runs", "--runs", str(runs))[1].splitlines()
+    names = list(rows[0])
+    starts = [head.index(name) for name in names]
+    table = [
+        [line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        for line in lines
+    ]
+    assert table == [["" if v is None else str(v) for v in row.values()] for row in rows]
+
+
+def test_an_empty_folder_of_runs_says_how_to_make_one(call: Call, tmp_path: Path) -> None:
+    wanted = f"no runs in {tmp_path}; `invoke train --seed 42` makes one\n"
+    assert call("runs", "--runs", str(tmp_path)) == (0, wanted, "")
+    assert call("runs", "--runs", str(tmp_path), "--json") == (0, "[]\n", "")
+
+
+def test_the_doctor_has_a_line_for_each_thing(call: Call) -> None:
+    code, out, _ = call("doctor")
+    names = ["python", "lock", "variables", "cpu", "gpu", "disk", "docker"]
+    findings = json.loads(call("doctor", "--json")[1])
+    assert [finding["name"] for finding in findings] == names
+    well = [finding["ok"] for finding in findings]
+    assert [line[:4] == "ok  " for line in out.splitlines()] == well
+    assert code == (0 if all(well) else 1)
+
+
+HEAVY = {"torch", "mlflow", "sklearn", "matplotlib", "pandas", "PIL"}
+CODE = """
+import sys
+try:
+    {}
+finally:
+    print(sorted({} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import tasks",
+        "from project.cli import main; main(['--help'])",
+        "from project.cli import main; main(['config', 'apparel'])",
+        "from project.cli import main; main(['runs', '--runs', 'no-such-folder'])",
+        "from project.cli import main; main(['doctor'])",
+        "from project.cli import main; main(['train', 'digits', 'training.epoch=1'])",
+    ],
+)
+def test_what_does_not_train_loads_nothing_heavy(statement: str) -> None:
+    if "doctor" in statement and shutil.which("nvidia-smi"):
+        pytest.skip("looks at the GPU through torch")
+    words = [sys.executable, "-c", CODE.format(statement, HEAVY)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[]"

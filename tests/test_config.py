@@ -1,0 +1,175 @@
+"""Settings: typed, listed, and every mistake told at once, with what would be right."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from project import models
+from project.config import Experiment, Source, explain, resolve
+from project.errors import SettingError
+from tests.conftest import command, experiment
+
+Resolve = Callable[..., tuple[Experiment, dict[str, Source]]]
+
+
+@pytest.fixture
+def resolved(tmp_path: Path) -> Resolve:
+    """Resolve a recipe given as text: ``resolved("training:\\n  lr: 1", "training.epochs=2")``."""
+
+    def resolve_text(
+        recipe: str | bytes = "", *overrides: str, model: str = "digits", seed: int = 0
+    ) -> tuple[Experiment, dict[str, Source]]:
+        path = tmp_path / model / "recipes" / "mine.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
+        return resolve(model, path, models.config_of(model), seed=seed, overrides=overrides)
+
+    return resolve_text
+
+
+def problems(call: Callable[[], object]) -> list[str]:
+    """The lines that a call is refused with."""
+    with pytest.raises(SettingError) as error:
+        call()
+    return str(error.value).splitlines()
+
+
+def test_all_mistakes_are_told_at_once_each_with_its_place_and_what_would_be_right(
+    resolved: Resolve,
+) -> None:
+    recipe = "data:\n  name: digits\nmodel:\n  dropuot: 0.1\ntraining:\n  lr: fast\n  epochs: 0\n"
+    overrides = ("training.batchsize=64", "model.dropout=0.99", "training.lr", "training.shards=6")
+    assert problems(lambda: resolved(recipe, *overrides, seed=-1)) == [
+        "training.lr: found no '=', wanted key=value, e.g. training.epochs=5",
+        "seed: found -1, wanted int from 0 to 9223372036854775807",
+        "digits/recipes/mine.yaml: model.dropuot: no such setting. Did you mean model.dropout? "
+        "(python -m project config digits lists all)",
+        "digits/recipes/mine.yaml: training.lr: found 'fast', wanted float, at least 0",
+        "digits/recipes/mine.yaml: training.epochs: found 0, wanted int, at least 1",
+        "override: training.batchsize: no such setting. Did you mean training.batch_size? "
+        "(python -m project config digits lists all)",
+        "override: model.dropout: found 0.99, wanted float from 0 to 0.95",
+        "override: training.shards: found 6, wanted int, a power of two, at least 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("training.epochs=2.5", "found 2.5, wanted int, at least 1"),
+        ("training.epochs=many", "found 'many', wanted int, at least 1"),
+        ("training.epochs=true", "found True, wanted int, at least 1"),
+        ("training.epochs=", "found None, wanted int, at least 1"),
+        ("training.lr=[0.1]", "found [0.1], wanted float, at least 0"),
+        ("training.lr={a: 1}", "found {'a': 1}, wanted float, at least 0"),
+        ("training.lr=.nan", "found nan, wanted float, at least 0"),
+        ("training.lr=.inf", "found inf, wanted float, at least 0"),
+        ("training.optimizer=sdg", "found 'sdg', wanted str out of adamw, adam, sgd"),
+        ("training.monitor=5", "found 5, wanted str out of accuracy, f1, loss"),
+        ("data.name=[digits]", "found ['digits'], wanted str"),
+        ("data.name=???", "found '???', wanted str"),
+        ("data.name=${oc.env:HOME}", "found '${oc.env:HOME}', wanted str"),
+        ("model.flip=2", "found 2, wanted bool"),
+        ("model.widths=16", "found 16, wanted list[int], at least 1"),
+        ("model.widths=[16, 32, 0]", "found [16, 32, 0], wanted list[int], at least 1"),
+        ("model.widths=[[1], 2, 3]", "found [[1], 2, 3], wanted list[int], at least 1"),
+        ("model.blocks=[0.5, 1]", "found [0.5, 1], wanted list[int], at least 0"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(
+    resolved: Resolve, override: str, wanted: str
+) -> None:
+    key = override.partition("=")[0]
+    found = problems(lambda: resolved("", override, model="apparel"))
+    assert found == [f"override: {key}: {wanted}"]
+
+
+def test_settings_that_do_not_go_together_are_refused(resolved: Resolve) -> None:
+    assert problems(lambda: resolved("", "model.widths=[8, 16]", model="apparel")) == [
+        "model.blocks: found 2 stages, wanted 1, one for each of model.widths after the first"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "found"),
+    [
+        ("- training\n- lr\n", "holds list, wanted sections of settings."),
+        ("training: {lr: 1", "not readable as YAML: while parsing a flow mapping"),
+        (b"\xff\xfe", "not readable as YAML: 'utf-8' codec can't decode byte 0xff"),
+        ("lr: 1\n", "lr: no such setting. Did you mean training.lr?"),
+    ],
+)
+def test_a_recipe_that_is_no_recipe_is_refused_by_its_file(
+    resolved: Resolve, recipe: str | bytes, found: str
+) -> None:
+    (line,) = problems(lambda: resolved(recipe))
+    assert ("recipes/mine.yaml: " + found) in line
+
+
+def test_an_empty_recipe_is_all_defaults(resolved: Resolve) -> None:
+    config, written = resolved("")
+    parts = (config.data, config.settings, config.training)
+    assert (parts, written) == (tuple(type(part)() for part in parts), {})
+
+
+def test_an_override_wins_over_the_recipe_and_1e_3_is_a_number(resolved: Resolve) -> None:
+    recipe = "training:\n  lr: 1e-4\n  epochs: 3\n"
+    training = resolved(recipe, "training.lr=1e-3", "training.clip=1")[0].training
+    assert (training.lr, training.epochs, training.clip) == (1e-3, 3, 1.0)
+
+
+def test_a_list_in_a_recipe_becomes_a_plain_list(resolved: Resolve) -> None:
+    settings = resolved("model:\n  widths: [4, 8]\n  blocks: [2]\n", model="apparel")[0].settings
+    assert (settings.widths, type(settings.widths)) == ([4, 8], list)
+
+
+def test_explain_tells_every_setting_and_where_it_came_from(resolved: Resolve) -> None:
+    config, written = resolved("training:\n  lr: 0.5\n", "training.epochs=2", model="apparel")
+    lines = {line.key: line for line in explain(config, written)}
+    parts = {"data": config.data, "model": config.settings, "training": config.training}
+    keys = [f"{name}.{f.name}" for name, part in parts.items() for f in dataclasses.fields(part)]
+    assert list(lines) == keys
+    assert all(line.help for line in lines.values())
+    told = [lines[f"training.{name}"] for name in ("lr", "epochs", "shards")]
+    assert [(line.value, line.type, line.source) for line in told] == [
+        (0.5, "float, at least 0", "apparel/recipes/mine.yaml"),
+        (2, "int, at least 1", "override"),
+        (8, "int, a power of two, at least 1", "default"),
+    ]
+
+
+def test_what_decides_no_bit_is_not_in_the_identity() -> None:
+    config = experiment()
+    everything, bits = config.as_dict(), config.as_dict(bits_only=True)
+    left_out = {"loaders", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"}
+    assert set(everything["training"]) - set(bits["training"]) == left_out
+    assert bits["model"] == everything["model"]
+    assert experiment("digits/base", "training.loaders=2").as_dict(bits_only=True) == bits
+    assert experiment("digits/base", "training.lr=1").as_dict(bits_only=True) != bits
+
+
+def test_the_config_verb_prints_a_line_for_each_setting() -> None:
+    done = command("config", "digits", "training.lr=0.5")
+    head, *rows = done.stdout.splitlines()
+    columns = [head.index(word) for word in ("setting", "value", "type", "from", "meaning")]
+    (row,) = [row for row in rows if row.startswith("training.lr ")]
+    cells = [row[a:b].strip() for a, b in zip(columns, [*columns[1:], None], strict=True)]
+    assert cells == ["training.lr", "0.5", "float, at least 0", "override", "peak learning rate"]
+
+
+def test_the_config_verb_speaks_json() -> None:
+    rows = json.loads(command("config", "apparel", "--json").stdout)
+    found = {row["key"]: row["value"] for row in rows}
+    assert (found["data.name"], found["training.shards"]) == ("fashion-mnist", 8)
+
+
+def test_the_config_verb_tells_mistakes_and_exits_with_2() -> None:
+    done = command("config", "digits", "training.epoch=5")
+    told = (
+        "error: override: training.epoch: no such setting. Did you mean training.epochs? "
+        "(python -m project config digits lists all)\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)

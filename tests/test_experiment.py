@@ -1,0 +1,201 @@
+"""Runs: same identity, same bits; and what else a run promises."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from project.errors import Diverged
+from project.experiment import run_experiment
+from project.files import digest_of
+from project.place import Place
+from project.records import environment, trace
+from project.records.receipt import Run
+from project.watch import Watch
+from tests.conftest import command, experiment
+
+Train = Callable[..., Run]
+
+
+def results(run: Run) -> dict[str, object]:
+    assert run.receipt
+    found: dict[str, object] = run.receipt["results"]
+    return found
+
+
+def elsewhere(place: Place, *overrides: str) -> Run:
+    """The same brief run in a folder of its own."""
+    other = dataclasses.replace(place, runs=place.runs.with_name("elsewhere"))
+    return run_experiment(experiment("digits/base", *overrides), other, Watch())
+
+
+def test_the_same_identity_has_the_same_bits_in_another_process(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    brief = ("training.epochs=2", "data.limit=300", "training.checkpoint_every=3")
+    assert command("train", "--seed=42", *brief, f"--runs={tmp_path}").returncode == 0
+    other = Run(tmp_path / finished_run.name)
+    assert results(other) == results(finished_run)
+    for name in ("weights.safetensors", "trace.bin", "metrics.jsonl", "source.zip"):
+        assert (other.folder / name).read_bytes() == (finished_run.folder / name).read_bytes()
+
+
+def test_the_receipt_names_the_digests_of_the_files(finished_run: Run) -> None:
+    found = results(finished_run)
+    folder = finished_run.folder
+    assert found["weights_sha256"] == digest_of(folder / "weights.safetensors")
+    assert found["trace_sha256"] == digest_of(folder / "trace.bin")
+    assert found["preprocess_sha256"] == digest_of(folder / "preprocess.json")
+
+
+def test_the_receipt_has_its_keys(finished_run: Run) -> None:
+    receipt = finished_run.receipt
+    assert receipt
+    assert sorted(receipt) == ["environment", "identity", "results", "run", "schema", "timing"]
+    assert sorted(receipt["identity"]) == [
+        *("data", "digest", "experiment", "packages", "profile", "source")
+    ]
+    wanted = {"python", "torch", "platform", "cpu", "threads", "git", "image", "drift"}
+    assert set(receipt["environment"]) == wanted
+    assert receipt["environment"]["threads"] == 1
+    assert {"steps", "epochs", "weights_sha256", "trace_sha256", "metrics"} <= set(
+        results(finished_run)
+    )
+    assert sorted(receipt["results"]["metrics"]) == ["test", "validation"]
+
+
+@pytest.mark.parametrize(
+    "change", ["training.lr=0.001", "data.limit=299", "model.width=8", "training.shards=4"]
+)
+def test_what_decides_bits_decides_the_identity(
+    train_briefly: Train, finished_run: Run, change: str
+) -> None:
+    run = train_briefly("digits/base", change)
+    assert run.name != finished_run.name
+    assert results(run)["weights_sha256"] != results(finished_run)["weights_sha256"]
+
+
+def test_another_seed_is_another_run(train_briefly: Train, finished_run: Run) -> None:
+    assert results(train_briefly(seed=1))["trace_sha256"] != results(finished_run)["trace_sha256"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.checkpoint_every=1",
+        "training.checkpoint_seconds=0.01",
+        "training.keep_checkpoints=5",
+        "training.loaders=2",
+    ],
+)
+def test_what_decides_no_bit_is_not_in_the_identity(
+    train_briefly: Train, finished_run: Run, change: str
+) -> None:
+    run = train_briefly("digits/base", change)
+    assert (run.name, results(run)) == (finished_run.name, results(finished_run))
+
+
+def test_an_edit_of_the_code_is_another_run(
+    train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from project.records import source
+
+    files = source.files_that_run("project.experiment", "project.models.digits.__init__")
+    files["project/training/loop.py"] += b"# edited\n"
+    monkeypatch.setattr(source, "files_that_run", lambda *_: files)
+    assert train_briefly().name != finished_run.name
+
+
+def test_packages_that_are_not_as_locked_are_said_and_recorded(
+    place: Place, finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = environment.installed() | {"numpy": "0.0.1"}
+    monkeypatch.setattr(environment, "installed", lambda: there)
+    told: list[str] = []
+    watch = Watch()
+    watch.say = told.append  # type: ignore[method-assign]
+    run = run_experiment(experiment(), place, watch)
+    assert run.receipt and run.receipt["environment"]["drift"][0].startswith("numpy: locked ")
+    assert "not as locked" in "".join(told)
+    assert run.name != finished_run.name
+
+
+def test_a_finished_run_is_not_trained_again(train_briefly: Train) -> None:
+    written = (train_briefly().folder / "receipt.json").stat().st_mtime_ns
+    assert (train_briefly().folder / "receipt.json").stat().st_mtime_ns == written
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    train_briefly: Train, place: Place
+) -> None:
+    with pytest.raises(Diverged, match=r"^step \d+: .* is (nan|inf)"):
+        train_briefly("digits/base", "training.lr=1e30", "training.checkpoint_every=1")
+    (run,) = place.runs.iterdir()
+    for path in run.glob("checkpoints/0*/tensors.safetensors"):
+        tensors = safetensors.numpy.load(path.read_bytes())
+        assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+    assert not (run / "receipt.json").exists()
+
+
+def test_a_diverged_run_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
+    done = command("train", "training.lr=1e30", "data.limit=300", f"--runs={tmp_path}")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.returncode, len(errors), "Traceback" in done.stderr) == (2, 1, False)
+
+
+def test_without_getting_better_it_stops_after_patience(train_briefly: Train) -> None:
+    run = train_briefly(
+        *("digits/base", "training.lr=0", "training.epochs=9", "training.patience=2")
+    )
+    assert results(run)["epochs"] == 3  # the first is the best, two more are waited for
+
+
+def test_best_and_last_weights_can_be_kept(train_briefly: Train) -> None:
+    words = ("digits/base", "training.lr=0", "training.epochs=3")
+    best, last = (train_briefly(*words, f"training.keep={keep}") for keep in ("best", "last"))
+    assert (results(best)["kept_step"], results(last)["kept_step"]) == (5, 15)
+
+
+def test_averaged_weights_are_what_is_kept_and_evaluated(train_briefly: Train) -> None:
+    plain, averaged = train_briefly(), train_briefly("digits/base", "training.average=0.9")
+    columns = [trace.read(run.folder / "trace.bin")["loss"] for run in (plain, averaged)]
+    assert columns[0].tolist() == columns[1].tolist()  # training itself is the same
+    assert results(plain)["weights_sha256"] != results(averaged)["weights_sha256"]
+
+
+def test_the_trace_tells_the_first_step_that_differs(train_briefly: Train, place: Place) -> None:
+    """Two runs that differ in one bit of one picture part where that picture is first used."""
+    run = train_briefly()
+    same = elsewhere(place)
+    columns = [trace.read(each.folder / "trace.bin") for each in (run, same)]
+    assert columns[0].tobytes() == columns[1].tobytes()
+    other = train_briefly("digits/base", "training.lr=0.003")
+    differ = np.flatnonzero(
+        trace.read(other.folder / "trace.bin")["weights"] != columns[0]["weights"]
+    )
+    assert differ[0] == 0
+
+
+def test_metrics_have_a_line_for_each_epoch(finished_run: Run) -> None:
+    lines = (finished_run.folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 5), (2, 10)]
+    losses = trace.read(finished_run.folder / "trace.bin")["loss"]
+    assert rows[1]["train"]["loss"] == float(np.mean(losses[5:]))
+
+
+@pytest.mark.slow
+def test_digits_learns_what_its_recipe_says(tmp_path: Path) -> None:
+    done = command("train", "--seed=42", f"--runs={tmp_path}", "--json")
+    assert json.loads(done.stdout)["results"]["metrics"]["test"]["accuracy"] >= 0.98
+
+
+@pytest.mark.slow
+def test_apparel_learns_on_the_real_data(train_briefly: Train) -> None:
+    run = train_briefly("apparel/base", "data.limit=12000", "training.epochs=2")
+    metrics = results(run)["metrics"]
+    assert isinstance(metrics, dict) and metrics["test"]["accuracy"] >= 0.8

@@ -1,0 +1,139 @@
+"""Pipfile, Pipfile.lock and what else is pinned."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PIPFILE = tomllib.loads((ROOT / "Pipfile").read_text())
+LOCK = json.loads((ROOT / "Pipfile.lock").read_text())
+CATEGORIES = {"packages": "default", "dev-packages": "develop", "cpu": "cpu", "gpu": "gpu"}
+ENTRIES = [
+    (category, name, entry)
+    for category in CATEGORIES.values()
+    for name, entry in LOCK[category].items()
+]
+CUDA = re.compile("nvidia-|cuda-|triton")
+
+
+def normal(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def test_no_index_is_named() -> None:
+    assert LOCK["_meta"]["sources"] == []
+    assert [name for _, name, entry in ENTRIES if "index" in entry] == []
+    for file in ("Pipfile", "Pipfile.lock", "environment/bootstrap.txt"):
+        assert re.findall(r"\S*://\S*", (ROOT / file).read_text()) == [], file
+
+
+def test_the_lock_has_the_categories_of_the_pipfile_and_no_others() -> None:
+    assert set(LOCK) - {"_meta"} == set(CATEGORIES.values())
+    assert set(PIPFILE) - {"requires"} == set(CATEGORIES)
+
+
+def test_every_entry_is_one_version_with_its_hashes() -> None:
+    assert [name for _, name, entry in ENTRIES if not entry["version"].startswith("==")] == []
+    for _, name, entry in ENTRIES:
+        assert entry["hashes"], name
+        assert [
+            d for d in entry["hashes"] if not re.fullmatch("sha256:[0-9a-f]{64}", d)
+        ] == [], name
+
+
+def test_every_direct_entry_is_locked_at_the_version_asked_for() -> None:
+    for category, locked in CATEGORIES.items():
+        found = {name: LOCK[locked][name]["version"] for name in map(normal, PIPFILE[category])}
+        assert found == {normal(name): pin for name, pin in PIPFILE[category].items()}
+
+
+def test_a_package_has_the_same_version_in_all_categories_but_for_torch() -> None:
+    versions: dict[str, set[str]] = {}
+    for _, name, entry in ENTRIES:
+        versions.setdefault(name, set()).add(entry["version"])
+    assert {name: each for name, each in versions.items() if len(each) > 1} == {
+        "torch": {"==2.13.0+cpu", "===2.13.0"}
+    }
+
+
+def test_only_the_gpu_set_has_cuda_and_only_cpu_and_gpu_have_torch() -> None:
+    assert {category for category, name, _ in ENTRIES if CUDA.match(name)} == {"gpu"}
+    assert {category for category, name, _ in ENTRIES if name == "torch"} == {"cpu", "gpu"}
+
+
+def test_the_cpu_wheel_is_the_official_one() -> None:
+    x86_64 = "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
+    assert x86_64 in LOCK["cpu"]["torch"]["hashes"]
+
+
+def test_pipenv_and_uv_are_pinned_and_hashed_with_all_they_need() -> None:
+    pins = re.split(r"\n(?=\S)", (ROOT / "environment" / "bootstrap.txt").read_text().strip())
+    whole = r"[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+"
+    assert [pin for pin in pins if not re.fullmatch(whole, pin)] == []
+    assert {"pipenv", "uv"} <= {pin.partition("==")[0] for pin in pins}
+
+
+def test_every_direct_dependency_says_why_it_is_here() -> None:
+    rows = re.findall(r"^\| `([\w-]+)`", (ROOT / "docs" / "dependencies.md").read_text(), re.M)
+    direct = {name for category in CATEGORIES for name in PIPFILE[category]}
+    assert sorted(rows) == sorted(direct | {"pipenv", "uv"})
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what locking needs, with a bare environment for pipenv to be put beside."""
+    folder = tmp_path_factory.mktemp("locking")
+    shutil.copytree(ROOT / "environment", folder / "environment")
+    for name in ("Pipfile", "Pipfile.lock"):
+        shutil.copy(ROOT / name, folder)
+    bare = [sys.executable, "-m", "venv", "--without-pip", folder / ".venv"]
+    subprocess.run([str(word) for word in bare], check=True)
+    return folder
+
+
+def python(tree: Path, *words: str) -> Any:
+    variables = os.environ | {"PYTHONPATH": str(tree / "environment")}
+    command = [str(tree / ".venv" / "bin" / "python"), *words]
+    return subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
+
+
+VERIFY = """
+import bootstrap, lock
+bootstrap.run("verifying", (bootstrap.tool("pipenv"), "verify"), **lock.neutral(bootstrap.ROOT))
+"""
+
+
+@pytest.mark.slow
+def test_pipenv_finds_that_pipfile_and_lock_agree(tree: Path) -> None:
+    agreed = python(tree, "-c", VERIFY)
+    assert agreed.returncode == 0, agreed.stderr
+    asked = (tree / "Pipfile").read_text()
+    (tree / "Pipfile").write_text(asked.replace("[packages]", '[packages]\nsix = "*"'))
+    assert "Pipfile.lock is out-of-date" in python(tree, "-c", VERIFY).stderr
+    (tree / "Pipfile").write_text(asked)
+
+
+@pytest.mark.slow
+def test_locking_twice_gives_the_same_bytes_without_a_trace_of_the_machine(tree: Path) -> None:
+    few = '[packages]\niniconfig = "*"\n[cpu]\ntorch = "==2.13.0+cpu"\n[gpu]\nxxhash = "===4.1.0"\n'
+    (tree / "Pipfile").write_text(few + '[requires]\npython_version = "3.11"\n')
+    locks = []
+    for _ in range(2):
+        done = python(tree, "environment/lock.py")
+        assert done.returncode == 0, done.stderr
+        locks.append((tree / "Pipfile.lock").read_bytes())
+    assert done.stdout == "Pipfile.lock: as it was\n"
+    assert locks[0] == locks[1]
+    assert b"://" not in locks[0] and b'"index"' not in locks[0]
+    again = json.loads(locks[0])
+    assert again["cpu"]["torch"]["hashes"] == LOCK["cpu"]["torch"]["hashes"]
+    assert again["gpu"]["xxhash"]["version"] == "===4.1.0"  # three equals signs stay three
+    (tree / "Pipfile").write_text((ROOT / "Pipfile").read_text())

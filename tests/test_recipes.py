@@ -1,0 +1,46 @@
+"""Recipes: each resolves, and says on top how to run it, what it costs and what it brings."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from project import models
+from project.config import resolve
+from project.data import catalog
+
+RECIPES = {
+    f"{name}/{path.stem}": path
+    for name in models.names()
+    for path in sorted((models.FOLDER / name / "recipes").glob("*.yaml"))
+}
+each = pytest.mark.parametrize(
+    ("model", "path"),
+    [pytest.param(recipe.split("/")[0], path, id=recipe) for recipe, path in RECIPES.items()],
+)
+COST = r"# \d+ (s|min) on 2 cores, test accuracy 0\.\d{4} with seed 42"
+
+
+def test_every_model_has_a_base_recipe() -> None:
+    assert [name for name in models.names() if f"{name}/base" not in RECIPES] == []
+
+
+@each
+def test_a_recipe_resolves_and_names_a_data_set_that_there_is(model: str, path: Path) -> None:
+    experiment, written = resolve(model, path, models.config_of(model), seed=42)
+    assert (experiment.model, experiment.recipe) == (model, path.stem)
+    assert catalog.entry(experiment.data.name).labels
+    assert {source.place for source in written.values()} == {f"{model}/recipes/{path.name}"}
+
+
+@each
+def test_the_first_line_is_the_command_that_runs_it(model: str, path: Path) -> None:
+    words = ["invoke", "train"]
+    words += ["--model", model] if model != "digits" else []
+    words += ["--recipe", path.stem] if path.stem != "base" else []
+    assert path.read_text().splitlines()[0] == f"# {' '.join(words)} --seed 42"
+
+
+@each
+def test_the_second_line_is_the_cost_and_what_it_brings(model: str, path: Path) -> None:
+    assert re.match(COST, path.read_text().splitlines()[1])

@@ -1,0 +1,531 @@
+"""./workbench on small trees of its own, with real installers and a real package index."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LOCK = json.loads((ROOT / "Pipfile.lock").read_text())
+TASKS = """
+import importlib.metadata, sys
+from invoke import task
+
+@task
+def packages(_):
+    for found in importlib.metadata.distributions():
+        if found.name not in ("pip", "setuptools"):
+            print(f"{found.name}=={found.version}")
+
+@task
+def prefix(_):
+    print(sys.prefix)
+"""
+both = pytest.mark.parametrize("installer", ["uv", "pipenv"])
+
+
+# A package index of small wheels, made here, and of the real invoke, uv and pipenv.
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of wheels: all that a set-up needs, so that it needs no network."""
+    folder = tmp_path_factory.mktemp("house")
+    pins = folder / "invoke.txt"
+    hashes = " ".join(f"--hash={digest}" for digest in LOCK["default"]["invoke"]["hashes"])
+    pins.write_text(f"invoke{LOCK['default']['invoke']['version']} {hashes}\n")
+    subprocess.run([sys.executable, "-m", "venv", folder / "tools"], check=True)
+    fetch = f"download --require-hashes --dest {folder} -r {pins} -r environment/bootstrap.txt"
+    pip = folder / "tools" / "bin" / "pip"
+    subprocess.run([pip, *fetch.split()], cwd=ROOT, check=True, capture_output=True)
+    for name, version in (
+        ("alpha", "1.0"),
+        ("alpha", "1.1"),
+        ("beta", "1.0"),
+        ("gamma", "1.0"),
+        ("torch", "2.13.0"),
+        ("torch", "2.13.0+cpu"),
+    ):
+        write_wheel(folder, name, version)
+    return folder
+
+
+def write_wheel(folder: Path, name: str, version: str) -> None:
+    about = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*files, f"{about}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, content in {**files, f"{about}/RECORD": record}.items():
+            wheel.writestr(path, content)
+
+
+class Index(ThreadingHTTPServer):
+    """The wheels of a folder as an index; it may be told to hold back what is asked of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        self.open = threading.Event()
+        self.open.set()
+        super().__init__(("127.0.0.1", 0), partial(Page, directory=str(folder)))
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
+class Page(SimpleHTTPRequestHandler):
+    server: Index
+
+    def do_GET(self) -> None:
+        self.server.asked.append(urllib.parse.unquote(self.path))
+        self.path = urllib.parse.urlsplit(self.path).path  # as a proxy it is asked for addresses
+        if "alpha" in self.path:
+            self.server.open.wait()
+        with contextlib.suppress(BrokenPipeError):  # who asked was killed
+            self.answer()
+
+    def answer(self) -> None:
+        if self.path.endswith("/"):
+            name = self.path.strip("/").rpartition("/")[2]
+            wheels = sorted(Path(self.directory).glob(f"{name.replace('-', '_')}-*.whl"))
+            links = "".join(f'<a href="/{wheel.name}">{wheel.name}</a>' for wheel in wheels)
+            self.send_response(200 if wheels else 404)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(f"<!DOCTYPE html><html><body>{links}</body></html>".encode())
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def index(house: Path) -> Iterator[Index]:
+    with Index(house) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server
+        server.open.set()
+        server.shutdown()
+
+
+# A small tree with a workbench.
+
+
+class Tree:
+    def __init__(self, folder: Path, house: Path) -> None:
+        self.folder, self.house, self.venv = folder, house, folder / ".venv"
+        self.alone = True  # with the house's wheels only, not with this machine's indexes
+        self.site = self.venv / "lib" / "python3.11" / "site-packages"
+        folder.mkdir(parents=True)
+        shutil.copy(ROOT / "workbench", folder)
+        shutil.copytree(ROOT / "environment", folder / "environment")
+        (folder / "project").mkdir()
+        (folder / "project" / "__init__.py").touch()
+        (folder / "tasks.py").write_text(TASKS)
+        (folder / "Pipfile").write_text("[packages]\n")
+        self.lock("alpha==1.0", "beta==1.0")
+
+    def copied(self, folder: Path) -> "Tree":
+        tree = Tree(folder, self.house)
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        return tree
+
+    def lock(self, *pins: str, spoil: str = "") -> None:
+        """Lock these besides invoke; `spoil` names one that gets another hash."""
+
+        def entry(pin: str) -> dict[str, dict[str, object]]:
+            name, _, version = pin.partition("==")
+            wheel = self.house / f"{name}-{version}-py3-none-any.whl"
+            digest = hashlib.sha256(b"" if name == spoil else wheel.read_bytes()).hexdigest()
+            return {name: {"version": f"=={version}", "hashes": [f"sha256:{digest}"]}}
+
+        default = {"invoke": LOCK["default"]["invoke"]}
+        for pin in pins:
+            default |= entry(pin)
+        plain = entry("torch==2.13.0")
+        plain["torch"]["version"] = LOCK["gpu"]["torch"]["version"]
+        content = {
+            "_meta": {"hash": {"sha256": ""}, "pipfile-spec": 6, "requires": {}, "sources": []},
+            "default": default,
+            "develop": {},
+            "cpu": entry("torch==2.13.0+cpu"),
+            "gpu": plain,
+        }
+        (self.folder / "Pipfile.lock").write_text(json.dumps(content))
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        mine = (
+            "LOCKSTEP_",
+            "PIPENV_",
+            "PYTHON",
+            "PYTEST",
+            *(("PIP_", "UV_") if self.alone else ()),
+        )
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+        alone = {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.house),
+            "UV_CACHE_DIR": str(self.house / "cache"),
+        }
+        python = {"LOCKSTEP_PYTHON": sys.executable, "LOCKSTEP_TORCH": "cpu"}
+        return kept | (alone if self.alone else {}) | python | variables
+
+    def start(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [self.folder / "workbench", *words],
+            cwd="/",
+            env=self.environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def call(self, *words: str, **variables: str) -> tuple[int, str, str]:
+        process = self.start(*words, **variables)
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    def packages(self, **variables: str) -> set[str]:
+        """What `./workbench packages` prints, once the environment is made."""
+        code, out, err = self.call("packages", **variables)
+        assert code == 0, err
+        return set(out.split())
+
+
+@pytest.fixture
+def tree(tmp_path: Path, house: Path) -> Tree:
+    return Tree(tmp_path / "a tree with spaces", house)
+
+
+def served(index: Index) -> dict[str, str]:
+    """Variables that lead pip and uv to the index."""
+    return {
+        "PIP_NO_INDEX": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_INDEX_URL": f"{index.address}/simple",
+        "PIP_TRUSTED_HOST": "127.0.0.1",
+        "UV_NO_CACHE": "1",
+        "PIP_NO_CACHE_DIR": "1",
+    }
+
+
+def until(true: Any) -> None:
+    while not true():
+        time.sleep(0.005)
+
+
+INVOKE = f"invoke{LOCK['default']['invoke']['version']}"
+FIRST = {INVOKE, "alpha==1.0", "beta==1.0", "torch==2.13.0+cpu"}
+WAITING = "workbench: another set-up of .venv is under way, waiting for it\n"
+
+
+@pytest.mark.slow
+def test_the_real_lock_gives_the_same_set_with_uv_after_a_kill_as_with_pipenv(
+    tmp_path: Path, house: Path
+) -> None:
+    sets = {}
+    for installer in ("uv", "pipenv"):
+        tree = Tree(tmp_path / installer, house)
+        tree.alone = False
+        shutil.copy(ROOT / "Pipfile", tree.folder)
+        shutil.copy(ROOT / "Pipfile.lock", tree.folder)
+        if installer == "uv":
+            process = tree.start()
+            until(lambda site=tree.site: len([*site.glob("*.dist-info")]) > 4)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            assert not (tree.venv / "stamp").exists()
+        code, _, err = tree.call(LOCKSTEP_INSTALLER=installer)
+        assert code == 0, err
+        found = importlib.metadata.distributions(path=[str(tree.site)])
+        sets[installer] = {f"{normal(each.name)}=={each.version}" for each in found}
+    locked: dict[str, str] = {}
+    for category in ("default", "develop", "cpu"):
+        locked |= {
+            normal(name): entry["version"].lstrip("=") for name, entry in LOCK[category].items()
+        }
+    assert (
+        sets["uv"] == sets["pipenv"] == {f"{name}=={version}" for name, version in locked.items()}
+    )
+
+
+def normal(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+@pytest.mark.slow
+@both
+def test_a_bare_tree_a_changed_lock_and_another_torch_all_end_in_the_locked_set(
+    tree: Tree, installer: str
+) -> None:
+    settings = {"LOCKSTEP_INSTALLER": installer}
+    assert tree.packages(**settings) == FIRST
+    (tree.venv / "kept").touch()
+    tree.lock("alpha==1.1", "gamma==1.0")  # one changed, one gone, one new
+    changed = {INVOKE, "alpha==1.1", "gamma==1.0"}
+    assert tree.packages(**settings) == changed | {"torch==2.13.0+cpu"}
+    assert (tree.venv / "kept").exists()  # it was brought up to date, not made anew
+    # 2.13.0+cpu is offered as well; it would satisfy ==2.13.0.
+    assert tree.packages(**settings, LOCKSTEP_TORCH="gpu") == changed | {"torch==2.13.0"}
+    assert tree.packages(**settings, LOCKSTEP_TORCH="") == changed | {"torch==2.13.0"}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, house: Path) -> Tree:
+    """A tree whose environment is made, not to be changed."""
+    tree = Tree(tmp_path_factory.mktemp("whole") / "a tree", house)
+    tree.packages()
+    return tree
+
+
+@pytest.mark.slow
+def test_an_unchanged_lock_starts_no_set_up_and_says_nothing(whole: Tree) -> None:
+    none = {"LOCKSTEP_PYTHON": "/no/python"}
+    assert whole.call("prefix", **none) == (0, f"{whole.venv}\n", "")
+    assert "Available tasks" in whole.call(**none)[1]  # without a task: which there are
+    assert whole.call("no-such-task", **none)[0] == 1
+
+
+@pytest.mark.slow
+def test_the_project_can_be_imported_from_any_folder(whole: Tree, tmp_path: Path) -> None:
+    where = "import project; print(project.__file__)"
+    python = [str(whole.venv / "bin" / "python"), "-c", where]
+    found = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert found == f"{whole.folder / 'project' / '__init__.py'}\n"
+
+
+@pytest.mark.slow
+def test_a_tree_that_was_copied_gets_an_environment_of_its_own(whole: Tree, tmp_path: Path) -> None:
+    copied = whole.copied(tmp_path / "there")
+    code, out, _ = copied.call("prefix")
+    assert (code, out) == (0, f"{tmp_path / 'there' / '.venv'}\n")
+    scripts = [path for path in (copied.venv / "bin").iterdir() if path.is_file()]
+    assert [path for path in scripts if str(whole.folder).encode() in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_two_calls_at_once_make_one_environment(tree: Tree, index: Index) -> None:
+    index.open.clear()
+    first = tree.start("packages", **served(index))
+    until(lambda: any("alpha" in path for path in index.asked))
+    second = tree.start("packages", **served(index))
+    assert second.stderr is not None
+    assert second.stderr.readline() == WAITING
+    index.open.set()
+    outs = [process.communicate() for process in (first, second)]
+    assert [set(out.split()) for out, _ in outs] == [FIRST, FIRST]
+    assert outs[1][1] == ""  # the second found it done
+
+
+@pytest.mark.slow
+@both
+def test_an_installer_that_outlives_its_killed_launcher_is_waited_for(
+    tree: Tree, index: Index, installer: str
+) -> None:
+    index.open.clear()
+    first = tree.start("packages", **served(index), LOCKSTEP_INSTALLER=installer)
+    until(lambda: any("alpha" in path for path in index.asked))
+    installers = kill_all_but_leaves(first.pid)  # uv, or the pips that pipenv started
+    (tree.site / "half.py").touch()
+    second = tree.start("packages", **served(index))
+    assert second.stderr is not None
+    assert second.stderr.readline() == WAITING
+    assert any(Path(f"/proc/{pid}").exists() for pid in installers)
+    index.open.set()
+    out, err = second.communicate()
+    assert (second.returncode, set(out.split())) == (0, FIRST), err
+    assert not (tree.site / "half.py").exists()  # nothing of the orphan's work was trusted
+    first.communicate()
+
+
+def kill_all_but_leaves(pid: int) -> list[int]:
+    """Kill a process and those below it with SIGKILL, but not those that have no children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    if not children:
+        return [pid]
+    os.kill(pid, signal.SIGKILL)
+    return [leaf for child in children for leaf in kill_all_but_leaves(int(child))]
+
+
+@pytest.mark.slow
+def test_an_interrupted_change_is_made_anew(tree: Tree, index: Index) -> None:
+    tree.packages(**served(index))
+    tree.lock("alpha==1.1")
+    index.open.clear()
+    index.asked.clear()
+    process = tree.start("packages", **served(index))
+    until(lambda: any("alpha" in path for path in index.asked))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    index.open.set()
+    (tree.site / "half.py").touch()
+    tree.lock("alpha==1.0", "beta==1.0")  # the lock it was made from before
+    assert tree.packages(**served(index)) == FIRST
+    assert not (tree.site / "half.py").exists()
+
+
+@pytest.mark.slow
+@both
+def test_a_wrong_hash_is_refused_by_name_and_the_next_call_repairs(
+    tree: Tree, installer: str
+) -> None:
+    tree.lock("alpha==1.0", "beta==1.0", spoil="alpha")
+    code, out, err = tree.call("packages", LOCKSTEP_INSTALLER=installer)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"workbench: installing the locked packages with {installer}: found another file than the"
+        " one whose sha256 Pipfile.lock wants (alpha==1.0); ask who runs the package index, or"
+        " `invoke lock` if the new file is right, then try again;"
+        f" the whole log is {tree.venv / 'setup.log'}"
+    )
+    tree.lock("alpha==1.0", "beta==1.0")
+    assert tree.packages() == FIRST
+
+
+@pytest.mark.slow
+def test_an_index_that_does_not_answer_is_named(tree: Tree, index: Index) -> None:
+    settings = served(index)
+    index.server_close()
+    code, _, err = tree.call("packages", **settings | {"PIP_RETRIES": "1"})
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        "workbench: fetching uv: no package index answered (/simple/uv/); check the network and"
+        " pip's index-url, proxy, cert, find-links (pip config list), then try again;"
+        f" the whole log is {tree.venv / 'setup.log'}"
+    )
+
+
+@pytest.mark.slow
+def test_pips_proxy_and_all_of_its_indexes_are_used(
+    tree: Tree, index: Index, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    (other / "alpha").mkdir(parents=True)  # an index that has another alpha, as extra indexes may
+    write_wheel(other / "alpha", "alpha", "1.1")
+    wheel = '<a href="alpha-1.1-py3-none-any.whl">alpha-1.1-py3-none-any.whl</a>'
+    (other / "alpha" / "index.html").write_text(wheel)
+    settings = served(index) | {
+        "PIP_INDEX_URL": "http://index.invalid/simple",
+        "PIP_EXTRA_INDEX_URL": other.as_uri(),
+        "PIP_TRUSTED_HOST": "index.invalid",
+        "PIP_PROXY": index.address,
+        "LOCKSTEP_INSTALLER": "uv",
+    }
+    assert tree.packages(**settings) == FIRST
+    assert {urllib.parse.urlsplit(path).netloc for path in index.asked} == {"index.invalid"}
+
+
+@pytest.mark.slow
+def test_the_cpu_wheels_address_is_asked_for_torch_alone_and_only_where_it_is_needed(
+    tree: Tree, index: Index, tmp_path: Path
+) -> None:
+    lead_to(index, tree)
+    assert tree.packages() == FIRST
+    assert index.asked == []
+    (tree.venv / "stamp").unlink()
+    assert tree.packages(**lacking(tree, tmp_path, "*+cpu*")) == FIRST
+    assert set(index.asked) == {"/whl/cpu/torch/", "/torch-2.13.0+cpu-py3-none-any.whl"}
+
+
+@pytest.mark.slow
+def test_where_uv_is_not_to_be_had_pipenv_stands_in(
+    tree: Tree, index: Index, tmp_path: Path
+) -> None:
+    lead_to(index, tree)
+    code, out, err = tree.call("packages", **lacking(tree, tmp_path, "*+cpu*", "uv-*"))
+    assert (code, set(out.split())) == (0, FIRST), err
+    assert "not offered (uv==" in err and "Going on with pipenv" in err
+    assert set(index.asked) == {"/whl/cpu/torch/", "/torch-2.13.0+cpu-py3-none-any.whl"}
+
+
+def lead_to(index: Index, tree: Tree) -> None:
+    """Put the test's index in the place of the official address, which no test asks."""
+    bootstrap = tree.folder / "environment" / "bootstrap.py"
+    official = "https://download.pytorch.org/whl/cpu"
+    assert bootstrap.read_text().count(official) == 1
+    bootstrap.write_text(bootstrap.read_text().replace(official, f"{index.address}/whl/cpu"))
+
+
+def lacking(tree: Tree, folder: Path, *patterns: str) -> dict[str, str]:
+    """Variables for find-links without some wheels, and for an empty index."""
+    links, empty = folder / "links", folder / "empty"
+    empty.mkdir()
+    shutil.copytree(tree.house, links, ignore=shutil.ignore_patterns("cache", "tools", *patterns))
+    return {
+        "PIP_FIND_LINKS": str(links),
+        "PIP_INDEX_URL": empty.as_uri(),
+        "PIP_TRUSTED_HOST": "127.0.0.1",
+        "PIP_NO_INDEX": "",
+    }
+
+
+def test_without_python_3_11_one_line_names_what_was_found(tree: Tree, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, version in (("python3", "3.9"), ("python", "2.7")):
+        (programs / name).write_text(f"#!/bin/sh\necho {version}\n")
+        (programs / name).chmod(0o755)
+    settings = {"PATH": str(programs), "LOCKSTEP_PYTHON": ""}
+    line = "workbench: Python: found none that fits (%s), wanted 3.11; install Python 3.11"
+    line += " or set LOCKSTEP_PYTHON to one\n"
+    found = "python3.11 is missing, python3 is 3.9, python is 2.7"
+    assert tree.call("packages", **settings) == (2, "", line % found)
+    settings["LOCKSTEP_PYTHON"] = str(programs / "python3")
+    assert tree.call("packages", **settings) == (2, "", line % f"{programs / 'python3'} is 3.9")
+    assert not tree.venv.exists()
+
+
+def test_a_setting_out_of_its_range_is_refused(tree: Tree) -> None:
+    line = "workbench: LOCKSTEP_TORCH: found 'cuda', wanted cpu or gpu; set it so or unset it\n"
+    assert tree.call("packages", LOCKSTEP_TORCH="cuda") == (2, "", line)
+
+
+def test_a_lock_with_the_marks_of_a_merge_is_refused(tree: Tree) -> None:
+    lock = tree.folder / "Pipfile.lock"
+    lock.write_text("<<<<<<< HEAD\n" + lock.read_text())
+    line = f"workbench: {lock}: found Expecting value: line 1 column 1 (char 0), wanted JSON;"
+    line += " after a merge: git checkout Pipfile.lock, then invoke lock\n"
+    assert tree.call("packages") == (2, "", line)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting needs root")
+def test_a_full_disk_is_told_and_room_repairs_it_in_a_mounted_environment(tree: Tree) -> None:
+    with small_disk(tree.venv, "40m"):
+        code, _, err = tree.call("packages", LOCKSTEP_INSTALLER="uv")
+        last = err.splitlines()[-1]
+        assert (code, "the disk is full" in last, "free some space" in last) == (2, True, True), err
+        subprocess.run(["mount", "-o", "remount,size=400m", str(tree.venv)], check=True)
+        assert tree.packages() == FIRST
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

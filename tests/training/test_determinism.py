@@ -1,0 +1,83 @@
+"""Profiles: variables, threads, kernels."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from project.errors import EnvironmentMismatch
+from project.training import profiles
+from project.training.determinism import enforce, reseed
+
+enforce("portable", "cpu")
+
+
+def test_a_process_has_one_thread_and_the_kernels_of_its_profile() -> None:
+    assert torch.get_num_threads() == 1
+    assert torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 1, 1), (64, 784, 256), (128, 10, 3)])
+def test_matrix_products_are_right(shape: tuple[int, int, int]) -> None:
+    n, k, m = shape
+    reseed(3)
+    a, b, bias = torch.randn(n, k), torch.randn(k, m), torch.randn(m)
+    exact = a.double().numpy() @ b.double().numpy()
+    for found in (a @ b, torch.mm(a, b), torch.mm(b.t(), a.t()).t()):
+        torch.testing.assert_close(found.double(), torch.from_numpy(exact), atol=1e-4, rtol=1e-4)
+    wanted = torch.from_numpy(exact) + bias
+    torch.testing.assert_close(torch.addmm(bias, a, b).double(), wanted, atol=1e-4, rtol=1e-4)
+    full = torch.addmm(wanted.float(), a, b, beta=2, alpha=3).double()
+    torch.testing.assert_close(full, 2 * wanted + 3 * exact, atol=1e-3, rtol=1e-4)
+
+
+def test_products_that_onednn_cannot_do_still_work() -> None:
+    whole = torch.arange(6).reshape(2, 3)
+    assert torch.mm(whole, whole.t()).tolist() == [[5, 14], [14, 50]]
+    assert torch.mm(torch.empty(0, 3), torch.empty(3, 2)).shape == (0, 2)
+    assert torch.mm(torch.ones(2, 0), torch.ones(0, 2)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_product_does_not_depend_on_who_else_is_in_the_batch() -> None:
+    reseed(4)
+    a, b = torch.randn(128, 300), torch.randn(300, 50)
+    assert torch.equal((a @ b)[:64], a[:64] @ b)
+
+
+def test_reseeding_repeats_every_kind_of_chance() -> None:
+    def drawn() -> list[float]:
+        reseed(5)
+        kinds = (torch.randn(4), torch.rand(4), torch.randperm(9), torch.empty(4).bernoulli_())
+        return torch.cat(kinds).tolist()
+
+    assert drawn() == drawn()
+
+
+def test_operations_without_a_deterministic_kind_are_refused() -> None:
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_profile_cannot_be_entered_after_torch() -> None:
+    with pytest.raises(EnvironmentMismatch, match="start Python anew"):
+        profiles.enter("native")
+
+
+def test_what_the_user_set_is_overruled() -> None:
+    code = (
+        "from project.training import profiles; profiles.enter('portable');"
+        "from project.training.determinism import enforce; enforce('portable', 'cpu');"
+        "import torch; print(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())"
+    )
+    foreign = {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "3", "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | foreign, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["1", "AVX2"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(EnvironmentMismatch, match="no usable GPU"):
+        enforce("portable", "cuda")

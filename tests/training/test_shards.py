@@ -1,0 +1,115 @@
+"""The gradient of a batch is one fixed tree over its shards."""
+
+import itertools
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from project.training.determinism import enforce, reseed
+from project.training.parameters import FlatParameters
+from project.training.shards import Batch, ShardedGradient
+
+enforce("portable", "cpu")
+
+
+def network() -> nn.Module:
+    reseed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    )
+
+
+def batch(size: int) -> Batch:
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.randn(size, 1, 8, 8, generator=generator)
+    return inputs, torch.randint(3, (size,), generator=generator)
+
+
+def loss_of(model: nn.Module, batch: Batch) -> torch.Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def split(whole: Batch, shards: int) -> list[Batch]:
+    edges = [len(whole[1]) * i // shards for i in range(shards + 1)]
+    return [(whole[0][a:b], whole[1][a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def computed(shards: list[Batch]) -> tuple[FlatParameters, float, int]:
+    model = network()
+    flat = FlatParameters(model)
+    sharded = ShardedGradient(model, flat, loss_of, lambda step, shard: reseed(100 * step + shard))
+    return flat, *sharded.compute(0, shards)
+
+
+def row_of(shard: Batch, share: float) -> torch.Tensor:
+    """What one shard contributes, worked out alone."""
+    model = network()
+    flat = FlatParameters(model)
+    ShardedGradient(model, flat, loss_of, lambda step, shard: None).compute(0, [shard])
+    return flat.row * share
+
+
+def test_eight_shards_are_summed_along_the_tree() -> None:
+    shards = split(batch(64), 8)
+    a, b, c, d, e, f, g, h = (row_of(shard, 1 / 8) for shard in shards)
+    wanted = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    assert torch.equal(computed(shards)[0].row, wanted)
+
+
+def test_shards_of_unequal_size_count_by_their_samples() -> None:
+    shards = split(batch(11), 2)  # 5 and 6 samples
+    rows = [row_of(shard, len(shard[1]) / 11) for shard in shards]
+    torch.testing.assert_close(computed(shards)[0].row, rows[0] + rows[1])
+
+
+def test_empty_shards_change_nothing() -> None:
+    whole = batch(2)
+    nothing = whole[0][:0], whole[1][:0]
+    full = [(whole[0][:1], whole[1][:1]), nothing, (whole[0][1:], whole[1][1:]), nothing]
+    few = [full[0], full[2]]
+    assert torch.equal(computed(full)[0].row, computed(few)[0].row)
+
+
+def test_one_shard_is_plain_backpropagation() -> None:
+    whole, model = batch(16), network().to(memory_format=torch.channels_last)
+    flat, loss, _ = computed([whole])
+    plain = loss_of(model, (whole[0].contiguous(memory_format=torch.channels_last), whole[1]))
+    plain.backward()
+    weight = model[0].weight.grad
+    assert isinstance(weight, torch.Tensor)
+    assert loss == plain.item()
+    assert torch.equal(flat.gradient[: weight.numel()], weight.permute(0, 2, 3, 1).reshape(-1))
+
+
+def test_running_statistics_are_the_mean_of_the_shards() -> None:
+    shards = split(batch(32), 4)
+    model = network()
+    flat = FlatParameters(model)
+    ShardedGradient(model, flat, loss_of, lambda step, shard: None).compute(0, shards)
+    alone = []
+    for shard in shards:
+        one = network()
+        FlatParameters(one)  # the same memory layout, or convolutions take another kernel
+        one(shard[0].contiguous(memory_format=torch.channels_last))
+        alone.append(one[1].running_mean / 4)
+    assert torch.equal(model[1].running_mean, (alone[0] + alone[1]) + (alone[2] + alone[3]))
+    assert model[1].num_batches_tracked == 1
+
+
+def test_the_fingerprint_knows_every_bit_of_the_batch() -> None:
+    whole = batch(16)
+    changed = whole[0].clone()
+    changed.view(torch.int32)[3, 0, 1, 1] ^= 1
+    same, other = computed(split(whole, 4))[2], computed(split((changed, whole[1]), 4))[2]
+    assert (same == computed(split(whole, 4))[2], same == other) == (True, False)
+
+
+def test_every_shard_has_randomness_of_its_own() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))
+    seeds: list[tuple[int, int]] = []
+    gradient = ShardedGradient(
+        model, FlatParameters(model), loss_of, lambda step, shard: seeds.append((step, shard))
+    )
+    gradient.compute(7, split(batch(8), 4))
+    assert seeds == [(7, 0), (7, 1), (7, 2), (7, 3)]
