@@ -79,7 +79,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The line that ``invoke runs`` shows of it."""
-        receipt, (model, recipe, seed) = self.receipt, self.name.rsplit("-", 3)[:3]
+        receipt, (model, _, rest) = self.receipt, self.name.partition("-")
+        recipe, seed, *_ = (*rest.rsplit("-", 2), "", "")  # a copy may have any name
         test = receipt["results"]["metrics"]["test"] if receipt else {}
         return {
             "run": self.name,

@@ -1,0 +1,71 @@
+"""What the README says can be done, is done; what it points to, is there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"<!-- (run|in a copy) -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def commands(where: str) -> list[list[str]]:
+    """The runnable lines, as a shell or Python would get them."""
+    found = []
+    for place, language, text in BLOCKS:
+        if place == where and language == "sh":
+            found += [["sh", "-c", line] for line in text.splitlines()]
+        elif place == where:
+            found.append([sys.executable, "-c", text])
+    return found
+
+
+def run(words: list[str], folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = os.environ | {"PATH": path, "PYTHONPATH": str(folder)}
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the tracked files, to train and write in."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(copy: Path) -> None:
+    words = commands("run") + commands("in a copy")
+    assert len(words) == 7
+    for word in words:
+        run(word, copy)
+
+
+def test_the_two_commands_stand_on_top() -> None:
+    top = README.splitlines()[:12]
+    wanted = ("./workbench train --seed 42", "./workbench test")
+    assert [any(command in line for line in top) for command in wanted] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+)
+def test_every_link_and_file_named_is_there(page: Path) -> None:
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    tests = [
+        str(os.path.relpath(ROOT / name, page.parent))
+        for name in re.findall(r"tests/[\w/]+\.py", text)
+    ]
+    assert [name for name in links + tests if not (page.parent / name).exists()] == []

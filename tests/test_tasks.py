@@ -1,0 +1,67 @@
+"""The tasks and the hooks, as people run them."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+def run(*words: str, **options: str) -> subprocess.CompletedProcess[str]:
+    cwd = options.get("cwd", str(ROOT))
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_every_task_is_listed_with_its_sentence() -> None:
+    listed = run(str(BIN / "invoke"), "--list").stdout
+    tasks = "config doctor evaluate format lint lock new-model notebook predict runs test train"
+    assert [name for name in tasks.split() if f"  {name} " not in listed] == []
+
+
+def test_exit_codes_and_errors_come_through(tmp_path: Path) -> None:
+    done = run(str(BIN / "invoke"), "train", "--set=training.epoch=3", f"--runs={tmp_path}")
+    assert (done.returncode, "Did you mean training.epochs?" in done.stderr) == (2, True)
+
+
+def test_tasks_can_be_run_from_a_folder_below(tmp_path: Path) -> None:
+    done = run(str(BIN / "invoke"), "config", "--model=apparel", cwd=str(ROOT / "project" / "data"))
+    assert "fashion-mnist" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_hooks_pass_on_all_files_without_a_network() -> None:
+    if not (ROOT / ".venv" / "bin" / "pre-commit").exists():
+        pytest.fail("the hooks run in .venv; run the tests by ./workbench test")
+    words = ["unshare", "--net", str(ROOT / ".venv/bin/pre-commit"), "run", "--all-files"]
+    done = run(*words)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_large_file_is_refused_before_a_commit(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(1 << 21))
+    done = run(sys.executable, "environment/hooks.py", "large-files", str(tmp_path / "large"))
+    assert (done.returncode, "2.0 MiB" in done.stdout) == (1, True)
+
+
+@pytest.mark.slow
+def test_the_package_can_be_built_with_its_recipes_and_its_console_script(tmp_path: Path) -> None:
+    """``pip install .``, its dependencies aside, which are those of this environment."""
+    copy = tmp_path / "clone"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+    shutil.copytree(ROOT / "project", copy / "project")
+    made = run(sys.executable, "-m", "venv", "--system-site-packages", str(tmp_path / "venv"))
+    assert made.returncode == 0, made.stderr
+    python = tmp_path / "venv" / "bin" / "python"
+    done = run(str(python), "-m", "pip", "install", "-q", "--no-deps", str(copy))
+    assert done.returncode == 0, done.stderr
+    code = "from project import models; print(models.recipe('digits', 'base'))"
+    assert "site-packages" in run(str(python), "-c", code, cwd=str(tmp_path)).stdout
+    shown = run(str(tmp_path / "venv" / "bin" / "lockstep"), "--help", cwd=str(tmp_path))
+    assert "train" in shown.stdout
