@@ -16,12 +16,12 @@ from project.records import trace
 from project.records.receipt import Run
 from tests.conftest import ROOT, command
 
-STEPS = 24  # 3 epochs of 8
+STEPS = 64  # 8 epochs of 8: long enough to be met in the middle
 WORDS = (
     "train",
     "digits/base",
     "--seed=42",
-    "training.epochs=3",
+    "training.epochs=8",
     "training.checkpoint_every=2",
     "data.limit=500",
 )
@@ -132,11 +132,16 @@ def test_of_two_at_once_one_trains_and_the_other_waits_and_reports(
 ) -> None:
     first = start(tmp_path)
     wait_for_step(tmp_path, 2, first)
-    done = command(*WORDS, "--runs", str(tmp_path), "--json")
+    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second comes
+    second = start(tmp_path, "--json")
+    assert second.stderr
+    said = second.stderr.readline()
+    first.send_signal(signal.SIGCONT)
     first.communicate()
-    assert f"is held by process {first.pid}; waiting" in done.stderr
-    assert (first.returncode, done.returncode) == (0, 0)
-    assert json.loads(done.stdout)["results"] == (undisturbed.receipt or {})["results"]
+    printed, _ = second.communicate()
+    assert f"is held by process {first.pid}; waiting" in said
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert json.loads(printed)["results"] == (undisturbed.receipt or {})["results"]
 
 
 def test_each_epoch_saw_each_sample_once_also_after_a_kill(tmp_path: Path) -> None:
@@ -149,7 +154,7 @@ def test_each_epoch_saw_each_sample_once_also_after_a_kill(tmp_path: Path) -> No
     seen = (run.receipt or {})["results"]["data"]
     import xxhash
 
-    for epoch in range(3):
+    for epoch in range(8):
         order = Order(500, 42, epoch).at(0, 500)
         assert sorted(order) == list(range(500))
         steps = [xxhash.xxh3_64_intdigest(order[i : i + 64].data) for i in range(0, 500, 64)]
