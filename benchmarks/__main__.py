@@ -12,7 +12,7 @@ from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
 
-# Rounds of each: what makes the median steady within some ten minutes for all.
+# Rounds of each: what makes the median steady within some twenty minutes for all.
 CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "throughput": (cases.throughput, 5),
     "checkpoint": (cases.checkpoint, 5),
@@ -34,11 +34,12 @@ def main() -> None:
     options = parser.parse_args()
 
     where = machine()
-    tables = [
-        measure(options.rounds or rounds)
-        for name, (measure, rounds) in CASES.items()
-        if options.name in (name, "all")
-    ]
+    tables = []
+    for name, (measure, rounds) in CASES.items():
+        if options.name in (name, "all"):
+            tables.append(measure(options.rounds or rounds))
+            if options.write:  # at once, so that what is cut off later does not cost this one
+                write(tables[-1:], _line(where))
     results = {"machine": where, "measured": {table.name: table.measured for table in tables}}
     if options.json:
         print(json.dumps(results, indent=2))
@@ -46,8 +47,6 @@ def main() -> None:
         print(_line(where), *(table.markdown() for table in tables), sep="\n\n")
     if options.name == "all":
         (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    if options.write:
-        write(tables, _line(where))
 
 
 def write(tables: list[Table], line: str) -> None:

@@ -132,6 +132,7 @@ def _train_to_receipt(
 ) -> None:
     settings, parts = experiment.training, models.module(experiment.model)
     started = time.time()
+    environment.git()  # remembered now, because people commit while a run trains
     split = dataset.splits["train"].first(experiment.data.limit)
 
     preprocess = parts.Preprocess.fit(experiment.settings, split.inputs, list(dataset.labels))
