@@ -1,0 +1,181 @@
+"""The self-test of this CPU, and which operations the promise covers."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from project import models
+from project.training import selftest
+from project.training.cases import CASES, numbers, whole
+from project.training.determinism import enforce, reseed
+from project.training.optimizer import Optimizer
+from project.training.parameters import FlatParameters
+from project.training.selftest import Operations, failing
+from project.training.shards import ShardedGradient
+from tests.conftest import ROOT, experiment
+
+enforce("portable", "cpu")
+
+DEPENDENT: dict[str, Callable[[torch.Tensor], object]] = {
+    "aten.sqrt.default": torch.sqrt,
+    "aten.asin.default": torch.asin,
+    "aten.acos.default": torch.acos,
+    "aten.atan.default": torch.atan,
+    "aten.log10.default": torch.log10,
+    "aten.log2.default": torch.log2,
+    "aten.pow.Tensor_Scalar(0.5)": lambda x: x**0.5,
+}
+
+
+def test_this_cpu_gives_the_golden_bits() -> None:
+    assert failing() == []
+
+
+def test_a_bit_that_differs_is_told_by_the_name_of_the_case(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other() -> torch.Tensor:
+        changed = usual()[0]
+        changed.view(torch.int32)[0, 0] ^= 1
+        return changed
+
+    usual = CASES["matrix products"]
+    monkeypatch.setitem(CASES, "matrix products", other)
+    (reason,) = failing()
+    assert reason.startswith("self-test: matrix products: other bits here")
+
+
+def test_a_torch_without_golden_values_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "9.9.0+cpu")
+    selftest._golden.cache_clear()
+    assert failing() == ["self-test: there are no golden values for torch 9.9.0+cpu"]
+    monkeypatch.undo()
+    selftest._golden.cache_clear()
+
+
+def test_other_kernels_fail_the_test() -> None:
+    code = (
+        "from project.training import profiles; profiles.enter('native');"
+        "from project.training.determinism import enforce; enforce('native', 'cpu');"
+        "from project.training.selftest import failing; import torch;"
+        "print(torch.backends.cpu.get_cpu_capability(), len(failing()))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    capability, failed = done.stdout.split()
+    if capability == "AVX2":
+        pytest.skip("this CPU has nothing better than AVX2 for the native profile to use")
+    assert int(failed) > 0
+
+
+def network(name: str) -> tuple[nn.Module, torch.Tensor, Callable[..., torch.Tensor]]:
+    """A model in training, inputs for it, and the loss."""
+    reseed(1)
+    if name == "transformer":
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        model: nn.Module = nn.Sequential(
+            nn.Embedding(20, 16), layer, nn.Flatten(), nn.Linear(80, 10)
+        )
+        cross_entropy = nn.CrossEntropyLoss()
+        return (
+            model,
+            whole(20, 16, 5),
+            lambda model, batch: cross_entropy(model(batch[0]), batch[1]),
+        )
+    parts, side = models.module(name), {"digits": 8, "apparel": 28}[name]
+    model = parts.Model(experiment(f"{name}/base").settings, 10)
+    return model, numbers(16, 1, side, side), parts.loss
+
+
+def two_steps(name: str, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
+    model, inputs, loss = network(name)
+    flat = FlatParameters(model)
+    optimizer = Optimizer(flat, name=rule, weight_decay=0.01, momentum=0.9)
+    gradient = ShardedGradient(model, flat, loss, lambda step, shard: reseed(10 * step + shard))
+    for step in range(2):
+        gradient.compute(step, [(inputs[:8], whole(10, 8)), (inputs[8:], whole(10, 8, salt=1))])
+        optimizer.step(0.01)
+    return flat.values, flat.row
+
+
+@pytest.mark.parametrize("rule", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["digits", "apparel", "transformer"])
+def test_training_is_verified_and_the_same_bits_when_watched(name: str, rule: str) -> None:
+    with Operations() as operations:
+        watched = two_steps(name, rule)
+    alone = two_steps(name, rule)
+    assert operations.unverified() == []
+    assert (torch.equal(watched[0], alone[0]), torch.equal(watched[1], alone[1])) == (True, True)
+
+
+def test_being_watched_changes_no_case_but_the_gradient_of_a_product() -> None:
+    changed = []
+    for name, case in CASES.items():
+        alone = selftest._digest(case())
+        with Operations():
+            watched = case()
+        changed += [name] if selftest._digest(watched) != alone else []
+    assert changed == ["product"]
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_what_depends_on_the_cpu_is_named(name: str) -> None:
+    with Operations() as operations:
+        DEPENDENT[name](torch.ones(3))
+    assert operations.unverified() == [name]
+
+
+@pytest.mark.parametrize("rule", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+def test_an_optimizer_that_is_not_fused_is_named(rule: type[torch.optim.Optimizer]) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    with Operations() as operations:
+        rule([weight], foreach=False).step()  # type: ignore[call-arg]
+    assert "aten.sqrt.default" in operations.unverified()
+
+
+def test_an_lstm_is_named_and_a_gru_is_not() -> None:
+    found = []
+    for layer in (nn.LSTM(4, 4), nn.GRU(4, 4)):
+        with Operations() as operations:
+            layer(numbers(5, 2, 4))[0].sum().backward()
+        found.append(operations.unverified())
+    assert found == [
+        ["aten.mkldnn_rnn_layer.default", "aten.mkldnn_rnn_layer_backward.default"],
+        [],
+    ]
+
+
+def test_the_same_operation_in_a_precision_not_tried_is_named() -> None:
+    with Operations() as operations:
+        torch.ones(3).exp()
+        torch.ones(3, dtype=torch.bfloat16).exp()
+    assert "aten.exp.default bfloat16" in operations.unverified()
+    assert "aten.exp.default" not in operations.unverified()
+
+
+def test_views_and_whole_numbers_need_no_verification() -> None:
+    x = numbers(4, 6)
+    with Operations() as operations:
+        x.t()[1:].reshape(5, 2, 2).unsqueeze(0).expand(3, 5, 2, 2)
+        torch.arange(9).bitwise_xor(torch.arange(9)).cumsum(0)
+    assert operations.names == set()
+
+
+def test_neither_imports_anything_when_used() -> None:
+    """torch's compiler above all, which takes a second and comes with many an innocent call."""
+    code = (
+        "from project.training import profiles; profiles.enter('portable');"
+        "from project.training.determinism import enforce; enforce('portable', 'cpu');"
+        "from project.training.selftest import Operations, failing; import sys, torch;"
+        "before = set(sys.modules); failing()\n"
+        "with Operations(): torch.ones(3, requires_grad=True).sum().backward()\n"
+        "print(set(sys.modules) - before, 'torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set() False\n"
