@@ -1,0 +1,123 @@
+"""Profile portable on other CPU models, emulated by qemu-user: the same bits."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from project.records.receipt import Run
+from tests.conftest import ROOT
+
+QEMU = shutil.which("qemu-x86_64")
+IN_CI = os.environ.get("CI") or os.environ.get("LOCKSTEP_CI")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not QEMU and not IN_CI, reason="no qemu-x86_64 (Debian: qemu-user)"),
+]
+
+DIGITS = ("digits", "data.limit=128", "training.batch_size=32", "training.epochs=1")
+APPAREL = ("apparel", "data.limit=64", "training.batch_size=16")
+STEPS = 4  # in an epoch of either
+FILES = ("weights.safetensors", "trace.bin", "metrics.jsonl", "preprocess.json", "identity.json")
+
+# What the verb train does, but stopped by a signal after some steps, and then the self-test. (The
+# end of a run needs scikit-learn and matplotlib, which an emulated CPU takes 20 s to import.)
+CODE = """
+import json, signal, sys
+from project.training import profiles
+profiles.enter("portable")
+import torch
+from project import models
+from project.config import resolve
+from project.errors import Interrupted
+from project.experiment import run_experiment
+from project.place import Place
+from project.training.selftest import failing
+from project.watch import Watch
+
+runs, last, jobs = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+
+class Stopping(Watch):
+    def step(self, step, loss):
+        if step == last:
+            signal.raise_signal(signal.SIGTERM)
+
+for name, *overrides in jobs:
+    recipe, config = models.recipe(name, "base"), models.config_of(name)
+    experiment = resolve(name, recipe, config, seed=42, overrides=overrides)[0]
+    try:
+        run_experiment(experiment, Place.default(runs), Stopping())
+    except Interrupted:
+        pass
+print(json.dumps({"failing": failing(), "avx512": torch.cpu._is_avx512_supported()}))
+"""
+
+
+def train(runs: Path, last: int, *jobs: tuple[str, ...], cpu: str = "") -> dict[str, Any]:
+    """Train up to a step, here or on an emulated CPU, and run the self-test there."""
+    emulator = [QEMU or "qemu-x86_64", "-cpu", cpu] if cpu else []
+    done = subprocess.run(
+        [*emulator, sys.executable, "-c", CODE, str(runs), str(last), json.dumps(jobs)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def stopped(runs: Path) -> dict[str, bytes]:
+    """The files of apparel's run that has stopped: its fingerprints and its newest checkpoint."""
+    run = only(runs, "apparel-*")
+    newest = sorted(run.glob("checkpoints/0*"))[-1]
+    files = (run / "identity.json", run / "trace.bin", *newest.iterdir())
+    return {str(file.relative_to(runs)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of digits as this CPU makes it."""
+    folder = tmp_path_factory.mktemp("native")
+    train(folder, 0, DIGITS)
+    return Run(only(folder, "digits-*"))
+
+
+def assert_same(run: Run, other: Run) -> None:
+    assert run.folder.name == other.folder.name
+    for name in FILES:
+        assert (run.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
+    assert (run.receipt or {})["results"] == (other.receipt or {})["results"]
+
+
+def test_a_whole_run_on_another_cpu_model_has_the_same_bits(tmp_path: Path, native: Run) -> None:
+    assert train(tmp_path, 0, DIGITS, cpu="Haswell") == {"failing": [], "avx512": False}
+    assert_same(Run(only(tmp_path, "digits-*")), native)
+
+
+@pytest.mark.parametrize(("cpu", "more"), [("Skylake-Client", ()), ("EPYC", (APPAREL,))])
+def test_a_run_may_move_from_one_cpu_model_to_another(
+    cpu: str, more: tuple[tuple[str, ...], ...], tmp_path: Path, native: Run
+) -> None:
+    """Begun there, finished here; and a residual network with batch norm stands where it should."""
+    last = STEPS - 1
+    there = train(tmp_path / "there", last, DIGITS, *more, cpu=cpu)
+    assert there == {"failing": [], "avx512": False}
+    run = Run(only(tmp_path / "there", "digits-*"))
+    assert run.state == f"stopped at step {last}"
+    train(tmp_path / "there", 0, DIGITS)
+    assert_same(run, native)
+    assert (run.receipt or {})["timing"]["resumed_at_step"] == last
+    if more:
+        train(tmp_path / "here", last, *more)
+        assert stopped(tmp_path / "there") == stopped(tmp_path / "here")
