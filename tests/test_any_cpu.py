@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not QEMU and not IN_CI, reason="no qemu-x86_64 (Debian: qemu-user)"),
 ]
 
-DIGITS = ("digits", "data.limit=128", "training.batch_size=32", "training.epochs=1")
+DIGITS = ("digits", "data.limit=64", "training.batch_size=16", "training.epochs=1")
 APPAREL = ("apparel", "data.limit=64", "training.batch_size=16")
 STEPS = 4  # in an epoch of either
 FILES = ("weights.safetensors", "trace.bin", "metrics.jsonl", "preprocess.json", "identity.json")
