@@ -1,7 +1,5 @@
 """``python -m project``."""
 
-import sys
+from project.cli import entry
 
-from project.cli import main
-
-sys.exit(main())
+entry()

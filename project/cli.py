@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from project import models
-from project.errors import Interrupted, LockstepError
+from project.errors import Interrupted, LockstepError, WorkerLost
 from project.files import nearest
 
 if TYPE_CHECKING:
@@ -30,20 +31,43 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:
         options.overrides += more
+    options.words = words
     try:
         return int(options.verb(options) or 0)
-    except LockstepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"{stop}; run the same command to go on", file=sys.stderr)
-        return 128 + stop.signal
+    except (LockstepError, Interrupted, WorkerLost) as end:
+        return _told(end)
     except KeyboardInterrupt:
         print("interrupted; run the same command to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return 141
+
+
+def entry() -> NoReturn:
+    """The process ``python -m project`` or ``lockstep``, from its words to its exit code."""
+    code = main()
+    if "RANK" in os.environ:  # gloo's threads have been seen to abort a process that ends slowly
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _told(end: Exception) -> int:
+    """Say what ended a verb, to people or to the process that started this worker; the code."""
+    from project.training import launch
+
+    if launch.is_watched() and not isinstance(end, WorkerLost):
+        return launch.note(end)
+    if isinstance(end, Interrupted):
+        print(f"{end}; run the same command to go on", file=sys.stderr)
+        return 128 + end.signal
+    if isinstance(end, WorkerLost):
+        print(f"{end}; to be started again from the last checkpoint", file=sys.stderr)
+        return 75  # EX_TEMPFAIL of sysexits.h
+    print(f"error: {end}", file=sys.stderr)
+    return 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +97,9 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         added.add_argument("recipe", nargs="?", default="digits/base", metavar="MODEL[/RECIPE]")
         added.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
         added.add_argument("--seed", type=int, default=0)
+    train_options = verbs.choices["train"]
+    train_options.add_argument("--workers", type=int, metavar="N", help="is training.workers=N")
+    train_options.add_argument("--until", type=int, default=0, metavar="STEP", help="stop there")
     for added in (verb(evaluate), verb(predict)):
         added.add_argument("run", metavar="RUN")
     verbs.choices["predict"].add_argument("inputs", nargs="+", metavar="FILE")
@@ -97,26 +124,40 @@ def _resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Sou
     )
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace) -> int:
     """Start a run, go on with it, or report it if it is finished."""
+    if options.workers is not None:
+        options.overrides.append(f"training.workers={options.workers}")
     experiment, _ = _resolved(options)
-    from project.training import profiles
+    from project.training import launch, profiles
 
-    profiles.enter(experiment.training.profile)
+    settings = experiment.training
+    profiles.enter(settings.profile)
+    workers = launch.count(settings.workers, settings.shards, settings.device)
+    if launch.among_workers():
+        launch.follow_parent()
+    elif workers > 1:
+        return launch.by_torchrun(workers, options.words)
     from project import console
     from project.experiment import run_experiment
     from project.place import Place
+    from project.watch import Watch
 
-    run = run_experiment(experiment, Place.default(options.runs), console.watch())
+    watch = Watch() if launch.rank() else console.watch()
+    run = run_experiment(experiment, Place.default(options.runs), watch, options.until)
+    if run is None:  # we are not the first worker, who tells
+        return 0
     receipt = run.receipt
-    assert receipt
-    if options.json:
+    if receipt is None:
+        print(f"run {run.folder}\n{run.state}, as told by --until")
+    elif options.json:
         print((run.folder / "receipt.json").read_text(), end="")
-        return
-    results = receipt["results"]
-    print(f"run {run.folder}")
-    print(f"weights sha256 {results['weights_sha256']}")
-    print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
+    else:
+        results = receipt["results"]
+        print(f"run {run.folder}")
+        print(f"weights sha256 {results['weights_sha256']}")
+        print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
+    return 0
 
 
 def config(options: argparse.Namespace) -> None:

@@ -55,7 +55,11 @@ class Training:
     batch_size: int = setting(128, "samples in a step", low=1)
     lr: float = setting(0.001, "peak learning rate", low=0)
     shards: int = setting(
-        8, "blocks of a batch whose gradients are summed along a tree", low=1, power_of_two=True
+        8,
+        "blocks of a batch whose gradients are summed along a tree",
+        low=1,
+        high=256,
+        power_of_two=True,
     )
     optimizer: str = setting("adamw", "update rule", choices=("adamw", "adam", "sgd"))
     weight_decay: float = setting(0.0, "decay of weights with two or more axes", low=0)
@@ -80,12 +84,26 @@ class Training:
         choices=("portable", "native"),
     )
     device: str = setting("cpu", "where tensors live", choices=("cpu", "cuda"))
+    workers: int = setting(
+        0,
+        "processes that share each batch, 0 = one for each core or GPU",
+        low=0,
+        power_of_two=True,
+        bits=False,
+    )
     loaders: int = setting(0, "background processes that assemble batches", low=0, bits=False)
     checkpoint_every: int = setting(200, "steps between checkpoints", low=1, bits=False)
     checkpoint_seconds: float = setting(
         0.0, "seconds between checkpoints besides, 0 = by steps alone", low=0, bits=False
     )
     keep_checkpoints: int = setting(2, "checkpoints kept beside the best", low=1, bits=False)
+
+    def __post_init__(self) -> None:
+        if self.workers > self.shards:
+            raise ValueError(
+                f"training.workers: found {self.workers}, wanted at most one for each of the "
+                f"{self.shards} shards (training.shards) that a batch has"
+            )
 
 
 @dataclass(frozen=True)

@@ -54,3 +54,10 @@ class Interrupted(Exception):
     def __init__(self, signal: int, message: str):
         super().__init__(message)
         self.signal = signal
+
+
+class WorkerLost(Exception):
+    """Another worker of the run is gone; not an error of this one.
+
+    The process should end, to be started again with those that are left.
+    """

@@ -2,12 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
@@ -15,7 +13,7 @@ from project import models
 from project.config import Experiment
 from project.data import catalog
 from project.data.arrays import Dataset, open_dataset
-from project.data.batches import Batches, blocks
+from project.data.batches import Batches, Blocks
 from project.data.fetch import fetch
 from project.errors import RunError
 from project.files import (
@@ -29,14 +27,13 @@ from project.files import (
     write_flushed,
 )
 from project.place import Place
+from project.recorder import Recorder, Silence, due
 from project.records import environment, report, source, trace
-from project.records.journal import Journal
 from project.records.receipt import Run, identity, receipt
-from project.records.trace import Trace
 from project.training import profiles
-from project.training.checkpoint import Checkpoints, Snapshot
 from project.training.determinism import enforce, reseed
-from project.training.evaluation import metrics, probabilities
+from project.training.distributed import Workers, joined
+from project.training.evaluation import Answers, metrics, probabilities
 from project.training.loop import Training, train
 from project.training.optimizer import Optimizer, learning_rate
 from project.training.parameters import FlatParameters
@@ -45,20 +42,33 @@ from project.training.signals import stop_signal
 from project.watch import Watch
 
 
-def run_experiment(experiment: Experiment, place: Place, watch: Watch) -> Run:
+def run_experiment(
+    experiment: Experiment, place: Place, watch: Watch, until: int = 0
+) -> Run | None:
     """Train what the experiment says, from the start or from where it was left, to its receipt.
 
-    A finished run is returned as it is. Raises Interrupted when a signal asked to stop, after the
-    state was saved; the same call goes on from there.
+    With ``until`` training stops at that step, saved and without a receipt. A finished run is
+    returned as it is. In a worker that is not the first, which keeps the run's files, nothing is
+    returned. Raises Interrupted when a signal asked to stop, after the state was saved; the same
+    call goes on from there.
     """
     settings = experiment.training
     profiles.enter(settings.profile)
     enforce(settings.profile, settings.device)
     dataset = open_data(experiment.data.name, place, watch)
-    run, identifier = _open_run(experiment, dataset, place, watch)
-    with held(run.folder, watch.say):
-        if run.receipt is None:
-            _train_to_receipt(experiment, dataset, run, identifier, watch)
+    with joined(settings.shards, settings.device) as workers:
+        if workers.spare:
+            return None
+        if not workers.first:
+            if workers.told() == b"train":
+                _help(Made(experiment, dataset, workers), until)
+            return None
+        run, identifier = _open_run(experiment, dataset, place, watch)
+        with held(run.folder, watch.say):
+            finished = run.receipt is not None
+            workers.told(b"report" if finished else b"train")
+            if not finished:
+                _train_to_receipt(Made(experiment, dataset, workers), run, identifier, watch, until)
     return run
 
 
@@ -123,135 +133,153 @@ def _open_run(
     return run, identifier
 
 
-def _train_to_receipt(
-    experiment: Experiment,
-    dataset: Dataset,
-    run: Run,
-    identifier: dict[str, str],
-    watch: Watch,
-) -> None:
-    settings, parts = experiment.training, models.module(experiment.model)
-    started = time.time()
-    environment.git()  # remembered now, because people commit while a run trains
-    split = dataset.splits["train"].first(experiment.data.limit)
+class Made:
+    """All that a run trains with, made alike in each of its workers."""
 
-    preprocess = parts.Preprocess.fit(experiment.settings, split.inputs, list(dataset.labels))
-    reseed(key_of(experiment.seed, "weights"))
-    model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
-    flat = FlatParameters(model)
-    training = Training(
-        flat,
-        Optimizer(
+    def __init__(self, experiment: Experiment, dataset: Dataset, workers: Workers):
+        settings, parts = experiment.training, models.module(experiment.model)
+        self.experiment, self.dataset, self.workers = experiment, dataset, workers
+        split = dataset.splits["train"].first(experiment.data.limit)
+        self.preprocess = parts.Preprocess.fit(
+            experiment.settings, split.inputs, list(dataset.labels)
+        )
+        reseed(key_of(experiment.seed, "weights"))
+        self.model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
+        self.training = Training(
+            flat := FlatParameters(self.model),
+            Optimizer(
+                flat,
+                name=settings.optimizer,
+                weight_decay=settings.weight_decay,
+                momentum=settings.momentum,
+            ),
+            clip=settings.clip,
+            average=settings.average,
+        )
+        self.batches = Batches(
+            split,
+            lambda raw, generator: self.preprocess.augment(self.preprocess(raw), generator),
+            batch_size=settings.batch_size,
+            shards=settings.shards,
+            seed=experiment.seed,
+        )
+        self.gradient = ShardedGradient(
+            self.model,
             flat,
-            name=settings.optimizer,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-        ),
-        clip=settings.clip,
-        average=settings.average,
-    )
-    batches = Batches(
-        split,
-        lambda raw, generator: preprocess.augment(preprocess(raw), generator),
-        batch_size=settings.batch_size,
-        shards=settings.shards,
-        seed=experiment.seed,
-    )
-    gradient = ShardedGradient(
-        model,
-        flat,
-        parts.loss,
-        lambda step, shard: reseed(key_of(experiment.seed, "dropout", step, shard)),
-    )
-    steps = settings.epochs * batches.steps_per_epoch
+            parts.loss,
+            lambda step, shard: reseed(key_of(experiment.seed, "dropout", step, shard)),
+            shards=settings.shards,
+            workers=workers,
+        )
+        self.steps = settings.epochs * self.batches.steps_per_epoch
 
-    def answers(name: str) -> tuple[Any, Any]:
-        return probabilities(
-            model, blocks(dataset.splits[name], preprocess, settings.evaluation_batch)
+    def answers(self, name: str) -> Answers:
+        """What the present weights answer on a split, and what would be right."""
+        blocks = Blocks(
+            self.dataset.splits[name], self.preprocess, self.experiment.training.evaluation_batch
+        )
+        return probabilities(self.model, blocks, len(self.dataset.labels), self.workers)
+
+    def evaluate(self) -> tuple[float, dict[str, Any]]:
+        """A score, the higher the better, and the validation metrics."""
+        found, monitor = metrics(*self.answers("validation")), self.experiment.training.monitor
+        return (-found[monitor] if monitor == "loss" else found[monitor]), found
+
+    def stored(self) -> bytes:
+        """The content of ``preprocess.json``: the settings and all that was fitted."""
+        config = dataclasses.asdict(self.experiment.settings)
+        return readable_json(
+            {"model": self.experiment.model, "config": config} | self.preprocess.state()
         )
 
-    def evaluate() -> tuple[float, dict[str, Any]]:
-        found = metrics(*answers("validation"))
-        score = found[settings.monitor]
-        return (-score if settings.monitor == "loss" else score), found
 
+def _train(made: Made, recorder: Silence, until: int) -> bool:
+    """Train from the recorder's last state to the end, or ``until`` a step; whether it is the end.
+
+    At the end the model has the weights that are to be kept.
+    """
+    settings, training, batches = made.experiment.training, made.training, made.batches
     with ExitStack() as stack:
-        checkpoints = Checkpoints(run.folder / "checkpoints", settings.keep_checkpoints, watch.say)
-        recorder = _resume(training, checkpoints, run, batches, watch)
         stack.callback(recorder.close)
-        stack.callback(checkpoints.close)  # first, because a write in flight flushes the recorder
-        step = training.progress.step
-        watch.begin(run.name, step, steps, batches.steps_per_epoch, settings.batch_size)
-        stack.callback(watch.end)
-
-        def save(snapshot: Snapshot) -> None:
-            state = snapshot.state | recorder.mark()
-            checkpoints.save(
-                dataclasses.replace(snapshot, state=state),
-                best=training.progress.best_step,
-                flush=recorder.flush,
-            )
-            watch.saved(snapshot.step)
-
+        recorder.resume(made.steps)
+        training.share(made.workers)
         train(
             training,
-            gradient,
-            batches.steps(step, steps, settings.loaders),
-            steps=steps,
+            made.gradient,
+            batches.steps(
+                training.progress.step, made.steps, made.gradient.block, settings.loaders
+            ),
+            steps=made.steps,
+            until=min(until or made.steps, made.steps),
             steps_per_epoch=batches.steps_per_epoch,
             learning_rate=learning_rate(
-                peak=settings.lr, schedule=settings.schedule, warmup=settings.warmup, steps=steps
+                peak=settings.lr,
+                schedule=settings.schedule,
+                warmup=settings.warmup,
+                steps=made.steps,
             ),
-            evaluate=evaluate,
+            evaluate=made.evaluate,
             patience=settings.patience,
             observer=recorder,
-            save=save,
-            save_is_due=_due(settings.checkpoint_every, settings.checkpoint_seconds),
+            save=recorder.save,
+            save_is_due=due(settings.checkpoint_every, settings.checkpoint_seconds),
             stop_signal=stack.enter_context(stop_signal()),
         )
-        checkpoints.wait()
-        trained = time.time()
+        last = training.progress
+        if last.step < made.steps and not last.stopped_early:
+            return False
+        recorder.restore(last.best_step or last.step if settings.keep == "best" else last.step)
+        training.share(made.workers)
+        return True
 
-        kept = training.progress.best_step if settings.keep == "best" else training.progress.step
-        training.restore(checkpoints.read(kept or training.progress.step))
-        with training.kept_weights():
-            weights = safetensors.torch.save(
-                {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-            )
-            validation, test = metrics(*answers("validation")), answers("test")
 
-    config = dataclasses.asdict(experiment.settings)
-    stored = {"model": experiment.model, "config": config} | preprocess.state()
+def _help(made: Made, until: int) -> None:
+    """What the first worker does in ``_train_to_receipt``, as far as all take part in it."""
+    if _train(made, Silence(), until):
+        with made.training.kept_weights():
+            made.answers("validation"), made.answers("test")
+
+
+def _train_to_receipt(
+    made: Made, run: Run, identifier: dict[str, str], watch: Watch, until: int
+) -> None:
+    experiment, dataset, began = made.experiment, made.dataset, time.time()
+    environment.git()  # remembered now, because people commit while a run trains
+    recorder = Recorder(run, made.training, made.batches, watch, experiment.training)
+    if not _train(made, recorder, until):
+        return
+
+    with made.training.kept_weights():
+        weights = safetensors.torch.save(
+            {name: t.detach().cpu().contiguous() for name, t in made.model.state_dict().items()}
+        )
+        validation, test = metrics(*made.answers("validation")), made.answers("test")
+    steps = recorder.last_step
     outcome = {
-        "steps": recorder.last_step,
-        "epochs": recorder.last_step // batches.steps_per_epoch,
-        "kept_step": training.progress.step,
+        "steps": steps,
+        "epochs": steps // made.batches.steps_per_epoch,
+        "kept_step": made.training.progress.step,
         "weights_sha256": digest_of(weights),
-        "preprocess_sha256": digest_of(readable_json(stored)),
+        "preprocess_sha256": digest_of(made.stored()),
         "trace_sha256": digest_of(run.folder / "trace.bin"),
         "labels": list(dataset.labels),
         "metrics": {"validation": validation, "test": metrics(*test)},
-        "data": trace.epochs_seen(run.folder / "trace.bin", batches.steps_per_epoch),
+        "data": trace.epochs_seen(run.folder / "trace.bin", made.batches.steps_per_epoch),
     }
-    done = recorder.last_step - step
-    content = receipt(
-        run.name,
-        identifier,
-        environment.facts(torch.get_num_threads(), torch.__version__),
-        outcome,
-        {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seconds": round(time.time() - started, 3),
-            "resumed_at_step": step,
-            "samples_per_second": round(done * settings.batch_size / (trained - started), 1),
-        },
-    )
+    timing = {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.time() - began, 3),
+        "workers": made.workers.count,
+    } | recorder.pace()
+    facts = environment.facts(torch.get_num_threads(), torch.__version__)
+    content = receipt(run.name, identifier, facts, outcome, timing)
+    show = models.module(experiment.model).Preprocess.show
     mistakes = report.worst_mistakes(
-        *test, dataset.labels, lambda row: parts.Preprocess.show(dataset.splits["test"].inputs[row])
+        *test, dataset.labels, lambda row: show(dataset.splits["test"].inputs[row])
     )
-    write_atomically(run.folder / "weights.safetensors", weights)
-    write_atomically(run.folder / "preprocess.json", readable_json(stored))
     page = report.page(content, run.metrics(), trace.read(run.folder / "trace.bin"), mistakes)
+    write_atomically(run.folder / "weights.safetensors", weights)
+    write_atomically(run.folder / "preprocess.json", made.stored())
     write_atomically(run.folder / "report.html", page)
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)
@@ -270,93 +298,10 @@ def evaluate_run(run: Run, place: Place, watch: Watch) -> tuple[dict[str, Any], 
     experiment = run.experiment()
     loaded = predictor(run)
     dataset = open_data(experiment["data"]["name"], place, watch)
-    batches = blocks(
+    blocks = Blocks(
         dataset.splits["test"], loaded.preprocess, experiment["training"]["evaluation_batch"]
     )
     receipt = run.receipt
     assert receipt  # or the predictor would not have loaded
-    return metrics(*probabilities(loaded.model, batches)), receipt["results"]["metrics"]["test"]
-
-
-class Recorder:
-    """Writes what happens into the run's trace and metrics, and tells it on."""
-
-    def __init__(self, run: Run, flat: FlatParameters, batches: Batches, watch: Watch, step: int):
-        self.flat, self.batches, self.watch, self.last_step = flat, batches, watch, step
-        self.trace = Trace(run.folder / "trace.bin", step)
-        self.journal = Journal(run.folder / "metrics.jsonl", step)
-
-    def step(self, step: int, loss: float, batch: int, rate: float) -> None:
-        flat = self.flat
-        self.trace.append(
-            self.batches.ids_digest(step - 1),
-            batch,
-            loss,
-            flat.row.cpu().numpy(),
-            [flat.values.cpu().numpy(), flat.buffers.cpu().numpy()],
-        )
-        self.last_step, self.rate = step, rate
-        self.watch.step(step, loss)
-
-    def epoch(self, epoch: int, step: int, better: bool, validation: dict[str, Any]) -> None:
-        self.trace.write()
-        losses = trace.read(self.trace.path)["loss"][-self.batches.steps_per_epoch :]
-        row = {
-            "epoch": epoch,
-            "step": step,
-            "better": better,
-            "rate": self.rate,
-            "train": {"loss": float(np.mean(losses))},
-            "validation": {name: validation[name] for name in ("accuracy", "f1", "loss")},
-        }
-        self.journal.append(row)
-        self.watch.epoch(row)
-
-    def mark(self) -> dict[str, Any]:
-        """What a checkpoint must know of the files beside it."""
-        self.trace.write()
-        return {"trace": self.trace.digest()}
-
-    def flush(self) -> None:
-        """Have on disk all that a checkpoint relies on."""
-        self.trace.flush()
-        self.journal.flush()
-
-    def close(self) -> None:
-        self.trace.close()
-        self.journal.close()
-
-
-def _resume(
-    training: Training, checkpoints: Checkpoints, run: Run, batches: Batches, watch: Watch
-) -> Recorder:
-    """Bring back the newest state that is whole, with its trace and its best weights; or begin."""
-    for snapshot in checkpoints.newest():
-        best = snapshot.state["progress"]["best_step"]
-        try:
-            if best is not None:
-                checkpoints.read(best)
-            recorder = Recorder(run, training.flat, batches, watch, snapshot.step)
-        except RunError as error:
-            watch.say(f"warning: {error} Going back to before it.")
-            continue
-        if recorder.trace.digest() == snapshot.state["trace"]:
-            training.restore(snapshot)
-            return recorder
-        recorder.close()
-        watch.say(f"warning: {recorder.trace.path}: altered before step {snapshot.step}.")
-    return Recorder(run, training.flat, batches, watch, 0)
-
-
-def _due(every: int, seconds: float) -> Callable[[int], bool]:
-    """Whether a checkpoint is due at a step, by their number or by the clock."""
-    last = time.monotonic()
-
-    def due(step: int) -> bool:
-        nonlocal last
-        if step % every == 0 or 0 < seconds <= time.monotonic() - last:
-            last = time.monotonic()
-            return True
-        return False
-
-    return due
+    found = probabilities(loaded.model, blocks, len(dataset.labels))
+    return metrics(*found), receipt["results"]["metrics"]["test"]

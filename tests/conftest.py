@@ -56,7 +56,9 @@ def train_briefly(place: Place) -> Callable[..., Run]:
     from project.experiment import run_experiment
 
     def train(recipe: str = "digits/base", *overrides: str, seed: int = 42) -> Run:
-        return run_experiment(experiment(recipe, *overrides, seed=seed), place, Watch())
+        run = run_experiment(experiment(recipe, *overrides, seed=seed), place, Watch())
+        assert run
+        return run
 
     return train
 
@@ -67,7 +69,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) ->
     from project.experiment import run_experiment
 
     folder = Place(tmp_path_factory.mktemp("finished"), data_folder)
-    return run_experiment(experiment(), folder, Watch())
+    run = run_experiment(experiment(), folder, Watch())
+    assert run
+    return run
 
 
 def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,9 @@ def results(run: Run) -> dict[str, object]:
 def elsewhere(place: Place, *overrides: str) -> Run:
     """The same brief run in a folder of its own."""
     other = dataclasses.replace(place, runs=place.runs.with_name("elsewhere"))
-    return run_experiment(experiment("digits/base", *overrides), other, Watch())
+    run = run_experiment(experiment("digits/base", *overrides), other, Watch())
+    assert run
+    return run
 
 
 def test_the_same_identity_has_the_same_bits_in_another_process(
@@ -119,7 +121,7 @@ def test_packages_that_are_not_as_locked_are_said_and_recorded(
     watch = Watch()
     watch.say = told.append  # type: ignore[method-assign]
     run = run_experiment(experiment(), place, watch)
-    assert run.receipt and run.receipt["environment"]["drift"][0].startswith("numpy: locked ")
+    assert run and run.receipt and run.receipt["environment"]["drift"][0].startswith("numpy: locked ")
     assert "not as locked" in "".join(told)
     assert run.name != finished_run.name
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from project.data.order import Order
 from project.files import key_of
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n,) int64
+Step = tuple[int, Iterable[Batch]]  # samples in the whole batch, and shards of it
 Encode = Callable[[NDArray[Any], torch.Generator], torch.Tensor]
 
 _IDS_AHEAD = 4096  # evaluated at once, because a NumPy call costs as much for 4,096 ids as for 50
@@ -61,44 +63,63 @@ class Batches:
         labels = torch.from_numpy(self.split.labels[chosen])
         return self.encode(self.split.inputs[chosen], self._generator), labels
 
-    def steps(self, first: int, last: int, loaders: int = 0) -> Iterator[Iterable[Batch]]:
-        """The shards of each step from ``first`` up to ``last``, in turn.
+    def steps(self, first: int, last: int, block: range, loaders: int = 0) -> Iterator[Step]:
+        """Each step from ``first`` up to ``last``: its number of samples and the block's shards.
 
         With ``loaders``, background processes assemble them: the path for examples that need
         Python, one by one, to decode. A batch is a function of its place, so it has the same bits
         whoever assembles it, however many they are.
         """
         if loaders == 0:
-            shards = range(self.shards)
-            return ((self.at(step, shard) for shard in shards) for step in range(first, last))
+            return (
+                (len(self.ids(step)), (self.at(step, shard) for shard in block))
+                for step in range(first, last)
+            )
         # No batch size: it hands over whole steps as they come from the data set.
-        steps = _Steps(self, first, last)
-        return iter(DataLoader(steps, None, num_workers=loaders, worker_init_fn=_leave_ctrl_c))
+        steps = _Steps(self, first, last, block)
+        return iter(DataLoader(steps, None, num_workers=loaders, worker_init_fn=_leave_signals))
 
 
-def _leave_ctrl_c(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the one that trains decides what to do."""
+def _leave_signals(_: int) -> None:
+    """Signals reach all processes of a terminal or group; the one that trains decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _Steps(Dataset[list[Batch]]):
+class _Steps(Dataset[Step]):
     """The steps of a run as a data set for torch's DataLoader."""
 
-    def __init__(self, batches: Batches, first: int, last: int):
-        self.batches, self.first, self.last = batches, first, last
+    def __init__(self, batches: Batches, first: int, last: int, block: range):
+        self.batches, self.first, self.last, self.block = batches, first, last, block
 
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __getitem__(self, index: int) -> list[Batch]:
+    def __getitem__(self, index: int) -> Step:
         step = self.first + index
-        return [self.batches.at(step, shard) for shard in range(self.batches.shards)]
+        return len(self.batches.ids(step)), [self.batches.at(step, shard) for shard in self.block]
 
 
-def blocks(
-    split: Split, encode: Callable[[NDArray[Any]], torch.Tensor], size: int
-) -> Iterator[Batch]:
-    """A split from its first row to its last in blocks, for evaluation."""
-    for start in range(0, len(split), size):
-        inputs = encode(np.array(split.inputs[start : start + size]))
-        yield inputs, torch.from_numpy(np.array(split.labels[start : start + size]))
+@dataclass(frozen=True)
+class Blocks:
+    """A split from its first row to its last in blocks of ``size`` rows, for evaluation."""
+
+    split: Split
+    encode: Callable[[NDArray[Any]], torch.Tensor]
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.size)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        """The inputs of a block."""
+        return self.encode(np.array(self.split.inputs[self.rows(number)]))
+
+    def rows(self, number: int) -> slice:
+        """The rows of the split that a block has."""
+        return slice(number * self.size, min((number + 1) * self.size, len(self.split)))
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all rows."""
+        return np.array(self.split.labels)

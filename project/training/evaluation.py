@@ -1,31 +1,47 @@
 """What a model is worth: its answers on a split, and the metrics of a classifier."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+from project.training.distributed import ALONE, Workers
+
+Answers = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class Blocks(Protocol):
+    """A split in blocks of rows, whose edges do not depend on who evaluates which."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> torch.Tensor: ...
+
+    def rows(self, number: int) -> slice: ...
 
 
 def probabilities(
-    model: nn.Module, batches: Iterable[Batch], each: Callable[[], None] = lambda: None
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Class probabilities (rows, classes) and labels (rows,) of a split, in its order."""
-    device = next(model.parameters()).device
-    answers, labels = [], []
+    model: nn.Module, blocks: Blocks, classes: int, workers: Workers = ALONE
+) -> Answers:
+    """Class probabilities (rows, classes) and labels (rows,) of a split, in its order.
+
+    Each worker evaluates some of the blocks; all get the whole.
+    """
+    device, labels = next(model.parameters()).device, blocks.labels
+    answers = np.zeros((len(labels), classes), np.float32)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for inputs, targets in batches:
-            answers.append(torch.softmax(model(inputs.to(device)), dim=1).cpu().numpy())
-            labels.append(targets.numpy())
-            each()
+        for number in range(workers.rank, len(blocks), workers.count):
+            scores = model(blocks[number].to(device))
+            answers[blocks.rows(number)] = torch.softmax(scores, dim=1).cpu().numpy()
     model.train(was_training)
-    return np.concatenate(answers), np.concatenate(labels)
+    return workers.merged(answers), labels
 
 
 def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:

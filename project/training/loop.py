@@ -1,18 +1,22 @@
 """The training loop."""
 
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from signal import SIGTERM
 from typing import Any, Protocol
 
 import torch
 
 from project.errors import Diverged, Interrupted
+from project.files import canonical_json
 from project.training.checkpoint import Snapshot
+from project.training.distributed import Workers
 from project.training.optimizer import Optimizer
 from project.training.parameters import FlatParameters
-from project.training.shards import Batch, ShardedGradient
+from project.training.shards import ShardedGradient, Step
 
 
 @dataclass
@@ -60,6 +64,12 @@ class Training:
             tensor.copy_(snapshot.tensors[key])
         self.progress = Progress(**snapshot.state["progress"])
 
+    def share(self, workers: Workers) -> None:
+        """Bring all workers to where the first one stands."""
+        workers.share(*self._tensors().values())
+        progress = workers.told(canonical_json(asdict(self.progress)))
+        self.progress = Progress(**json.loads(progress))
+
     @contextmanager
     def kept_weights(self) -> Iterator[None]:
         """While this lasts, the model has the weights that are kept: the averaged ones, if any."""
@@ -83,32 +93,34 @@ class Training:
 def train(
     training: Training,
     gradient: ShardedGradient,
-    batches: Iterator[Iterable[Batch]],
+    batches: Iterator[Step],
     *,
     steps: int,
+    until: int,
     steps_per_epoch: int,
     learning_rate: Callable[[int], float],
     evaluate: Callable[[], tuple[float, dict[str, Any]]],
     patience: int,
     observer: Observer,
-    save: Callable[[Snapshot], None],
+    save: Callable[[Callable[[], Snapshot]], None],
     save_is_due: Callable[[int], bool],
     stop_signal: Callable[[], int],
 ) -> None:
-    """Train from where ``training`` stands up to ``steps``, or until it no longer gets better.
+    """Train from where ``training`` stands to step ``until`` of ``steps``, or as long as it helps.
 
     ``evaluate`` answers (score, metrics), a higher score being better. Raises Diverged when the
-    loss or the gradient is not finite, and Interrupted after a signal, when the state is saved.
+    loss or the gradient is not finite, and Interrupted after a signal to any of the workers, when
+    the state is saved.
     """
     now = training.progress
-    while now.step < steps and not now.stopped_early:
-        rate = learning_rate(now.step)
-        loss, batch = gradient.compute(now.step, next(batches))
+    while now.step < until and not now.stopped_early:
+        rate, signal = learning_rate(now.step), stop_signal()
+        loss, batch, stops = gradient.compute(now.step, *next(batches), bool(signal))
         _update(training, rate, loss)
         now.step += 1
         observer.step(now.step, loss, batch, rate)
 
-        due = save_is_due(now.step) or now.step == steps
+        due = save_is_due(now.step) or now.step == until or stops
         if now.step % steps_per_epoch == 0:
             with training.kept_weights():
                 score, validation = evaluate()
@@ -120,11 +132,10 @@ def train(
                 now.stopped_early = 0 < patience <= now.epochs_since_best
             due = due or better or now.stopped_early
             observer.epoch(now.step // steps_per_epoch, now.step, better, validation)
-        signal = stop_signal()
-        if due or signal:
-            save(training.snapshot())
-        if signal:
-            raise Interrupted(signal, f"stopped at step {now.step} of {steps}, saved")
+        if due:
+            save(training.snapshot)
+        if stops:
+            raise Interrupted(signal or SIGTERM, f"stopped at step {now.step} of {steps}, saved")
 
 
 def _update(training: Training, rate: float, loss: float) -> None:

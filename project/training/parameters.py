@@ -13,7 +13,8 @@ class FlatParameters:
     fingerprint and the copy for a checkpoint one operation each instead of one for each tensor.
 
     The first ``decayed`` values are those of parameters with two or more axes.
-    ``row`` is what a shard contributes: [gradients | float buffers | loss], float32.
+    ``row`` is what travels up the tree of shards, float32: ``sums``, which is [gradients | float
+    buffers | loss], and ``notes``, whole numbers below 2^24, whose sums are exact.
     """
 
     def __init__(self, model: nn.Module):
@@ -27,8 +28,10 @@ class FlatParameters:
 
         self.decayed = sum(p.numel() for p in parameters if p.dim() >= 2)
         self.values = torch.empty(size, device=device)
-        self.row = torch.zeros(size + extra + 1, device=device)
+        notes = sum(count.numel() for count in counts) + 5
+        self.row = torch.zeros(size + extra + 1 + notes, device=device)
         self.gradient = self.row[:size]
+        self.sums, self.notes = self.row[:-notes], self.row[-notes:]
         self.buffers = torch.empty(extra, device=device)
         self.counts = counts
         for parameter, view in _views(parameters, self.values):

@@ -1,25 +1,35 @@
 """The gradient of a batch: shard by shard, summed along one fixed binary tree."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
 from torch import nn
 
+from project.training.distributed import ALONE, Workers
 from project.training.parameters import FlatParameters
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Step = tuple[int, Iterable[Batch]]  # samples in all shards, and the shards of this worker
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
+
+
+class Outcome(NamedTuple):
+    """What a step gave, the same in all workers: ``stops`` of them were asked to stop."""
+
+    loss: float
+    batch: int
+    stops: int
 
 
 class ShardedGradient:
     """Computes the gradient of a batch from its shards, whoever computes which of them.
 
-    The sum over shards is ``((0+1)+(2+3))+((4+5)+(6+7))`` for eight, always: a worker that has an
-    aligned block of them has a whole branch of that tree. Float buffers (running statistics) and
-    the loss take the same way, weighted by the samples of each shard; whole-number buffers advance
-    as in the first shard.
+    The sum over shards is ``((0+1)+(2+3))+((4+5)+(6+7))`` for eight, always: a worker has an
+    aligned block of them, which is a whole branch of that tree. Float buffers (running statistics)
+    and the loss take the same way, weighted by the samples of each shard; whole-number buffers
+    advance as in the last shard (the only one that no batch leaves empty).
     """
 
     def __init__(
@@ -28,42 +38,64 @@ class ShardedGradient:
         flat: FlatParameters,
         loss_of: Loss,
         reseed: Callable[[int, int], None],
+        *,
+        shards: int,
+        workers: Workers = ALONE,
     ):
         self.model, self.flat, self.loss_of, self.reseed = model, flat, loss_of, reseed
+        self.block, self.last, self.workers = workers.block(shards), shards - 1, workers
         self._levels: list[torch.Tensor] = []
         self._before = torch.empty_like(flat.buffers)
 
-    def compute(self, step: int, shards: Iterable[Batch]) -> tuple[float, int]:
-        """Leave the batch's gradient in the model and return (loss, fingerprint of the batch).
+    def compute(self, step: int, samples: int, shards: Iterable[Batch], stop: bool) -> Outcome:
+        """Leave the gradient of a batch of so many samples in the model.
 
-        Buffers of the model move on by one step.
+        ``shards`` are those of this worker's block. Buffers of the model move on by one step.
         """
         flat, device = self.flat, self.flat.values.device
         self._before.copy_(flat.buffers)
-        fingerprint = xxhash.xxh3_64()
-        batches = list(shards)
-        total = sum(len(labels) for _, labels in batches)
-        counts_after: list[torch.Tensor] = []
-        counts_before = [count.clone() for count in flat.counts]
-        for shard, (inputs, labels) in enumerate(batches):
+        counts = [count.clone() for count in flat.counts]
+        fingerprints = 0
+        for shard, (inputs, labels) in zip(self.block, shards, strict=True):
             flat.row.zero_()
             if len(labels):
-                fingerprint.update(_bytes(inputs))
-                fingerprint.update(_bytes(labels))
-                self._restore(counts_before)
+                fingerprints += _fingerprint(shard, inputs, labels)
+                self._restore(counts)
                 self.reseed(step, shard)
-                weight = len(labels) / total
+                weight = len(labels) / samples
                 batch = _layout(inputs.to(device)), labels.to(device)
                 loss = self.loss_of(self.model, batch) * weight
                 loss.backward()
                 start = flat.gradient.numel()
-                torch.mul(flat.buffers, weight, out=flat.row[start:-1])
-                flat.row[-1] = loss.detach()
-                counts_after = counts_after or [count.clone() for count in flat.counts]
-            self._add(shard, last=shard + 1 == len(batches))
-        self._restore(counts_after)
-        flat.buffers.copy_(flat.row[flat.gradient.numel() : -1])
-        return float(flat.row[-1]), fingerprint.intdigest()
+                torch.mul(flat.buffers, weight, out=flat.sums[start:-1])
+                flat.sums[-1] = loss.detach()
+            self._add(shard - self.block.start, last=shard == self.block[-1])
+        self._note(counts, fingerprints, stop)
+        self.workers.sum(flat.row)
+        return self._conclude(counts)
+
+    def _note(self, before: list[torch.Tensor], fingerprints: int, stop: bool) -> None:
+        """Write into the row what all workers must know besides the sums."""
+        notes = [float(fingerprints >> 16 * i & 0xFFFF) for i in range(4)] + [float(stop)]
+        self.flat.notes[-5:] = torch.tensor(notes)
+        start = 0
+        for count, old in zip(self.flat.counts, before, strict=True):
+            if self.last in self.block:
+                self.flat.notes[start : start + count.numel()] = (
+                    count.long() - old.long()
+                ).flatten()
+            start += count.numel()
+
+    def _conclude(self, before: list[torch.Tensor]) -> Outcome:
+        """Read from the finished row what the step gave, and move the buffers on."""
+        flat, start = self.flat, 0
+        flat.buffers.copy_(flat.sums[flat.gradient.numel() : -1])
+        for count, old in zip(flat.counts, before, strict=True):
+            count.copy_(old.long() + flat.notes[start : start + count.numel()].view_as(old).long())
+            start += count.numel()
+        *limbs, stops = flat.notes[-5:].tolist()
+        fingerprint = sum(int(limb) << 16 * i for i, limb in enumerate(limbs)) % 2**64
+        return Outcome(float(flat.sums[-1]), fingerprint, int(stops))
 
     def _restore(self, counts: list[torch.Tensor]) -> None:
         self.flat.buffers.copy_(self._before)
@@ -76,7 +108,7 @@ class ShardedGradient:
         The sum so far of a left branch waits at its level until the right branch is complete; the
         last row to come in completes the root, which then stands in ``flat.row``.
         """
-        row, level = self.flat.row, 0
+        row, level = self.flat.sums, 0
         while shard >> level & 1:
             torch.add(self._levels[level], row, out=row)
             level += 1
@@ -85,6 +117,14 @@ class ShardedGradient:
         if level == len(self._levels):
             self._levels.append(torch.empty_like(row))
         self._levels[level].copy_(row)
+
+
+def _fingerprint(shard: int, inputs: torch.Tensor, labels: torch.Tensor) -> int:
+    """64 bits that tell the bytes of a shard; those of a batch are their sum modulo 2^64."""
+    digest = xxhash.xxh3_64(seed=shard)
+    digest.update(_bytes(inputs))
+    digest.update(_bytes(labels))
+    return digest.intdigest()
 
 
 def _bytes(tensor: torch.Tensor) -> Any:

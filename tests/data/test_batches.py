@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from project.data.arrays import Split
-from project.data.batches import Batch, Batches, Encode, blocks
+from project.data.batches import Batches, Blocks, Encode, Step
 
 Bytes = list[list[tuple[bytes, bytes]]]  # of each shard of each step
 
@@ -45,8 +45,8 @@ def numbered(size: int, encode: Encode = noisy, **options: int) -> Batches:
     return Batches(Split(np.arange(size), np.arange(size)), encode, **chosen)
 
 
-def as_bytes(steps: Iterable[Iterable[Batch]]) -> Bytes:
-    return [[(x.numpy().tobytes(), y.numpy().tobytes()) for x, y in shards] for shards in steps]
+def as_bytes(steps: Iterable[Step]) -> Bytes:
+    return [[(x.numpy().tobytes(), y.numpy().tobytes()) for x, y in shards] for _, shards in steps]
 
 
 @settings(deadline=None)
@@ -81,8 +81,8 @@ def test_the_order_is_another_one_in_each_epoch() -> None:
 @given(first=st.integers(0, 29))
 @settings(deadline=None)
 def test_whoever_begins_in_the_middle_gets_the_same_batches(first: int) -> None:
-    whole = as_bytes(numbered(190).steps(0, 30))
-    assert as_bytes(numbered(190).steps(first, 30)) == whole[first:]
+    whole = as_bytes(numbered(190).steps(0, 30, range(4)))
+    assert as_bytes(numbered(190).steps(first, 30, range(4))) == whole[first:]
 
 
 def test_a_batch_is_the_same_whatever_was_asked_before() -> None:
@@ -113,7 +113,7 @@ def test_any_number_of_loaders_gives_the_same_bytes(kind: str) -> None:
     def assembled(loaders: int) -> Bytes:
         split = Split(raw, np.arange(100))
         batches = Batches(split, encode, batch_size=30, shards=4, seed=5)
-        return as_bytes(batches.steps(2, 9, loaders))
+        return as_bytes(batches.steps(2, 9, range(4), loaders))
 
     alone = assembled(0)
     assert (len(alone), {len(step) for step in alone}) == (7, {4})
@@ -122,7 +122,9 @@ def test_any_number_of_loaders_gives_the_same_bytes(kind: str) -> None:
 
 def test_evaluation_sees_a_split_from_its_first_row_to_its_last() -> None:
     split = Split(np.arange(23), np.arange(23) % 3)
-    found = list(blocks(split, torch.from_numpy, 10))
-    assert [len(labels) for _, labels in found] == [10, 10, 3]
-    assert torch.cat([inputs for inputs, _ in found]).tolist() == list(range(23))
-    assert torch.cat([labels for _, labels in found]).tolist() == split.labels.tolist()
+    blocks = Blocks(split, torch.from_numpy, 10)
+    found = [blocks[number].tolist() for number in range(len(blocks))]
+    assert [len(block) for block in found] == [10, 10, 3]
+    assert [row for block in found for row in block] == list(range(23))
+    assert blocks.labels.tolist() == split.labels.tolist()
+    assert [split.inputs[blocks.rows(number)].tolist() for number in range(3)] == found

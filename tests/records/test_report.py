@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from project.data.batches import blocks
+from project.data.batches import Blocks
 from project.experiment import open_data, predictor
 from project.place import Place
 from project.records import trace
@@ -92,7 +92,7 @@ def test_the_report_of_a_run_follows_from_its_files_to_the_byte(
 ) -> None:
     loaded = predictor(finished_run)
     split = open_data("digits", place, Watch()).splits["test"]
-    answers = probabilities(loaded.model, blocks(split, loaded.preprocess, 500))
+    answers = probabilities(loaded.model, Blocks(split, loaded.preprocess, 500), 10)
     names = [str(digit) for digit in range(10)]
     mistakes = worst_mistakes(
         *answers, names, lambda row: loaded.preprocess.show(split.inputs[row])

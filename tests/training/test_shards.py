@@ -1,6 +1,7 @@
 """The gradient of a batch is one fixed tree over its shards."""
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,6 +12,8 @@ from project.training.parameters import FlatParameters
 from project.training.shards import Batch, ShardedGradient
 
 enforce("portable", "cpu")
+
+Seed = Callable[[int, int], None]
 
 
 def network() -> nn.Module:
@@ -35,40 +38,42 @@ def split(whole: Batch, shards: int) -> list[Batch]:
     return [(whole[0][a:b], whole[1][a:b]) for a, b in itertools.pairwise(edges)]
 
 
-def computed(shards: list[Batch]) -> tuple[FlatParameters, float, int]:
-    model = network()
-    flat = FlatParameters(model)
-    sharded = ShardedGradient(model, flat, loss_of, lambda step, shard: reseed(100 * step + shard))
-    return flat, *sharded.compute(0, shards)
+def computed(
+    shards: list[Batch], model: nn.Module | None = None, seed: Seed = lambda step, shard: None
+) -> tuple[FlatParameters, float, int]:
+    """The first step of a model on these shards: its numbers, the loss, the batch's fingerprint."""
+    flat = FlatParameters(model := model or network())
+    sharded = ShardedGradient(model, flat, loss_of, seed, shards=len(shards))
+    samples = sum(len(labels) for _, labels in shards)
+    loss, fingerprint, stops = sharded.compute(0, samples, shards, False)
+    assert stops == 0
+    return flat, loss, fingerprint
 
 
 def row_of(shard: Batch, share: float) -> torch.Tensor:
     """What one shard contributes, worked out alone."""
-    model = network()
-    flat = FlatParameters(model)
-    ShardedGradient(model, flat, loss_of, lambda step, shard: None).compute(0, [shard])
-    return flat.row * share
+    return computed([shard])[0].sums * share
 
 
 def test_eight_shards_are_summed_along_the_tree() -> None:
     shards = split(batch(64), 8)
     a, b, c, d, e, f, g, h = (row_of(shard, 1 / 8) for shard in shards)
     wanted = ((a + b) + (c + d)) + ((e + f) + (g + h))
-    assert torch.equal(computed(shards)[0].row, wanted)
+    assert torch.equal(computed(shards)[0].sums, wanted)
 
 
 def test_shards_of_unequal_size_count_by_their_samples() -> None:
     shards = split(batch(11), 2)  # 5 and 6 samples
     rows = [row_of(shard, len(shard[1]) / 11) for shard in shards]
-    torch.testing.assert_close(computed(shards)[0].row, rows[0] + rows[1])
+    torch.testing.assert_close(computed(shards)[0].sums, rows[0] + rows[1])
 
 
 def test_empty_shards_change_nothing() -> None:
     whole = batch(2)
     nothing = whole[0][:0], whole[1][:0]
-    full = [(whole[0][:1], whole[1][:1]), nothing, (whole[0][1:], whole[1][1:]), nothing]
-    few = [full[0], full[2]]
-    assert torch.equal(computed(full)[0].row, computed(few)[0].row)
+    full = [nothing, (whole[0][:1], whole[1][:1]), nothing, (whole[0][1:], whole[1][1:])]
+    few = [full[1], full[3]]
+    assert torch.equal(computed(full)[0].sums, computed(few)[0].sums)
 
 
 def test_one_shard_is_plain_backpropagation() -> None:
@@ -85,8 +90,7 @@ def test_one_shard_is_plain_backpropagation() -> None:
 def test_running_statistics_are_the_mean_of_the_shards() -> None:
     shards = split(batch(32), 4)
     model = network()
-    flat = FlatParameters(model)
-    ShardedGradient(model, flat, loss_of, lambda step, shard: None).compute(0, shards)
+    computed(shards, model)
     alone = []
     for shard in shards:
         one = network()
@@ -108,8 +112,11 @@ def test_the_fingerprint_knows_every_bit_of_the_batch() -> None:
 def test_every_shard_has_randomness_of_its_own() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))
     seeds: list[tuple[int, int]] = []
-    gradient = ShardedGradient(
-        model, FlatParameters(model), loss_of, lambda step, shard: seeds.append((step, shard))
-    )
-    gradient.compute(7, split(batch(8), 4))
-    assert seeds == [(7, 0), (7, 1), (7, 2), (7, 3)]
+    computed(split(batch(8), 4), model, lambda step, shard: seeds.append((step, shard)))
+    assert seeds == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def test_whole_number_buffers_advance_once_a_step() -> None:
+    model = network()
+    computed(split(batch(3), 8), model)  # five of the shards are empty
+    assert model[1].num_batches_tracked == 1

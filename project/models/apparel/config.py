@@ -19,6 +19,10 @@ class Config:
         0, "side of a square hidden in training pictures, 0 = none", low=0, high=28
     )
 
+    mirror: bool = setting(
+        False, "answer with the mean of the scores of a picture and its mirror image"
+    )
+
     def __post_init__(self) -> None:
         if len(self.blocks) != len(self.widths) - 1:
             raise ValueError(

@@ -12,7 +12,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config, classes: int):
         super().__init__()
-        self.smoothing = config.smoothing
+        self.smoothing, self.mirror = config.smoothing, config.mirror
         stem, *stages = config.widths
         layers = [convolution(1, stem)]
         for width, before, blocks in zip(stages, config.widths, config.blocks, strict=False):
@@ -24,7 +24,10 @@ class Model(nn.Module):
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(inputs))  # type: ignore[no-any-return]
+        scores: torch.Tensor = self.classifier(self.features(inputs))
+        if self.mirror and not self.training:
+            scores = (scores + self.classifier(self.features(inputs.flip(3)))) / 2
+        return scores
 
 
 class Residual(nn.Module):

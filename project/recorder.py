@@ -1,0 +1,165 @@
+"""What a run writes while it trains: trace, metrics, checkpoints; and how it finds them again."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from project.config import Training as Settings
+from project.data.batches import Batches
+from project.errors import RunError
+from project.records import trace
+from project.records.journal import Journal
+from project.records.receipt import Run
+from project.records.trace import Trace
+from project.training.checkpoint import Checkpoints, Snapshot
+from project.training.loop import Training
+from project.watch import Watch
+
+
+class Silence:
+    """What a worker keeps that is not the first: nothing."""
+
+    def resume(self, steps: int) -> None:
+        """Nothing to bring back; the first worker tells where to go on."""
+
+    def step(self, step: int, loss: float, batch: int, rate: float) -> None:
+        """A step is done."""
+
+    def epoch(self, epoch: int, step: int, better: bool, validation: dict[str, Any]) -> None:
+        """An epoch is done."""
+
+    def save(self, snapshot: Callable[[], Snapshot]) -> None:
+        """The state is worth keeping."""
+
+    def restore(self, step: int) -> None:
+        """Go back to a step that was saved."""
+
+    def close(self) -> None:
+        """All is done."""
+
+
+class Recorder(Silence):
+    """Keeps a run's files while it trains, and tells those who look on."""
+
+    def __init__(
+        self, run: Run, training: Training, batches: Batches, watch: Watch, settings: Settings
+    ):
+        self.run, self.training, self.batches, self.watch = run, training, batches, watch
+        self._open = ExitStack()
+        self.checkpoints = Checkpoints(
+            run.folder / "checkpoints", settings.keep_checkpoints, watch.say
+        )
+
+    def resume(self, steps: int) -> None:
+        """Bring back the newest state that is whole, of a run of so many steps; or begin."""
+        self._bring_back()
+        self.began, self.first_step = time.monotonic(), self.training.progress.step
+        self.last_step = self.first_step
+        per_epoch, batch_size = self.batches.steps_per_epoch, self.batches.batch_size
+        self.watch.begin(self.run.name, self.first_step, steps, per_epoch, batch_size)
+
+    def _bring_back(self) -> None:
+        for snapshot in self.checkpoints.newest():
+            best = snapshot.state["progress"]["best_step"]
+            try:
+                if best is not None:
+                    self.checkpoints.read(best)
+                self._open_files(snapshot.step)
+            except RunError as error:
+                self.watch.say(f"warning: {error} Going back to before it.")
+                continue
+            if self.trace.digest() == snapshot.state["trace"]:
+                self.training.restore(snapshot)
+                return
+            self._open.close()
+            self.watch.say(f"warning: {self.trace.path}: altered before step {snapshot.step}.")
+        self._open_files(0)
+
+    def _open_files(self, step: int) -> None:
+        with ExitStack() as opened:
+            self.trace = Trace(self.run.folder / "trace.bin", step)
+            opened.callback(self.trace.close)
+            self.journal = Journal(self.run.folder / "metrics.jsonl", step)
+            opened.callback(self.journal.close)
+            self._open = opened.pop_all()
+
+    def step(self, step: int, loss: float, batch: int, rate: float) -> None:
+        """Write the step's fingerprint."""
+        flat = self.training.flat
+        self.trace.append(
+            self.batches.ids_digest(step - 1),
+            batch,
+            loss,
+            flat.sums.cpu().numpy(),
+            [flat.values.cpu().numpy(), flat.buffers.cpu().numpy()],
+        )
+        self.last_step, self._rate = step, rate
+        self.watch.step(step, loss)
+
+    def epoch(self, epoch: int, step: int, better: bool, validation: dict[str, Any]) -> None:
+        """Write the epoch's metrics."""
+        self.trace.write()
+        losses = trace.read(self.trace.path)["loss"][-self.batches.steps_per_epoch :]
+        row = {
+            "epoch": epoch,
+            "step": step,
+            "better": better,
+            "rate": self._rate,
+            "train": {"loss": float(np.mean(losses))},
+            "validation": {name: validation[name] for name in ("accuracy", "f1", "loss")},
+        }
+        self.journal.append(row)
+        self.watch.epoch(row)
+
+    def save(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Start writing a checkpoint, which knows the files beside it as they are now."""
+        self.trace.write()
+        taken = snapshot()
+        self.checkpoints.save(
+            dataclasses.replace(taken, state=taken.state | {"trace": self.trace.digest()}),
+            best=self.training.progress.best_step,
+            flush=self._flush,
+        )
+        self.watch.saved(taken.step)
+
+    def restore(self, step: int) -> None:
+        """Go back to a step that was saved, when the last checkpoint is written."""
+        self.checkpoints.wait()
+        self.training.restore(self.checkpoints.read(step))
+
+    def _flush(self) -> None:
+        """Have on disk all that a checkpoint relies on."""
+        self.trace.flush()
+        self.journal.flush()
+
+    def close(self) -> None:
+        """Finish the write in flight, which flushes the files, and close them."""
+        self.watch.end()
+        with self._open:
+            self.checkpoints.close()
+
+    def pace(self) -> dict[str, Any]:
+        """From where the last session went on, and how fast it trained up to now."""
+        samples = (self.last_step - self.first_step) * self.batches.batch_size
+        return {
+            "resumed_at_step": self.first_step,
+            "samples_per_second": round(samples / (time.monotonic() - self.began), 1),
+        }
+
+
+def due(every: int, seconds: float) -> Callable[[int], bool]:
+    """Whether a checkpoint is due at a step, by their number or by the clock."""
+    last = time.monotonic()
+
+    def is_due(step: int) -> bool:
+        nonlocal last
+        if step % every == 0 or 0 < seconds <= time.monotonic() - last:
+            last = time.monotonic()
+            return True
+        return False
+
+    return is_due

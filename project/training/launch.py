@@ -1,0 +1,113 @@
+"""Starts a run's workers on this machine, by torchrun, and tells how they ended."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from project.errors import Interrupted, LockstepError
+
+_OUTCOME = "LOCKSTEP_OUTCOME"  # folder in which the workers leave what they have to say at the end
+_RESTARTS = 3  # after a worker died, before it is taken for a fault that comes again
+
+
+def count(wanted: int, shards: int, device: str) -> int:
+    """How many workers to start here: as wanted, or for 0 one for each core or GPU."""
+    return wanted or 1 << (min(_places(device), shards).bit_length() - 1)
+
+
+def _places(device: str) -> int:
+    if device == "cuda":
+        import torch
+
+        return max(torch.cuda.device_count(), 1)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:  # a container may have fewer than it sees
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+def by_torchrun(workers: int, words: Sequence[str]) -> int:
+    """Run ``python -m project`` with these words in so many workers; the exit code.
+
+    torchrun starts them again when one of them dies. SIGTERM and SIGINT are handed on, and
+    Interrupted is raised when they have saved. Raises LockstepError with what they complained of.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={workers}"]
+    command += ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    command += ["--local-addr=localhost", f"--max-restarts={_RESTARTS}", "--module", "project"]
+    received: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        if not received:  # torchrun kills what does not end by itself
+            child.send_signal(signal.SIGTERM)
+        received.append(number)
+
+    with TemporaryDirectory() as folder:
+        given = {
+            _OUTCOME: folder,
+            "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        }
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        environment = {"LOGLEVEL": "ERROR"} | os.environ | given | {"PYTHONPATH": path}
+        # A session of its own: Ctrl-C reaches us alone, and we hand it on, once.
+        child = subprocess.Popen(
+            [*command, *words], env=environment, start_new_session=True, preexec_fn=follow_parent
+        )
+        handed = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, hand_on) for number in handed]
+        code = child.wait()
+        for number, handler in zip(handed, before, strict=True):
+            signal.signal(number, handler)
+        said = [json.loads(path.read_bytes()) for path in sorted(Path(folder).iterdir())]
+    if errors := {text for kind, text in said if kind == "error"}:
+        raise LockstepError("\n".join(sorted(errors)))
+    if received:
+        stops = [text for kind, text in said if kind == "stop"]
+        raise Interrupted(received[0], stops[0] if stops else "stopped before it could save")
+    if code:
+        raise LockstepError(
+            f"workers: they died {_RESTARTS + 1} times, the reasons stand above; the last good "
+            "checkpoint is kept. Mend the cause, or try --workers 1."
+        )
+    return 0
+
+
+def among_workers() -> bool:
+    """Whether this process is one of several workers, whoever started them."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """The number of this process among the workers; 0 if it is alone."""
+    return int(os.environ["RANK"]) if among_workers() else 0
+
+
+def is_watched() -> bool:
+    """Whether ``by_torchrun`` started this process and waits for it."""
+    return "RANK" in os.environ and _OUTCOME in os.environ
+
+
+def note(end: Exception) -> int:
+    """Leave word of what ended this worker for those who wait for it; the exit code.
+
+    It is 0, because torchrun would start it again: in vain for a mistake, and unasked for a stop.
+    """
+    kind = "stop" if isinstance(end, Interrupted) else "error"
+    Path(os.environ[_OUTCOME], f"{kind}-{rank()}").write_text(json.dumps([kind, str(end)]))
+    return 0
+
+
+def follow_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies; on Linux only."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
