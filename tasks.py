@@ -86,6 +86,27 @@ def predict(
     project("predict", run, *file, *given(runs=runs, json=json))
 
 
+@task(help={"report": "a page to write, that shows where they part"})
+def compare(
+    _: Context,
+    a: str,
+    b: str,
+    report: str | None = None,
+    runs: str | None = None,
+    json: bool = False,
+) -> None:
+    """Say whether two runs have the same bits, or where they part and what explains it."""
+    project("compare", a, b, *given(report=report, runs=runs, json=json))
+
+
+@task(help={"steps": "train only so far"})
+def reproduce(
+    _: Context, run: str, steps: int | None = None, runs: str | None = None, json: bool = False
+) -> None:
+    """Train a run again from its recorded source and compare bit by bit."""
+    project("reproduce", run, *given(steps=steps, runs=runs, json=json))
+
+
 @task
 def runs(_: Context, runs: str | None = None, json: bool = False) -> None:
     """List the runs, newest first."""

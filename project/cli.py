@@ -13,6 +13,7 @@ from project.files import nearest
 
 if TYPE_CHECKING:
     from project.config import Experiment, Source
+    from project.records.compare import Comparison
 
 Verb = Callable[[argparse.Namespace], int | None]
 
@@ -89,7 +90,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         added.set_defaults(verb=function)
         if function is not new_model:
             added.add_argument("--json", action="store_true", help="print JSON for a script")
-        if function in (train, evaluate, predict, runs):
+        if function in (train, evaluate, predict, runs, compare, reproduce):
             added.add_argument("--runs", metavar="DIR", help="folder of the runs (default: runs)")
         return added
 
@@ -103,6 +104,13 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     for added in (verb(evaluate), verb(predict)):
         added.add_argument("run", metavar="RUN")
     verbs.choices["predict"].add_argument("inputs", nargs="+", metavar="FILE")
+    pair = verb(compare)
+    pair.add_argument("a", metavar="A")
+    pair.add_argument("b", metavar="B")
+    pair.add_argument("--report", metavar="FILE", help="write a page that shows where they part")
+    again = verb(reproduce)
+    again.add_argument("run", metavar="RUN")
+    again.add_argument("--steps", type=_count, metavar="N", help="train only so far")
     verb(runs)
     verb(doctor)
     verb(new_model, "new-model").add_argument("name")
@@ -206,6 +214,68 @@ def predict(options: argparse.Namespace) -> None:
         return
     for name, answer in zip(options.inputs, answers, strict=True):
         print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Say whether two runs have the same bits, or where they part and what explains it; or exit 1.
+
+    From their files alone: nothing is trained.
+    """
+    from pathlib import Path
+
+    from project.files import write_atomically
+    from project.place import Place
+    from project.records import compare as comparing
+    from project.records.receipt import find_run
+
+    folder = Place.default(options.runs).runs
+    a, b = find_run(options.a, folder), find_run(options.b, folder)
+    found = comparing.compare(a, b)
+    if options.report:
+        write_atomically(Path(options.report), comparing.page(a, b, found))
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _print_comparison(found)
+    return 0 if found.same else 1
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Train a run again from its recorded source and compare bit by bit; exit 1 if they differ."""
+    from project import console
+    from project.data.arrays import prepared
+    from project.place import Place
+    from project.records.receipt import find_run
+    from project.records.reproduce import reproduce as train_again
+
+    place = Place.default(options.runs)
+    run, watch = find_run(options.run, place.runs), console.watch()
+    done = train_again(run, place.data, prepared(place.data / "arrays"), watch.say, options.steps)
+    if options.json:
+        print(json.dumps(done.as_dict(), indent=2))
+        return 0 if done.found.same else 1
+    _print_comparison(done.found)
+    if not done.found.same:
+        print(f"reproduced run  {done.kept}\nwhere they part  {done.page}")
+    return 0 if done.found.same else 1
+
+
+def _print_comparison(found: "Comparison") -> None:
+    from project.console import table
+    from project.records.compare import details
+
+    print(found.verdict)
+    for name, text in details(found):
+        print(f"{name}  {text}")
+    if found.differences:
+        rows = [[f"{row.part} {row.name}", row.a, row.b] for row in found.differences]
+        table(["what can explain it", f"A {found.names[0]}", f"B {found.names[1]}"], rows)
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def runs(options: argparse.Namespace) -> None:

@@ -114,8 +114,18 @@ def _open_run(
 
     def write(part: Path) -> None:
         write_flushed(part / "experiment.yaml", experiment.as_yaml())
-        kept = files | {"project/data/catalog.yaml": catalog.CATALOG.read_bytes()}
+        # What training runs is in the identity; with the rest the archive can train by itself.
+        kept = source.files_that_run("project.__main__") | files
+        kept |= {"project/data/catalog.yaml": catalog.CATALOG.read_bytes()}
         write_flushed(part / "source.zip", source.archive(kept))
+        parts = {
+            "experiment": experiment.as_dict(bits_only=True),
+            "source": source.digests(files),
+            "data": dataset.digest,
+            "packages": packages.as_identity(),
+            "profile": profile,
+        }
+        write_flushed(part / "parts.json", readable_json(parts))
         write_flushed(part / "identity.json", readable_json(identifier))
 
     with told_in_one_line(place.runs):

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from project.files import canonical_json, digest_of
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "Pipfile.lock"
@@ -28,10 +31,10 @@ class Packages:
     drift: list[str]
 
     def as_identity(self) -> dict[str, Any]:
-        """Name to version, and to the lock's hashes where the version is the locked one."""
+        """Name to version, and to a digest of the lock's hashes where it is the locked one."""
         return {
             name: (
-                [version, self.locked[name]["hashes"]]
+                [version, digest_of(canonical_json(self.locked[name]["hashes"]))]
                 if self.locked.get(name, {}).get("version") == version
                 else [version, "not as locked"]
             )
@@ -118,8 +121,27 @@ def facts(threads: int, torch_version: str) -> dict[str, Any]:
         "threads": threads,
         "git": git(),
         "image": os.environ.get("LOCKSTEP_IMAGE"),
-        "drift": packages().drift,
+        "packages": (found := packages()).installed,
+        "drift": found.drift,
     }
+
+
+def torch_version() -> str:
+    """The version that torch would tell of itself, found without loading it."""
+    spec = find_spec("torch")
+    path = Path(spec.origin or "").with_name("version.py") if spec else Path()
+    told = path.is_file() and re.search(r"^__version__ = '(.+)'", path.read_text(), re.MULTILINE)
+    return told[1] if told else "none"
+
+
+def gpu() -> str | None:
+    """The model of the first GPU, as torch and its driver name it."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
 
 
 def _libc() -> str:

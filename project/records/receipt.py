@@ -7,8 +7,17 @@ from typing import Any
 
 from project.errors import RunError
 from project.files import canonical_json, digest_of, is_held, nearest, readable_json
+from project.records import source
 
 SCHEMA = 1
+# The files whose digests are results, by the results' names.
+DIGESTED = {
+    "weights_sha256": "weights.safetensors",
+    "trace_sha256": "trace.bin",
+    "preprocess_sha256": "preprocess.json",
+    "metrics_sha256": "metrics.jsonl",
+    "source_sha256": "source.zip",
+}
 
 
 def identity(**parts: Any) -> dict[str, str]:
@@ -26,18 +35,37 @@ def receipt(
     environment: dict[str, Any],
     results: dict[str, Any],
     timing: dict[str, Any],
+    level: dict[str, Any] | None = None,
 ) -> bytes:
-    """The bytes of ``receipt.json``."""
-    return readable_json(
-        {
-            "schema": SCHEMA,
-            "run": run,
-            "identity": identity,
-            "environment": environment,
-            "results": results,
-            "timing": timing,
-        }
-    )
+    """The bytes of ``receipt.json``; its ``digest`` is over all the rest of it."""
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run": run,
+        "identity": identity,
+        "environment": environment,
+        "results": results,
+        "timing": timing,
+    }
+    content |= {"level": level} if level else {}
+    return readable_json(content | {"digest": digest_of(canonical_json(content))})
+
+
+def level(
+    profile: str, device: str, cpu: str, gpu: str | None, reasons: list[str]
+) -> dict[str, Any]:
+    """What a run may promise: where the same identity has the same bits.
+
+    ``reasons`` say what, in this run, may depend on the CPU in spite of the portable profile.
+    """
+    if device == "cuda":
+        promise = f"same bits on the same GPU model ({gpu})"
+    elif profile == "native":
+        promise = f"same bits on this kind of machine ({cpu})"
+    elif reasons:
+        promise = "same bits on this machine"
+    else:
+        promise = "same bits on any AVX2 x86-64 CPU (portable)"
+    return {"promise": promise, "lowered": reasons}
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,15 @@ class Run:
     def identity(self) -> dict[str, Any] | None:
         """What decides its bits; None for a folder that is no run."""
         return _json(self.folder / "identity.json")
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What stands behind each digest of the identity.
+
+        ``experiment`` without what decides no bit, ``source`` name to digest, ``data`` its digest,
+        ``packages`` name to version and hashes, ``profile`` with its hardware.
+        """
+        return _json(self.folder / "parts.json") or {}
 
     def experiment(self) -> dict[str, Any]:
         """The content of ``experiment.yaml``."""
@@ -125,9 +162,116 @@ def find_run(given: str, folder: Path) -> Run:
     )
 
 
+def verify(run: Run) -> list[str]:
+    """What was altered in a run's own files, a line each that begins with the file's name.
+
+    A run without a receipt is checked as far as its identity goes.
+    """
+    checks = [
+        _identity_problems,
+        _experiment_problems,
+        _source_problems,
+        _receipt_problems,
+    ]
+    problems = []
+    for check in checks:
+        try:
+            problems += check(run)
+        except RunError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _identity_problems(run: Run) -> list[str]:
+    found, parts = run.identity, run.parts
+    problems = _rewritten(run, "identity.json", "parts.json")
+    if found is None or not parts or problems:
+        return problems
+    digests = {name: digest for name, digest in found.items() if name != "digest"}
+    if found.get("digest") != digest_of(canonical_json(digests)):
+        return ["identity.json: its digest is not that of its parts"]
+    wanted = identity(**parts)
+    names = [name for name in wanted.keys() | digests if wanted.get(name) != found.get(name)]
+    return [
+        f"parts.json: {name} is not what identity.json names"
+        for name in sorted(names)
+        if name != "digest"
+    ]
+
+
+def _experiment_problems(run: Run) -> list[str]:
+    """Each setting that decides bits must be as the identity has it; the others may be changed."""
+    import yaml
+
+    try:
+        found = run.experiment()
+        wanted = run.parts.get("experiment", {})
+        same = {
+            name: {key: found[name][key] for key in value} if name in _SECTIONS else found[name]
+            for name, value in wanted.items()
+        }
+        if canonical_json(same) != canonical_json(wanted):
+            return ["experiment.yaml: its settings are not those of the identity"]
+    except FileNotFoundError:
+        return ["experiment.yaml: is missing"]
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        return [f"experiment.yaml: does not hold the settings of the identity ({reason})"]
+    return []
+
+
+_SECTIONS = ("data", "model", "training")
+
+
+def _source_problems(run: Run) -> list[str]:
+    files = source.unpacked(run.folder / "source.zip")
+    found, wanted = source.digests(files), run.parts.get("source", {})
+    return [
+        f"source.zip: {name} is not the file that ran"
+        for name, digest in wanted.items()
+        if found.get(name) != digest
+    ]
+
+
+def _receipt_problems(run: Run) -> list[str]:
+    content = run.receipt
+    if content is None:
+        return []
+    if problems := _rewritten(run, "receipt.json"):
+        return problems
+    digest = content.pop("digest", "none")
+    if digest != (wanted := digest_of(canonical_json(content))):
+        return [f"receipt.json: its digest is {digest[:12]}, that of its content {wanted[:12]}"]
+    if content["identity"] != run.identity:
+        return ["receipt.json: it is of another identity than identity.json"]
+    problems = []
+    for key, name in DIGESTED.items():
+        path, wanted = run.folder / name, content["results"].get(key)
+        if wanted and not path.exists():
+            problems.append(f"{name}: is missing")
+        elif wanted and (found := digest_of(path)) != wanted:
+            problems.append(f"{name}: sha256 {found[:12]}, the receipt names {wanted[:12]}")
+    return problems
+
+
+def _rewritten(run: Run, *names: str) -> list[str]:
+    """The JSON files that are missing, or are not byte for byte as they were written."""
+    problems = []
+    for name in names:
+        content = _json(run.folder / name)
+        if content is None:
+            problems.append(f"{name}: is missing")
+        elif readable_json(content) != (run.folder / name).read_bytes():
+            problems.append(f"{name}: its bytes are not those that were written")
+    return problems
+
+
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_bytes())  # type: ignore[no-any-return]
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+        return content
     except FileNotFoundError:
         return None
     except ValueError as error:

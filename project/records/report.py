@@ -59,6 +59,7 @@ def page(
     drift = content["environment"]["drift"]
     warning = f"<p class=warning>Packages not as locked: {html.escape('; '.join(drift))}</p>"
     return _PAGE.format(
+        style=_STYLE,
         run=html.escape(content["run"]),
         warning=warning if drift else "",
         facts=_table(
@@ -70,6 +71,52 @@ def page(
         mistakes="".join(map(_figure, mistakes)) or "<p>None on the test split.</p>",
         receipt=html.escape(receipt.decode()),
     ).encode()
+
+
+def comparison(
+    names: Sequence[str],
+    facts: Sequence[Sequence[str]],
+    losses: Sequence[NDArray[np.float64]],
+    step: int | None,
+    differences: Sequence[Sequence[str]],
+) -> bytes:
+    """The page of two runs A and B: facts (name, text), losses by step, differences (what, a, b).
+
+    ``step`` counts from 1 and is where they part, or None.
+    """
+    escaped = [[html.escape(cell) for cell in row] for row in differences]
+    return _COMPARISON.format(
+        style=_STYLE,
+        title=html.escape(f"{names[0]} and {names[1]}"),
+        facts=_table(
+            [["A", html.escape(names[0])], ["B", html.escape(names[1])]]
+            + [[name, html.escape(text)] for name, text in facts]
+        ),
+        curves=_two_curves(losses, step),
+        differences=_table(escaped, ["", "A", "B"]) if escaped else "<p>None is recorded.</p>",
+    ).encode()
+
+
+def _two_curves(losses: Sequence[NDArray[np.float64]], step: int | None) -> str:
+    """The losses of two runs over all steps (thinned), and all of them around the parting step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2) if step else [figure.subplots()]
+    near = (max(0, (step or 0) - 26), (step or 0) + 25)
+    for axes, (start, stop) in zip(panels, [(0, max(map(len, losses))), near], strict=False):
+        every = max(1, (stop - start) // 2000)
+        # B is drawn over A, thin and broken, so that both show where they are the same.
+        styles = {"lw": 2.5, "c": "#9db8d9"}, {"lw": 1, "c": "#a23c10", "ls": "--"}
+        for name, values, drawn in zip("AB", losses, styles, strict=True):
+            part = values[start:stop:every]
+            axes.plot(np.arange(len(part)) * every + start + 1, part, label=name, **drawn)
+        if step:
+            axes.axvline(step, c="#888", lw=1, ls=":", label=f"part at step {step:,}")
+        axes.set(xlabel="step", ylabel="loss", yscale="log")
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
 
 
 def _curves(rows: list[dict[str, Any]], trace: NDArray[np.void]) -> str:
@@ -162,24 +209,26 @@ def _figure(mistake: Mistake) -> str:
     )
 
 
+_STYLE = """<style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }
+body { padding: 0 1rem; }
+h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; }
+td, th { padding: .15rem .9rem .15rem 0; text-align: left; border-bottom: 1px solid #8884; }
+code { overflow-wrap: anywhere; }
+svg { max-width: 100%; height: auto; background: white; border-radius: 4px; }
+.mistakes { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; width: 8.5rem; }
+img { width: 100%; image-rendering: pixelated; border-radius: 4px; }
+.warning { border-left: 4px solid #d9731a; padding-left: .8rem; }
+pre { overflow-x: auto; font-size: .8rem; }
+</style>"""
+
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{run}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }}
-body {{ padding: 0 1rem; }}
-h1 {{ font-size: 1.4rem; overflow-wrap: anywhere; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: .15rem .9rem .15rem 0; text-align: left; border-bottom: 1px solid #8884; }}
-code {{ overflow-wrap: anywhere; }}
-svg {{ max-width: 100%; height: auto; background: white; border-radius: 4px; }}
-.mistakes {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-figure {{ margin: 0; width: 8.5rem; }}
-img {{ width: 100%; image-rendering: pixelated; border-radius: 4px; }}
-.warning {{ border-left: 4px solid #d9731a; padding-left: .8rem; }}
-pre {{ overflow-x: auto; font-size: .8rem; }}
-</style>
+{style}
 <h1>{run}</h1>
 {warning}
 {facts}
@@ -193,5 +242,18 @@ pre {{ overflow-x: auto; font-size: .8rem; }}
 <div class="mistakes">{mistakes}</div>
 <h2>Receipt</h2>
 <details><summary>receipt.json</summary><pre>{receipt}</pre></details>
+</html>
+"""
+
+_COMPARISON = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+{style}
+<h1>{title}</h1>
+{facts}
+<h2>Losses</h2>
+{curves}
+<h2>Differences that can explain it</h2>
+{differences}
 </html>
 """

@@ -3,8 +3,9 @@
 import ast
 import io
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from project.errors import RunError
 from project.files import canonical_json, digest_of
 
 PACKAGE = Path(__file__).parents[1]
@@ -50,18 +51,41 @@ def _imports(content: bytes) -> set[str]:
     return {name for name in names if name.split(".")[0] == PACKAGE.name}
 
 
+def digests(files: dict[str, bytes]) -> dict[str, str]:
+    """Name to digest of each file: the source's part of the identity."""
+    return {name: digest_of(content) for name, content in files.items()}
+
+
 def source_digest(files: dict[str, bytes]) -> str:
     """One digest for all the files and their names."""
-    return digest_of(canonical_json({name: digest_of(content) for name, content in files.items()}))
+    return digest_of(canonical_json(digests(files)))
 
 
 def archive(files: dict[str, bytes]) -> bytes:
-    """A zip of the files, the same bytes for the same files."""
+    """A zip of the files, the same bytes for the same files.
+
+    Stored, not deflated: what deflating gives depends on the zlib at hand.
+    """
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in files.items():
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        for name, content in sorted(files.items()):
             member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            member.compress_type = zipfile.ZIP_DEFLATED
+            member.create_system = 3
             member.external_attr = 0o644 << 16
             file.writestr(member, content)
     return buffer.getvalue()
+
+
+def unpacked(path: Path) -> dict[str, bytes]:
+    """The files of an archive. Raises RunError if a byte of the zip is not as ``archive`` wrote."""
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            files = {name: file.read(name) for name in file.namelist()}
+    except Exception as error:  # whatever an altered head makes of the rest
+        raise RunError(f"{path.name}: not readable as an archive ({error})") from error
+    if archive(files) != content:
+        raise RunError(f"{path.name}: its bytes are not those of its files")
+    if bad := [n for n in files if n.startswith("/") or ".." in PurePosixPath(n).parts]:
+        raise RunError(f"{path.name}: {bad[0]} would be written outside of the folder")
+    return files

@@ -86,9 +86,11 @@ class Trace:
 
 def read(path: Path) -> NDArray[np.void]:
     """All records of a trace, memory-mapped."""
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists():
         return np.empty(0, RECORD)
-    return np.memmap(path, RECORD, mode="r")
+    # A run in training may have written a part of its next record.
+    steps = path.stat().st_size // RECORD.itemsize
+    return np.memmap(path, RECORD, mode="r", shape=(steps,)) if steps else np.empty(0, RECORD)
 
 
 def epochs_seen(path: Path, steps_per_epoch: int) -> list[dict[str, object]]:

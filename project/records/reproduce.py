@@ -1,0 +1,195 @@
+"""Train a recorded run again from its own source, and compare bit by bit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from project.errors import Interrupted, RunError
+from project.files import write_atomically
+from project.records import compare, environment, source
+from project.records.compare import Comparison, Difference
+from project.records.receipt import Run, level
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of it; ``kept`` is the reproduced run's folder, if it had other bits."""
+
+    found: Comparison
+    before: list[Difference]
+    uncovered: str
+    kept: Path | None
+    page: Path | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return self.found.as_dict() | {
+            "before": [asdict(row) for row in self.before],
+            "uncovered": self.uncovered or None,
+            "kept": str(self.kept) if self.kept else None,
+            "page": str(self.page) if self.page else None,
+        }
+
+
+def reproduce(
+    run: Run,
+    data: Path,
+    prepared: Collection[str],
+    say: Callable[[str], None],
+    steps: int | None = None,
+) -> Reproduction:
+    """Train a finished run again as a process of the recorded code, up to ``steps``, and compare.
+
+    ``data`` is the folder of the data, ``prepared`` the digests of the data sets that lie ready in
+    it. ``say`` is first told every difference between the receipt and this machine, and whether the
+    run's level covers it. Raises RunError for a run that was altered or is not finished.
+    """
+    compare.refuse_altered(run)
+    receipt = run.receipt
+    if receipt is None:
+        raise RunError(
+            f"{run.folder}: is {run.state} and has no receipt to be held against; finish it first."
+        )
+    if steps is not None and steps >= receipt["results"]["steps"]:
+        steps = None
+    before = differences_here(run)
+    for row in before:
+        say(f"differs here: {row.part} {row.name}: recorded {row.a}, here {row.b}")
+    if (digest := run.parts["data"]) not in prepared:
+        say(f"differs here: data of digest {digest[:12]} is not prepared yet; it is looked for")
+    uncovered = not_covered(run)
+    if uncovered:
+        say(f"NOT COVERED: {uncovered}; other bits would break no promise")
+    with _temporary_folder() as folder:
+        again, code = _train_again(run, folder, data, steps)
+        found = None if again is None else compare.compare(run, again)
+        if again is None or found is None or (code and found.step is None):
+            raise RunError(
+                f"{run.name}: its code ended here with exit code {code} (see above) after "
+                f"{found.steps[1] if found else 0} steps; mend what it says and reproduce again."
+            )
+        if found.same:
+            return Reproduction(found, before, uncovered, None, None)
+        page = folder / "comparison.html"
+        write_atomically(page, compare.page(run, again, found))
+        kept = folder.rename(folder.with_name(folder.name.removesuffix(".part")))
+    where = kept / again.folder.relative_to(folder)
+    return Reproduction(found, before, uncovered, where, kept / page.name)
+
+
+def differences_here(run: Run) -> list[Difference]:
+    """What the receipt says of packages, interpreter and machine that is otherwise here."""
+    receipt = run.receipt or {}
+    recorded = receipt["environment"]
+    here = environment.facts(recorded["threads"], environment.torch_version())
+    packages = {"packages": environment.packages().as_identity()}
+    known = {key: here.get(key, recorded[key]) for key in recorded}
+    return compare.between_parts(run.parts, packages) + compare.between_environments(
+        recorded, known
+    )
+
+
+def not_covered(run: Run) -> str:
+    """Why the level that a run promises does not cover this machine; nothing if it does."""
+    profile, recorded = run.parts["profile"], (run.receipt or {})["environment"]
+    here = environment.cpu()
+    promised = (run.receipt or {}).get("level") or level(
+        profile["name"], profile["device"], recorded["cpu"]["model"], profile.get("gpu"), []
+    )
+    text = f"the run promises {promised['promise']}"
+    if promised["lowered"]:
+        text += f" (lowered: {'; '.join(promised['lowered'])})"
+    if profile["device"] == "cuda":
+        gpu = environment.gpu()
+        return "" if gpu == profile["gpu"] else f"{text}, here is {gpu or 'no GPU'}"
+    if profile["name"] == "portable" and not promised["lowered"]:
+        return "" if "avx2" in here["features"] else f"{text}, here is {here['model']} without AVX2"
+    return "" if here["model"] == recorded["cpu"]["model"] else f"{text}, here is {here['model']}"
+
+
+def _train_again(run: Run, folder: Path, data: Path, steps: int | None) -> tuple[Run | None, int]:
+    """The run that the recorded source makes here (None if it made none), and its exit code."""
+    experiment = run.experiment()
+    _restore(run, experiment, folder)
+    words = ["train", f"{experiment['name']}/{experiment['recipe']}"]
+    words += ["--seed", str(experiment["seed"]), "--runs", str(folder / "runs")]
+    words += ["--until", str(steps)] if steps else []
+    code = _project(words, folder, data)
+    made = [path.parent for path in folder.glob("runs/*/trace.bin")]
+    return (Run(made[0]) if made else None), code
+
+
+def _restore(run: Run, experiment: dict[str, Any], folder: Path) -> None:
+    """Lay out the recorded source, its recipe, and this environment's lock."""
+    import yaml
+
+    for name, content in source.unpacked(run.folder / "source.zip").items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    recipes = folder / "project" / "models" / experiment["name"] / "recipes"
+    recipes.mkdir(exist_ok=True)
+    settings = {section: experiment[section] for section in ("data", "model", "training")}
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    (recipes / f"{experiment['recipe']}.yaml").write_text(text)
+    if environment.LOCK.exists():
+        shutil.copy(environment.LOCK, folder / "Pipfile.lock")
+
+
+def _project(words: list[str], folder: Path, data: Path) -> int:
+    """Run a verb of the project that lies in a folder; its messages are shown, its output not."""
+    lists = {
+        name: [str(Path(path).absolute()) for path in os.environ.get(name, "").split(os.pathsep)]
+        for name in ("PYTHONPATH", "LOCKSTEP_DATA_PATH")
+        if os.environ.get(name)
+    }
+    lists["PYTHONPATH"] = [str(folder), *lists.get("PYTHONPATH", [])]
+    variables = {name: os.pathsep.join(paths) for name, paths in lists.items()}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "project", *words],
+        cwd=folder,
+        env=os.environ | variables | {"LOCKSTEP_DATA": str(data.absolute())},
+        stdout=subprocess.DEVNULL,
+        preexec_fn=_end_with_parent,
+    )
+    try:
+        return child.wait()
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, also when a signal asks to stop, unless it was renamed."""
+
+    def stop(number: int, _: object) -> None:
+        raise Interrupted(number, "stopped reproducing")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    folder = Path(tempfile.mkdtemp(prefix="lockstep-", suffix=".part")).resolve()
+    try:
+        yield folder
+    finally:
+        asked = signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks twice must not break this
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGINT, asked)
+        signal.signal(signal.SIGTERM, before)
