@@ -57,11 +57,15 @@ def test_the_receipt_names_the_digests_of_the_files(finished_run: Run) -> None:
 def test_the_receipt_has_its_keys(finished_run: Run) -> None:
     receipt = finished_run.receipt
     assert receipt
-    assert sorted(receipt) == ["environment", "identity", "results", "run", "schema", "timing"]
+    assert sorted(receipt) == [
+        *("digest", "environment", "identity", "results", "run", "schema", "timing")
+    ]
     assert sorted(receipt["identity"]) == [
         *("data", "digest", "experiment", "packages", "profile", "source")
     ]
-    wanted = {"python", "torch", "platform", "cpu", "threads", "git", "image", "drift"}
+    wanted = {"python", "torch", "platform", "cpu", "threads", "git", "image", "drift"} | {
+        "packages"
+    }
     assert set(receipt["environment"]) == wanted
     assert receipt["environment"]["threads"] == 1
     assert {"steps", "epochs", "weights_sha256", "trace_sha256", "metrics"} <= set(

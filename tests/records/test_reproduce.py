@@ -1,0 +1,266 @@
+"""A run again from its own source: what is said before, what is found, what is left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from project import cli
+from project.files import canonical_json, digest_of, readable_json
+from project.records import environment
+from project.records.receipt import Run, level, verify
+from project.records.reproduce import differences_here, not_covered
+from tests.conftest import ROOT
+
+BRIEF = ("training.epochs=1", "data.limit=130")
+
+
+def project(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """``python -m project ...`` of the package that lies in a folder."""
+    command = [sys.executable, "-m", "project", *words]
+    env = os.environ | {"PYTHONPATH": str(folder)} | variables
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def clone(folder: Path) -> Path:
+    """A copy of the package and its lock, to be edited."""
+    shutil.copytree(ROOT / "project", folder / "project")
+    shutil.copy(ROOT / "Pipfile.lock", folder)
+    return folder
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "project/models/digits/model.py"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def trained(folder: Path) -> Run:
+    done = project(folder, "train", "digits/base", "--seed=3", *BRIEF)
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / "runs").iterdir()
+    return Run(run)
+
+
+def resealed(run: Run, folder: Path, **changes: Any) -> Run:
+    """A copy of a run whose receipt says something else, as if it had been made so."""
+    copy = Run(shutil.copytree(run.folder, folder / "resealed", symlinks=True))
+    receipt: Any = copy.receipt
+    del receipt["digest"]
+    for key, change in changes.items():
+        receipt[key] = receipt.get(key, {}) | change
+    receipt["digest"] = digest_of(canonical_json(receipt))
+    (copy.folder / "receipt.json").write_bytes(readable_json(receipt))
+    assert verify(copy) == []
+    return copy
+
+
+@pytest.mark.slow
+def test_a_run_of_a_dirty_tree_is_reproduced_from_another_tree_and_place(tmp_path: Path) -> None:
+    """Trained by edited code that is nowhere any more, moved, reproduced by the code here."""
+    (tmp_path / "temporary").mkdir()
+    tree = clone(tmp_path / "clone")
+    edit(tree, "nn.ReLU()", "nn.SiLU()")
+    run = trained(tree)
+    moved = Run(Path(shutil.move(run.folder, tmp_path / "moved" / run.name)))
+    shutil.rmtree(tree)
+    before = {path: path.stat().st_mtime_ns for path in moved.folder.rglob("*")}
+
+    runs = f"--runs={tmp_path / 'moved'}"
+    temporary = str(tmp_path / "temporary")
+    done = project(ROOT, "reproduce", run.name, runs, TMPDIR=temporary)
+    assert moved.receipt
+    weights = moved.receipt["results"]["weights_sha256"]
+    told = f"same bits: 3 steps, weights sha256 {weights}\n"
+    assert (done.returncode, done.stdout) == (0, told), done.stderr
+    assert f"{run.name}: starts of 3" in done.stderr
+    assert "differs here" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in moved.folder.rglob("*")} == before
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_come_out_the_same_is_told_and_kept(tmp_path: Path) -> None:
+    tree = clone(tmp_path / "clone")
+    edit(
+        tree,
+        "super().__init__()",
+        "super().__init__(); torch.manual_seed(__import__('time').time_ns())",
+    )
+    run = trained(tree)
+    (tmp_path / "temporary").mkdir()
+    words = ("reproduce", str(run.folder), "--json")
+    done = project(ROOT, *words, TMPDIR=str(tmp_path / "temporary"))
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["same"]) == (1, False), done.stderr
+    assert (found["step"], found["column"]) == (1, "loss")
+    assert found["verdict"].endswith("(or they began with other weights)")
+    assert found["tensor"]["differing"] > 0
+    assert found["differences"] == found["before"] == []
+    kept = Run(Path(found["kept"]))
+    assert (kept.name, kept.state, verify(kept)) == (run.name, "finished", [])
+    (folder,) = (tmp_path / "temporary").iterdir()
+    assert found["page"] == str(folder / "comparison.html")
+    assert "part at step 1" in Path(found["page"]).read_text()
+
+
+def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
+    """The files that are in the identity are those that the restored tree finds by itself."""
+    from project.records import source
+
+    kept = source.unpacked(finished_run.folder / "source.zip")
+    ran = set(finished_run.parts["source"])
+    assert {"project/__main__.py", "project/cli.py", "project/data/catalog.yaml"} <= {*kept} - ran
+    assert ran <= set(kept)
+
+
+@pytest.mark.parametrize("name", ["receipt.json", "trace.bin", "source.zip", "weights.safetensors"])
+def test_an_altered_run_is_refused_before_anything_is_trained(
+    finished_run: Run, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / "copy", symlinks=True)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    code, told = cli.main(["reproduce", str(copy)]), capsys.readouterr().err
+    assert (code, told.count("\n"), name in told) == (2, 1, True)
+
+
+def test_an_unfinished_run_is_refused(
+    finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / "copy", symlinks=True)
+    (copy / "receipt.json").unlink()
+    code, told = cli.main(["reproduce", str(copy)]), capsys.readouterr().err
+    assert (code, told) == (
+        2,
+        f"error: {copy}: is stopped at step 10 and has no receipt to be held against; finish it "
+        "first.\n",
+    )
+
+
+def test_nothing_differs_on_the_machine_that_made_the_run(finished_run: Run) -> None:
+    assert (differences_here(finished_run), not_covered(finished_run)) == ([], "")
+
+
+def test_every_difference_between_the_receipt_and_here_is_named(
+    finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"python": "3.9.1", "torch": "2.0.0", "platform": "Linux x86_64, glibc 2.1"}
+    facts |= {"image": "sha256:1", "threads": 4}
+    run = resealed(finished_run, tmp_path, environment=facts)
+    there = environment.installed() | {"numpy": "0.1"}
+    del there["xxhash"]
+    monkeypatch.setattr(environment, "installed", lambda: there)
+    found = {f"{row.part} {row.name}": (row.a, row.b) for row in differences_here(run)}
+    installed = finished_run.parts["packages"]
+    here = environment.facts(1, environment.torch_version())
+    assert found == {
+        "package numpy": (installed["numpy"][0], "0.1"),
+        "package xxhash": (installed["xxhash"][0], "not there"),
+        "environment python": ("3.9.1", here["python"]),
+        "environment torch": ("2.0.0", here["torch"]),
+        "environment platform": ("Linux x86_64, glibc 2.1", here["platform"]),
+        "environment image": ("sha256:1", "None"),
+    }
+
+
+def test_torch_need_not_be_loaded_to_know_its_version() -> None:
+    import torch
+
+    assert environment.torch_version() == torch.__version__
+
+
+NEW, OLD = {"model": "new", "features": ["avx", "avx2"]}, {"model": "old", "features": ["avx"]}
+ANY, HERE = "same bits on any AVX2 x86-64 CPU (portable)", "same bits on this machine"
+
+
+def test_the_level_is_what_profile_device_and_reasons_allow() -> None:
+    def promise(*words: Any) -> str:
+        return str(level(*words)["promise"])
+
+    assert level("portable", "cpu", "a CPU", None, []) == {"promise": ANY, "lowered": []}
+    reasons = ["aten::sqrt"]
+    assert level("portable", "cpu", "a CPU", None, reasons) == {"promise": HERE, "lowered": reasons}
+    assert promise("native", "cpu", "a CPU", None, []) == (
+        "same bits on this kind of machine (a CPU)"
+    )
+    assert promise("portable", "cuda", "a CPU", "a GPU", []) == (
+        "same bits on the same GPU model (a GPU)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "lowered", "here", "told"),
+    [
+        (NEW, [], NEW, ""),
+        (NEW, [], NEW | {"model": "other"}, ""),
+        (NEW, [], OLD, f"the run promises {ANY}, here is old without AVX2"),
+        (NEW, ["x"], NEW, ""),
+        (NEW, ["x"], OLD, f"the run promises {HERE} (lowered: x), here is old"),
+    ],
+)
+def test_a_machine_that_the_level_does_not_cover_is_said(
+    finished_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: dict[str, Any],
+    lowered: list[str],
+    here: dict[str, Any],
+    told: str,
+) -> None:
+    promised = level("portable", "cpu", recorded["model"], None, lowered)
+    run = resealed(finished_run, tmp_path, environment={"cpu": recorded}, level=promised)
+    monkeypatch.setattr(environment, "cpu", lambda: here)
+    assert not_covered(run) == told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_who_is_stopped_leaves_no_process_and_no_folder(
+    finished_run: Run, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [sys.executable, "-m", "project", "reproduce", str(finished_run.folder)]
+    # A session of its own, as the signal is to reach this process only.
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while not (child := training_child(process.pid)):
+        time.sleep(0.01)
+    process.send_signal(number)
+    code = process.wait()
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    while running(child):
+        time.sleep(0.01)
+    if number != signal.SIGKILL:
+        assert list(tmp_path.iterdir()) == []
+    assert process.stderr
+    process.stderr.close()
+
+
+def training_child(pid: int) -> str:
+    """The process that trains for a process, or nothing while there is none."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    words = {child: Path(f"/proc/{child}/cmdline") for child in children}
+    training = [child for child, path in words.items() if b"train\0" in path.read_bytes()]
+    return next(iter(training), "")
+
+
+def running(pid: str) -> bool:
+    """Whether a process lives; one that ended and was not asked after does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
