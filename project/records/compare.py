@@ -110,7 +110,9 @@ def compare(a: Run, b: Run) -> Comparison:
     column = None
     if place is not None:
         one, other = (records[place] for records in traces)
-        column = next(n for n in trace.RECORD.fields or () if one[n].tobytes() != other[n].tobytes())
+        column = next(
+            n for n in trace.RECORD.fields or () if one[n].tobytes() != other[n].tobytes()
+        )
     results = []
     if receipts[0] and receipts[1]:
         found, wanted = (content["results"] for content in (receipts[0], receipts[1]))

@@ -64,18 +64,20 @@ def reproduce(
     for row in before:
         say(f"differs here: {row.part} {row.name}: recorded {row.a}, here {row.b}")
     if (digest := run.parts["data"]) not in prepared:
-        say(f"differs here: data of digest {digest[:12]} is not prepared yet; it is looked for")
+        say(f"data of digest {digest[:12]} is not prepared here; the recorded catalog is followed")
     uncovered = not_covered(run)
     if uncovered:
         say(f"NOT COVERED: {uncovered}; other bits would break no promise")
     with _temporary_folder() as folder:
         again, code = _train_again(run, folder, data, steps)
-        found = None if again is None else compare.compare(run, again)
-        if again is None or found is None or (code and found.step is None):
+        found = again and compare.compare(run, again)
+        # A run that ended early has told nothing, unless it had parted before.
+        if not found or (found.step is None and (code or found.steps[1] < (steps or 0))):
             raise RunError(
                 f"{run.name}: its code ended here with exit code {code} (see above) after "
                 f"{found.steps[1] if found else 0} steps; mend what it says and reproduce again."
             )
+        assert again
         if found.same:
             return Reproduction(found, before, uncovered, None, None)
         page = folder / "comparison.html"
@@ -146,10 +148,11 @@ def _restore(run: Run, experiment: dict[str, Any], folder: Path) -> None:
 
 def _project(words: list[str], folder: Path, data: Path) -> int:
     """Run a verb of the project that lies in a folder; its messages are shown, its output not."""
+    # Folders that were named from where the user stands.
     lists = {
-        name: [str(Path(path).absolute()) for path in os.environ.get(name, "").split(os.pathsep)]
+        name: [str(Path(path).absolute()) for path in os.environ[name].split(os.pathsep) if path]
         for name in ("PYTHONPATH", "LOCKSTEP_DATA_PATH")
-        if os.environ.get(name)
+        if name in os.environ
     }
     lists["PYTHONPATH"] = [str(folder), *lists.get("PYTHONPATH", [])]
     variables = {name: os.pathsep.join(paths) for name, paths in lists.items()}

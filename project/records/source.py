@@ -1,6 +1,7 @@
 """The source that a training process runs: found by following imports, kept in the run."""
 
 import ast
+import functools
 import io
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -40,7 +41,8 @@ def _path(module: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imports(content: bytes) -> set[str]:
+@functools.cache
+def _imports(content: bytes) -> frozenset[str]:
     """Names that may be modules of the package: ``from a import b`` may mean a.b or a."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(content)):
@@ -48,7 +50,7 @@ def _imports(content: bytes) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in names if name.split(".")[0] == PACKAGE.name}
+    return frozenset(name for name in names if name.split(".")[0] == PACKAGE.name)
 
 
 def digests(files: dict[str, bytes]) -> dict[str, str]:
