@@ -19,7 +19,7 @@ import torch
 from project import cli
 from project.data.order import Order
 from project.errors import RunError
-from project.experiment import run_experiment
+from project.experiment import open_data, run_experiment
 from project.files import canonical_json, digest_of, readable_json
 from project.place import Place
 from project.records import compare as comparing
@@ -113,18 +113,21 @@ def test_other_weights_kept_from_the_same_training_are_told(train_briefly: Train
 
 def changed_data(place: Place, folder: Path, change: Callable[[Any, Any], None]) -> Place:
     """Digits with something changed in the training split, as a data folder of its own."""
-    shutil.copytree(place.data / "arrays", folder / "arrays")
-    for manifest in folder.glob("arrays/*/manifest.json"):
-        content = json.loads(manifest.read_bytes())
-        if content["data"] != "digits":
-            continue
-        paths = [manifest.with_name(f"train-{kind}.npy") for kind in ("inputs", "labels")]
-        arrays = [np.load(path, allow_pickle=False) for path in paths]
-        change(*arrays)
-        for path, array in zip(paths, arrays, strict=True):
-            np.save(path, array, allow_pickle=False)
-            content["sha256"][path.name] = digest_of(path)
-        manifest.write_bytes(readable_json(content))
+    inputs = open_data("digits", place, Watch()).splits["train"].inputs
+    (home,) = [
+        path.parent
+        for path in place.data.glob("arrays/*/train-inputs.npy")
+        if np.load(path, mmap_mode="r", allow_pickle=False).shape == inputs.shape
+    ]
+    copy = shutil.copytree(home, folder / "arrays" / home.name)
+    paths = [copy / f"train-{kind}.npy" for kind in ("inputs", "labels")]
+    arrays = [np.load(path, allow_pickle=False) for path in paths]
+    change(*arrays)
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    for path, array in zip(paths, arrays, strict=True):
+        np.save(path, array, allow_pickle=False)
+        manifest["sha256"][path.name] = digest_of(path)
+    (copy / "manifest.json").write_bytes(readable_json(manifest))
     return Place(folder / "runs", folder)
 
 

@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from project import cli
+from project.experiment import run_experiment
 from project.files import canonical_json, digest_of, readable_json
+from project.place import Place
 from project.records import environment
 from project.records.receipt import Run, level, verify
 from project.records.reproduce import differences_here, not_covered
-from tests.conftest import ROOT
+from project.watch import Watch
+from tests.conftest import ROOT, experiment
+from tests.records.test_compare import changed_data
 
 BRIEF = ("training.epochs=1", "data.limit=130")
 
@@ -110,6 +114,36 @@ def test_a_run_that_does_not_come_out_the_same_is_told_and_kept(tmp_path: Path) 
     (folder,) = (tmp_path / "temporary").iterdir()
     assert found["page"] == str(folder / "comparison.html")
     assert "part at step 1" in Path(found["page"]).read_text()
+
+
+@pytest.mark.slow
+def test_a_run_on_data_that_is_not_here_is_told_and_parts_at_its_first_use(
+    place: Place, tmp_path: Path
+) -> None:
+    def change(inputs: Any, labels: Any) -> None:
+        labels[:130] = (labels[:130] + 1) % 10
+
+    overrides = ("training.epochs=1", "data.limit=130")
+    elsewhere = changed_data(place, tmp_path / "data", change)
+    run = run_experiment(experiment("digits/base", *overrides), elsewhere, Watch())
+    done = project(ROOT, "reproduce", str(run.folder), "--json", TMPDIR=str(tmp_path))
+    found = json.loads(done.stdout)
+    digest = run.parts["data"][:12]
+    assert f"data of digest {digest} is not prepared here; " in done.stderr
+    assert (done.returncode, found["step"], found["column"]) == (1, 1, "batch")
+    told = [(row["part"], row["name"], row["a"]) for row in found["differences"]]
+    assert told == [("data", "digest", f"sha256 {digest}")]
+
+
+def test_a_code_that_cannot_train_here_is_no_verdict(finished_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    variables = {"TMPDIR": str(tmp_path), "LOCKSTEP_DATA": str(tmp_path / "file" / "data")}
+    done = project(ROOT, "reproduce", str(finished_run.folder), **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, last = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert first.startswith(f"error: {tmp_path}/file/data")
+    assert f"{finished_run.name}: its code ended here with exit code 2 (see above) after 0" in last
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
