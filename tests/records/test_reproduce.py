@@ -117,6 +117,19 @@ def test_a_run_that_does_not_come_out_the_same_is_told_and_kept(tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_beginning_is_held_against_the_beginning_of_the_trace(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    words = ("reproduce", str(finished_run.folder), "--steps=7", "--json")
+    done = project(ROOT, *words, TMPDIR=str(tmp_path))
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["same"], found["steps"]) == (0, True, [10, 7]), done.stderr
+    name = finished_run.name
+    assert found["verdict"] == f"same bits in the 7 steps in common; not finished: B ({name})"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_a_run_on_data_that_is_not_here_is_told_and_parts_at_its_first_use(
     place: Place, tmp_path: Path
 ) -> None:
