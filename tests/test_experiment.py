@@ -125,7 +125,8 @@ def test_packages_that_are_not_as_locked_are_said_and_recorded(
     watch = Watch()
     watch.say = told.append  # type: ignore[method-assign]
     run = run_experiment(experiment(), place, watch)
-    assert run and run.receipt and run.receipt["environment"]["drift"][0].startswith("numpy: locked ")
+    assert run and run.receipt
+    assert run.receipt["environment"]["drift"][0].startswith("numpy: locked ")
     assert "not as locked" in "".join(told)
     assert run.name != finished_run.name
 
