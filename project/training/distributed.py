@@ -113,6 +113,11 @@ def joined(shards: int, device: str) -> Iterator[Workers]:
         return
     import torch.distributed as dist
 
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise EnvironmentMismatch(
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE: found none, wanted 1; without it torchrun cannot "
+            "start workers again after one has died. Export it before torchrun."
+        )
     if device == "cuda":
         mine, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if mine >= there:

@@ -40,9 +40,8 @@ def by_torchrun(workers: int, words: Sequence[str]) -> int:
     torchrun starts them again when one of them dies. SIGTERM and SIGINT are handed on, and
     Interrupted is raised when they have saved. Raises LockstepError with what they complained of.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={workers}"]
-    command += ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    command += ["--local-addr=localhost", f"--max-restarts={_RESTARTS}", "--module", "project"]
+    command = [sys.executable, "-m", __name__, f"--nproc-per-node={workers}", "--nnodes=1"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost"]
     received: list[int] = []
 
     def hand_on(number: int, _: object) -> None:
@@ -50,24 +49,21 @@ def by_torchrun(workers: int, words: Sequence[str]) -> int:
             child.send_signal(signal.SIGTERM)
         received.append(number)
 
-    with TemporaryDirectory() as folder:
-        given = {
-            _OUTCOME: folder,
-            "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-        }
-        package = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        environment = {"LOGLEVEL": "ERROR"} | os.environ | given | {"PYTHONPATH": path}
+    with TemporaryDirectory(prefix="lockstep-workers-") as folder:
+        command += [f"--max-restarts={_RESTARTS}", f"--log-dir={folder}/log", "--module", "project"]
         # A session of its own: Ctrl-C reaches us alone, and we hand it on, once.
         child = subprocess.Popen(
-            [*command, *words], env=environment, start_new_session=True, preexec_fn=follow_parent
+            [*command, *words],
+            env=_variables(folder),
+            start_new_session=True,
+            preexec_fn=follow_parent,
         )
         handed = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, hand_on) for number in handed]
         code = child.wait()
         for number, handler in zip(handed, before, strict=True):
             signal.signal(number, handler)
-        said = [json.loads(path.read_bytes()) for path in sorted(Path(folder).iterdir())]
+        said = [json.loads(path.read_bytes()) for path in sorted(Path(folder).glob("*-*"))]
     if errors := {text for kind, text in said if kind == "error"}:
         raise LockstepError("\n".join(sorted(errors)))
     if received:
@@ -79,6 +75,19 @@ def by_torchrun(workers: int, words: Sequence[str]) -> int:
             "checkpoint is kept. Mend the cause, or try --workers 1."
         )
     return 0
+
+
+def _variables(folder: str) -> dict[str, str]:
+    """The environment of workers on this machine that leave their last words in a folder."""
+    package = str(Path(__file__).parents[2])
+    return os.environ | {
+        _OUTCOME: folder,
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        # Else torchrun keeps one store for all its starts, and workers that are started anew find
+        # the addresses of the dead in it (torch 2.13).
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
 
 
 def among_workers() -> bool:
@@ -111,3 +120,25 @@ def follow_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def main() -> int:
+    """torchrun, without its tracebacks: what a worker has to say, it says itself."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    try:
+        torchrun(sys.argv[1:])
+    except SignalException as stop:
+        return 128 + int(stop.sigval)
+    except ChildFailedError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
