@@ -1,11 +1,13 @@
 """The story of a run: config -> data -> model -> training -> receipt, top to bottom."""
 
 import dataclasses
+import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -29,12 +31,12 @@ from project.files import (
 from project.place import Place
 from project.recorder import Recorder, Silence, due
 from project.records import environment, report, source, trace
-from project.records.receipt import Run, identity, receipt
-from project.training import profiles
+from project.records.receipt import Run, identity, level, receipt
+from project.training import profiles, selftest
 from project.training.determinism import enforce, reseed
 from project.training.distributed import Workers, joined
 from project.training.evaluation import Answers, metrics, probabilities
-from project.training.loop import Training, train
+from project.training.loop import Training, train, update
 from project.training.optimizer import Optimizer, learning_rate
 from project.training.parameters import FlatParameters
 from project.training.shards import ShardedGradient
@@ -116,7 +118,7 @@ def _open_run(
         write_flushed(part / "experiment.yaml", experiment.as_yaml())
         # What training runs is in the identity; with the rest the archive can train by itself.
         kept = source.files_that_run("project.__main__") | files
-        kept |= {"project/data/catalog.yaml": catalog.CATALOG.read_bytes()}
+        kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
         write_flushed(part / "source.zip", source.archive(kept))
         parts = {
             "experiment": experiment.as_dict(bits_only=True),
@@ -183,6 +185,32 @@ class Made:
         )
         self.steps = settings.epochs * self.batches.steps_per_epoch
 
+    def rehearse(self) -> None:
+        """Train on one shard, from its examples to the update, and forget it again."""
+        before, shards = self.training.snapshot(), self.batches.shards
+        inputs, labels = self.batches.at(0, shards - 1)
+        alone = ShardedGradient(
+            self.model, self.training.flat, self.gradient.loss_of, lambda *_: reseed(0), shards=1
+        )
+        loss = alone.compute(0, len(labels), [(inputs, labels)], False).loss
+        update(self.training, 0.0, loss)
+        self.training.restore(before)
+
+    def doubts(self) -> set[str]:
+        """Why the bits of this process may differ on another CPU: a sentence for each reason."""
+        settings = self.experiment.training
+        found = set()
+        if (settings.profile, settings.device) == ("portable", "cpu"):
+            with selftest.Operations() as operations:
+                self.rehearse()
+            found |= {f"operation {name}: not verified" for name in operations.unverified()}
+            found |= set(selftest.failing())
+        if (threads := torch.get_num_threads()) > 1:
+            found.add(f"threads: the model set {threads}, wanted 1")
+        if self.workers.merged(np.array([bool(found)], np.float32)).any() and not found:
+            found.add("another worker of the run has doubts")
+        return found
+
     def answers(self, name: str) -> Answers:
         """What the present weights answer on a split, and what would be right."""
         blocks = Blocks(
@@ -194,6 +222,15 @@ class Made:
         """A score, the higher the better, and the validation metrics."""
         found, monitor = metrics(*self.answers("validation")), self.experiment.training.monitor
         return (-found[monitor] if monitor == "loss" else found[monitor]), found
+
+    def weights(self) -> bytes:
+        """The content of ``weights.safetensors``, with the order of the tensors in the model."""
+        tensors = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.model.state_dict().items()
+        }
+        content: bytes = safetensors.torch.save(tensors, {"order": json.dumps(list(tensors))})
+        return content
 
     def stored(self) -> bytes:
         """The content of ``preprocess.json``: the settings and all that was fitted."""
@@ -213,6 +250,7 @@ def _train(made: Made, recorder: Silence, until: int) -> bool:
         stack.callback(recorder.close)
         recorder.resume(made.steps)
         training.share(made.workers)
+        recorder.doubt(made.doubts())
         train(
             training,
             made.gradient,
@@ -260,9 +298,7 @@ def _train_to_receipt(
         return
 
     with made.training.kept_weights():
-        weights = safetensors.torch.save(
-            {name: t.detach().cpu().contiguous() for name, t in made.model.state_dict().items()}
-        )
+        weights = made.weights()
         validation, test = metrics(*made.answers("validation")), made.answers("test")
     steps = recorder.last_step
     outcome = {
@@ -272,6 +308,8 @@ def _train_to_receipt(
         "weights_sha256": digest_of(weights),
         "preprocess_sha256": digest_of(made.stored()),
         "trace_sha256": digest_of(run.folder / "trace.bin"),
+        "metrics_sha256": digest_of(run.folder / "metrics.jsonl"),
+        "source_sha256": digest_of(run.folder / "source.zip"),
         "labels": list(dataset.labels),
         "metrics": {"validation": validation, "test": metrics(*test)},
         "data": trace.epochs_seen(run.folder / "trace.bin", made.batches.steps_per_epoch),
@@ -282,7 +320,7 @@ def _train_to_receipt(
         "workers": made.workers.count,
     } | recorder.pace()
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
-    content = receipt(run.name, identifier, facts, outcome, timing)
+    content = receipt(run.name, identifier, facts, outcome, timing, _level(recorder))
     show = models.module(experiment.model).Preprocess.show
     mistakes = report.worst_mistakes(
         *test, dataset.labels, lambda row: show(dataset.splits["test"].inputs[row])
@@ -293,6 +331,13 @@ def _train_to_receipt(
     write_atomically(run.folder / "report.html", page)
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)
+
+
+def _level(recorder: Recorder) -> dict[str, Any]:
+    settings = recorder.settings
+    gpu = torch.cuda.get_device_name() if settings.device == "cuda" else None
+    cpu = environment.cpu()["model"]
+    return level(settings.profile, settings.device, cpu, gpu, sorted(recorder.doubts))
 
 
 def predictor(run: Run) -> Any:

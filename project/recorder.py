@@ -26,6 +26,9 @@ class Silence:
     def resume(self, steps: int) -> None:
         """Nothing to bring back; the first worker tells where to go on."""
 
+    def doubt(self, reasons: set[str]) -> None:
+        """Why bits from here on may differ on another CPU."""
+
     def step(self, step: int, loss: float, batch: int, rate: float) -> None:
         """A step is done."""
 
@@ -49,6 +52,7 @@ class Recorder(Silence):
         self, run: Run, training: Training, batches: Batches, watch: Watch, settings: Settings
     ):
         self.run, self.training, self.batches, self.watch = run, training, batches, watch
+        self.settings, self.doubts = settings, set[str]()
         self._open = ExitStack()
         self.checkpoints = Checkpoints(
             run.folder / "checkpoints", settings.keep_checkpoints, watch.say
@@ -74,10 +78,17 @@ class Recorder(Silence):
                 continue
             if self.trace.digest() == snapshot.state["trace"]:
                 self.training.restore(snapshot)
+                self.doubts |= set(snapshot.state["doubts"])
                 return
             self._open.close()
             self.watch.say(f"warning: {self.trace.path}: altered before step {snapshot.step}.")
         self._open_files(0)
+
+    def doubt(self, reasons: set[str]) -> None:
+        """Keep why the run's level is lowered, and say what is new."""
+        for reason in sorted(reasons - self.doubts):
+            self.watch.say(f"level lowered to this machine: {reason}")
+        self.doubts |= reasons
 
     def _open_files(self, step: int) -> None:
         with ExitStack() as opened:
@@ -119,8 +130,9 @@ class Recorder(Silence):
         """Start writing a checkpoint, which knows the files beside it as they are now."""
         self.trace.write()
         taken = snapshot()
+        kept = {"trace": self.trace.digest(), "doubts": sorted(self.doubts)}
         self.checkpoints.save(
-            dataclasses.replace(taken, state=taken.state | {"trace": self.trace.digest()}),
+            dataclasses.replace(taken, state=taken.state | kept),
             best=self.training.progress.best_step,
             flush=self._flush,
         )

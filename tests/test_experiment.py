@@ -4,11 +4,14 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
+from project import models
 from project.errors import Diverged
 from project.experiment import run_experiment
 from project.files import digest_of
@@ -58,7 +61,7 @@ def test_the_receipt_has_its_keys(finished_run: Run) -> None:
     receipt = finished_run.receipt
     assert receipt
     assert sorted(receipt) == [
-        *("digest", "environment", "identity", "results", "run", "schema", "timing")
+        *("digest", "environment", "identity", "level", "results", "run", "schema", "timing")
     ]
     assert sorted(receipt["identity"]) == [
         *("data", "digest", "experiment", "packages", "profile", "source")
@@ -208,3 +211,29 @@ def test_apparel_learns_on_the_real_data(train_briefly: Train) -> None:
     run = train_briefly("apparel/base", "data.limit=12000", "training.epochs=2")
     metrics = results(run)["metrics"]
     assert isinstance(metrics, dict) and metrics["test"]["accuracy"] >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda loss: loss.sqrt().square(), "operation aten.sqrt.default: not verified"),
+        (lambda loss: torch.set_num_threads(2) or loss, "threads: the model set 2, wanted 1"),
+    ],
+)
+def test_what_may_depend_on_the_cpu_lowers_the_level_of_the_run(
+    train_briefly: Train, monkeypatch: pytest.MonkeyPatch, change: Any, reason: str
+) -> None:
+    parts = models.module("digits")
+    plain = parts.loss
+    monkeypatch.setattr(parts, "loss", lambda model, batch: change(plain(model, batch)))
+    try:
+        level = (train_briefly().receipt or {})["level"]
+    finally:
+        torch.set_num_threads(1)
+    # (With two threads the self-test fails too, and says so before.)
+    assert (level["promise"], level["lowered"][-1]) == ("same bits on this machine", reason)
+
+
+def test_a_portable_run_of_verified_operations_promises_every_cpu(finished_run: Run) -> None:
+    promise = "same bits on any AVX2 x86-64 CPU (portable)"
+    assert (finished_run.receipt or {})["level"] == {"promise": promise, "lowered": []}

@@ -63,6 +63,11 @@ def source_digest(files: dict[str, bytes]) -> str:
     return digest_of(canonical_json(digests(files)))
 
 
+def data_files(*paths: Path) -> dict[str, bytes]:
+    """The same for files that the modules read as data."""
+    return {path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes() for path in paths}
+
+
 def archive(files: dict[str, bytes]) -> bytes:
     """A zip of the files, the same bytes for the same files.
 

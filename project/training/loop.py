@@ -116,7 +116,7 @@ def train(
     while now.step < until and not now.stopped_early:
         rate, signal = learning_rate(now.step), stop_signal()
         loss, batch, stops = gradient.compute(now.step, *next(batches), bool(signal))
-        _update(training, rate, loss)
+        update(training, rate, loss)
         now.step += 1
         observer.step(now.step, loss, batch, rate)
 
@@ -138,8 +138,11 @@ def train(
             raise Interrupted(signal or SIGTERM, f"stopped at step {now.step} of {steps}, saved")
 
 
-def _update(training: Training, rate: float, loss: float) -> None:
-    """One step of the optimizer on the gradient that stands in the model."""
+def update(training: Training, rate: float, loss: float) -> None:
+    """One step of the optimizer on the gradient that stands in the model.
+
+    Raises Diverged when the loss or the gradient is not finite.
+    """
     step, gradient = training.progress.step + 1, training.flat.gradient
     norm = float(torch.linalg.vector_norm(gradient))
     if not math.isfinite(loss) or not math.isfinite(norm):

@@ -95,9 +95,12 @@ def two_steps(name: str, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
     model, inputs, loss = network(name)
     flat = FlatParameters(model)
     optimizer = Optimizer(flat, name=rule, weight_decay=0.01, momentum=0.9)
-    gradient = ShardedGradient(model, flat, loss, lambda step, shard: reseed(10 * step + shard))
+    gradient = ShardedGradient(
+        model, flat, loss, lambda step, shard: reseed(10 * step + shard), shards=2
+    )
+    shards = [(inputs[:8], whole(10, 8)), (inputs[8:], whole(10, 8, salt=1))]
     for step in range(2):
-        gradient.compute(step, [(inputs[:8], whole(10, 8)), (inputs[8:], whole(10, 8, salt=1))])
+        gradient.compute(step, 16, shards, False)
         optimizer.step(0.01)
     return flat.values, flat.row
 
