@@ -7,18 +7,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cases
+from benchmarks import cases, faults
 from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
 
-# Rounds of each: what makes the median steady within some twenty minutes for all.
+# Rounds of each (kills, for the faults): what makes the median steady within some twenty minutes for all.
 CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "throughput": (cases.throughput, 5),
     "checkpoint": (cases.checkpoint, 5),
     "trace": (cases.tracing, 3),
     "start": (cases.start, 7),
     "resume": (cases.resume, 5),
+    "faults": (faults.table, 100),
 }
 
 
@@ -26,7 +27,12 @@ def main() -> None:
     """Measure, print the tables and keep them if that was asked for."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*CASES, "all"])
-    parser.add_argument("--rounds", type=int, help="fewer for a rough look, at least 2")
+    parser.add_argument(
+        "--rounds",
+        "--kills",
+        type=int,
+        help="fewer for a rough look, at least 2; for faults, the number of kills",
+    )
     parser.add_argument("--json", action="store_true", help="print what was measured in full")
     parser.add_argument(
         "--write", action="store_true", help="put the tables into the README beside this file"

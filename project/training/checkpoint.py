@@ -48,7 +48,10 @@ class Checkpoints:
         with told_in_one_line(folder):
             folder.mkdir(exist_ok=True)
             for leftover in folder.glob(".*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                if leftover.is_symlink():
+                    leftover.unlink()
+                else:
+                    shutil.rmtree(leftover, ignore_errors=True)
 
     def save(self, snapshot: Snapshot, *, best: int | None, flush: Callable[[], None]) -> None:
         """Start writing a snapshot; returns at once unless the last one is still being written.
@@ -86,6 +89,7 @@ class Checkpoints:
             head: dict[str, Any] = {
                 "files": {_TENSORS: digest_of(content)},
                 "state": snapshot.state,
+                "best": best,
             }
             head["digest"] = digest_of(canonical_json(head))
             write_flushed(part / "state.json", canonical_json(head))
@@ -94,13 +98,17 @@ class Checkpoints:
         self._discard(final)
         try:
             publish_folder(final, write)
-            self._point("latest", snapshot.step)
-            if best is not None:
-                self._point("best", best)
         except RunError as error:
             raise CheckpointError(
                 f"checkpoint {snapshot.step} is not written and the one before stays: {error}"
             ) from error
+        self._settle(snapshot.step, best)
+
+    def _settle(self, newest: int, best: int | None) -> None:
+        """Point to the newest and the best, and remove those that are no longer kept."""
+        self._point("latest", newest)
+        if best is not None:
+            self._point("best", best)
         kept = sorted(self.steps())[-self.keep :]
         for step in self.steps():
             if step not in kept and step != best:
@@ -124,20 +132,27 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in no order."""
-        names = [path.name for path in self.folder.iterdir()]
+        with told_in_one_line(self.folder):
+            names = [path.name for path in self.folder.iterdir()]
         return [int(name) for name in names if re.fullmatch(r"\d{8,}", name)]
 
     def newest(self) -> Iterator[Snapshot]:
         """The good checkpoints, newest first; a damaged one is named, removed and passed over."""
         for step in sorted(self.steps(), reverse=True):
             try:
-                yield self.read(step)
+                snapshot, best = self._read(step)
             except CheckpointError as error:
                 self.say(f"warning: {error} It is removed and the one before is used.")
                 self._discard(self.folder / f"{step:08d}")
+                continue
+            self._settle(step, best)  # which a kill after its rename may have left undone
+            yield snapshot
 
     def read(self, step: int) -> Snapshot:
         """One checkpoint, verified. Raises CheckpointError if a byte of it has changed."""
+        return self._read(step)[0]
+
+    def _read(self, step: int) -> tuple[Snapshot, int | None]:
         folder = self.folder / f"{step:08d}"
         try:
             written = (folder / "state.json").read_bytes()
@@ -155,7 +170,7 @@ class Checkpoints:
                 f"{folder / _TENSORS}: found sha256 {found[:12]}, wanted "
                 f"{head['files'][_TENSORS][:12]}."
             )
-        return Snapshot(step, safetensors.torch.load(content), head["state"])
+        return Snapshot(step, safetensors.torch.load(content), head["state"]), head["best"]
 
 
 def _finite(tensor: torch.Tensor) -> bool:

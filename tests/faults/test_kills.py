@@ -3,29 +3,32 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+import xxhash
 
+from benchmarks.faults import (
+    STEPS,
+    WORDS,
+    differences,
+    kill_at_random,
+    newest,
+    run_in,
+    said,
+    start,
+)
 from project.data.order import Order
 from project.records import trace
 from project.records.receipt import Run
 from tests.conftest import ROOT, command
-
-STEPS = 64  # 8 epochs of 8: long enough to be met in the middle
-WORDS = (
-    "train",
-    "digits/base",
-    "--seed=42",
-    "training.epochs=8",
-    "training.checkpoint_every=2",
-    "data.limit=500",
-)
-SAME = ("weights.safetensors", "preprocess.json", "trace.bin", "metrics.jsonl", "identity.json")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(run)
 
 
-def start(runs: Path, *more: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+def start_outright(runs: Path, *more: str) -> subprocess.Popen[str]:
+    """The command as it is given in a shell, with a group of processes of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "project", *WORDS, *more, "--runs", str(runs)],
         start_new_session=True,
@@ -47,113 +56,125 @@ def start(runs: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_step(runs: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Until a checkpoint of that step or a later one is there."""
-    while process.poll() is None:
-        names = [path.name for path in runs.glob("digits-*/checkpoints/*")]
-        if any(name.isdigit() and int(name) >= step for name in names):
-            return
-        time.sleep(0.002)
+def wait_for(process: subprocess.Popen[str] | ForkServerProcess, met: Callable[[], object]) -> None:
+    """Until that is so; a process that ended before is found out by what follows."""
+    ended = process.poll if isinstance(process, subprocess.Popen) else lambda: process.exitcode
+    while ended() is None and not met():
+        time.sleep(0.001)
 
 
 def finished(runs: Path) -> Run:
-    done = command(*WORDS, "--runs", str(runs))
-    assert (done.returncode, "weights sha256" in done.stdout) == (0, True), done.stderr
-    (run,) = runs.glob("digits-*")
-    return Run(run)
-
-
-def assert_same(run: Run, other: Run) -> None:
-    for name in SAME:
-        assert (run.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
-    receipts = [run.receipt, other.receipt]
-    assert receipts[0] and receipts[1]
-    assert receipts[0]["results"] == receipts[1]["results"]
-    left = [path.name for path in run.folder.rglob(".*")]
-    assert left == []
+    """The run, after the same command once more."""
+    process = start(runs)
+    process.join()
+    assert (process.exitcode, "weights sha256" in said(runs).read_text()) == (0, True)
+    run = run_in(runs)
+    assert run
+    return run
 
 
 @pytest.mark.slow
-def test_killed_five_times_at_random_it_ends_with_the_same_bits(
-    tmp_path: Path, undisturbed: Run
-) -> None:
+def test_killed_twenty_times_at_random_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Several kills to a training; each time it goes on at the newest checkpoint that was there."""
     seed = random.SystemRandom().randrange(10**6)
     print("seed of this test:", seed)
-    chance = random.Random(seed)
-    killed = 0
-    while killed < 5:
-        process = start(tmp_path)
-        wait_for_step(tmp_path, chance.randrange(STEPS), process)
-        time.sleep(chance.uniform(0, 0.05))
-        process.kill()
-        process.communicate()
-        killed += 1
-    assert_same(finished(tmp_path), undisturbed)
+    tally = kill_at_random(20, seed, tmp_path)
+    assert (tally.differing, tally.kills) == ([], 20)
+    assert tally.kills > tally.trainings
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_says_so_and_the_same_command_goes_on(
-    tmp_path: Path, undisturbed: Run, number: int, code: int
+    runs: Path, undisturbed: Run, number: int, code: int
 ) -> None:
-    process = start(tmp_path)
-    wait_for_step(tmp_path, 4, process)
+    process = start_outright(runs)
+    wait_for(process, lambda: newest(runs) >= 4)
     process.send_signal(number)
-    _, said = process.communicate()
-    (run,) = tmp_path.glob("digits-*")
-    steps = [int(path.name) for path in run.glob("checkpoints/0*")]
-    assert (process.returncode, "run the same command to go on" in said) == (code, True)
-    assert f"stopped at step {max(steps)} of {STEPS}, saved" in said
-    assert Run(run).state == f"stopped at step {max(steps)}"
-    assert_same(finished(tmp_path), undisturbed)
+    _, words = process.communicate()
+    run = run_in(runs)
+    assert run
+    steps = [int(path.name) for path in run.folder.glob("checkpoints/0*")]
+    assert (process.returncode, "run the same command to go on" in words) == (code, True)
+    assert f"stopped at step {max(steps)} of {STEPS}, saved" in words
+    assert run.state == f"stopped at step {max(steps)}"
+    assert differences(finished(runs), undisturbed) == []
 
 
-def test_ctrl_c_reaches_the_loaders_too_and_still_saves(tmp_path: Path, undisturbed: Run) -> None:
-    process = start(tmp_path, "training.loaders=2")
-    wait_for_step(tmp_path, 4, process)
+def test_sigterm_while_a_checkpoint_is_written_spoils_neither(runs: Path, undisturbed: Run) -> None:
+    for _ in range(4):
+        process = start(runs)
+        wait_for(process, lambda: list(runs.glob("digits-*/checkpoints/.*.part")))
+        process.terminate()
+        process.join()
+        words = said(runs).read_text()
+        assert (process.exitcode, "saved; run the same command" in words) == (143, True), words
+        run = run_in(runs)
+        assert run and f"{run.state} of {STEPS}" in words
+        assert list(run.folder.rglob(".*")) == []
+    assert differences(finished(runs), undisturbed) == []
+
+
+def test_ctrl_c_reaches_the_loaders_too_and_still_saves(runs: Path, undisturbed: Run) -> None:
+    process = start_outright(runs, "training.loaders=2")
+    wait_for(process, lambda: newest(runs) >= 4)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate()
     assert process.returncode == 130
-    assert_same(finished(tmp_path), undisturbed)
+    assert differences(finished(runs), undisturbed) == []
 
 
-def test_killed_between_weights_and_receipt_it_writes_the_same_receipt(
-    tmp_path: Path, undisturbed: Run
+@pytest.mark.parametrize("last", ["checkpoints/00000064", "weights.safetensors", "report.html"])
+def test_killed_between_the_last_step_and_the_receipt_it_writes_the_same_receipt(
+    runs: Path, undisturbed: Run, last: str
 ) -> None:
-    process = start(tmp_path)
-    while process.poll() is None and not list(tmp_path.glob("digits-*/weights.safetensors")):
-        time.sleep(0.001)
+    process = start(runs)
+    wait_for(process, lambda: list(runs.glob(f"digits-*/{last}")))
     process.kill()
-    process.communicate()
-    assert_same(finished(tmp_path), undisturbed)
+    process.join()
+    assert differences(finished(runs), undisturbed) == []
 
 
 def test_of_two_at_once_one_trains_and_the_other_waits_and_reports(
-    tmp_path: Path, undisturbed: Run
+    runs: Path, undisturbed: Run
 ) -> None:
-    first = start(tmp_path)
-    wait_for_step(tmp_path, 2, first)
-    first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second comes
-    second = start(tmp_path, "--json")
+    first = start(runs)
+    wait_for(first, lambda: newest(runs) >= 2)
+    os.kill(first.pid or 0, signal.SIGSTOP)  # so that it cannot end before the second comes
+    second = start_outright(runs, "--json")
     assert second.stderr
-    said = second.stderr.readline()
-    first.send_signal(signal.SIGCONT)
-    first.communicate()
+    words = second.stderr.readline()
+    os.kill(first.pid or 0, signal.SIGCONT)
+    first.join()
     printed, _ = second.communicate()
-    assert f"is held by process {first.pid}; waiting" in said
-    assert (first.returncode, second.returncode) == (0, 0)
+    assert f"is held by process {first.pid}; waiting" in words
+    assert (first.exitcode, second.returncode) == (0, 0)
     assert json.loads(printed)["results"] == (undisturbed.receipt or {})["results"]
 
 
-def test_each_epoch_saw_each_sample_once_also_after_a_kill(tmp_path: Path) -> None:
-    """The data receipt, worked out from true permutations alone, is that of the resumed run."""
-    process = start(tmp_path)
-    wait_for_step(tmp_path, 10, process)  # in the middle of the second epoch
-    process.kill()
-    process.communicate()
-    run = finished(tmp_path)
-    seen = (run.receipt or {})["results"]["data"]
-    import xxhash
+def test_a_holder_that_dies_leaves_the_run_to_the_one_that_waits(
+    runs: Path, undisturbed: Run
+) -> None:
+    first = start(runs)
+    wait_for(first, lambda: newest(runs) >= 2)
+    os.kill(first.pid or 0, signal.SIGSTOP)
+    second = start_outright(runs)
+    assert second.stderr
+    assert "waiting" in second.stderr.readline()
+    first.kill()
+    first.join()
+    second.communicate()
+    assert second.returncode == 0
+    assert differences(finished(runs), undisturbed) == []
 
+
+def test_each_epoch_saw_each_sample_once_also_after_a_kill(runs: Path) -> None:
+    """The data receipt, worked out from true permutations alone, is that of the resumed run."""
+    process = start(runs)
+    wait_for(process, lambda: newest(runs) >= 10)  # in the middle of the second epoch
+    process.kill()
+    process.join()
+    run = finished(runs)
+    seen = (run.receipt or {})["results"]["data"]
     for epoch in range(8):
         order = Order(500, 42, epoch).at(0, 500)
         assert sorted(order) == list(range(500))
@@ -170,8 +191,8 @@ def test_each_epoch_saw_each_sample_once_also_after_a_kill(tmp_path: Path) -> No
 def test_a_task_that_is_killed_takes_its_training_along_in_good_order(tmp_path: Path) -> None:
     """``invoke train`` killed with SIGKILL: the training below it saves and ends."""
     task = [sys.executable, "-m", "invoke", "train", "--seed=42", f"--runs={tmp_path}"]
-    process = subprocess.Popen([*task, "--set=training.checkpoint_every=2"], cwd=ROOT)
-    wait_for_step(tmp_path, 4, process)  # type: ignore[arg-type]
+    process = subprocess.Popen([*task, "--set=training.checkpoint_every=2"], cwd=ROOT, text=True)
+    wait_for(process, lambda: newest(tmp_path) >= 4)
     process.kill()
     process.wait()
     (folder,) = tmp_path.glob("digits-*")
@@ -181,12 +202,30 @@ def test_a_task_that_is_killed_takes_its_training_along_in_good_order(tmp_path: 
     assert Run(folder).state.startswith("stopped at step")
 
 
-def test_suspended_and_continued_it_goes_on(tmp_path: Path, undisturbed: Run) -> None:
-    process = start(tmp_path)
-    wait_for_step(tmp_path, 4, process)
-    os.kill(process.pid, signal.SIGSTOP)
+def test_suspended_and_continued_it_goes_on(runs: Path, undisturbed: Run) -> None:
+    process = start(runs)
+    wait_for(process, lambda: newest(runs) >= 4)
+    os.kill(process.pid or 0, signal.SIGSTOP)
     time.sleep(0.2)
-    os.kill(process.pid, signal.SIGCONT)
-    process.communicate()
-    assert process.returncode == 0
-    assert_same(finished(tmp_path), undisturbed)
+    os.kill(process.pid or 0, signal.SIGCONT)
+    process.join()
+    assert process.exitcode == 0
+    assert differences(finished(runs), undisturbed) == []
+
+
+@pytest.mark.skipif(
+    not shutil.which("faketime") and "LOCKSTEP_CI" not in os.environ,
+    reason="faketime is not installed; in CI it is",
+)
+def test_a_clock_set_back_by_two_days_changes_nothing(runs: Path, undisturbed: Run) -> None:
+    process = start(runs)
+    wait_for(process, lambda: newest(runs) >= 10)
+    process.kill()
+    process.join()
+    words = [sys.executable, "-m", "project", *WORDS, "--runs", str(runs)]
+    done = subprocess.run(["faketime", "-f", "-2d", *words], cwd=ROOT, capture_output=True)
+    assert (done.returncode, b"goes on at step" in done.stderr) == (0, True), done.stderr
+    run = run_in(runs)
+    assert run and differences(run, undisturbed) == []
+    ended = [(run.receipt or {})["timing"]["finished"] for run in (run, undisturbed)]
+    assert ended[0] < ended[1]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from project.errors import CheckpointError
+from project.errors import CheckpointError, RunError
 from project.training.checkpoint import Checkpoints, Snapshot
 
 
@@ -108,7 +108,7 @@ def test_a_write_that_fails_anywhere_leaves_the_one_before(
         try:
             checkpoints.wait()
             failed = False
-        except CheckpointError as error:
+        except RunError as error:
             failed = True
             assert "no space left" in str(error)
         monkeypatch.setattr(os, call, real)
