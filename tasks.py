@@ -108,9 +108,9 @@ def reproduce(
 
 
 @task
-def runs(_: Context, runs: str | None = None, json: bool = False) -> None:
+def runs(_: Context, runs: str | None = None, all: bool = False, json: bool = False) -> None:
     """List the runs, newest first."""
-    project("runs", *given(runs=runs, json=json))
+    project("runs", *given(runs=runs, all=all, json=json))
 
 
 @task(iterable=["set"])

@@ -12,13 +12,15 @@ from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
 
-# Rounds of each (kills, for the faults): what makes the median steady within some twenty minutes for all.
+# Rounds of each: what makes the median steady within half an hour for all; for faults, kills.
 CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "throughput": (cases.throughput, 5),
     "checkpoint": (cases.checkpoint, 5),
     "trace": (cases.tracing, 3),
     "start": (cases.start, 7),
     "resume": (cases.resume, 5),
+    "order": (cases.order, 5),
+    "runs": (cases.listing, 5),
     "faults": (faults.table, 100),
 }
 

@@ -2,13 +2,20 @@
 
 import shutil
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Process, Table, child, excess, folder, in_turn, middle, ratio
+import numpy as np
+
+from benchmarks.measure import ROOT, Process, Table, child, excess, folder, in_turn, middle, ratio
+from project.data.arrays import Split
+from project.data.batches import Batches
 from project.records import trace
 
 WARM = {"cnn": 30, "mlp": 60}
@@ -186,3 +193,76 @@ def resume(rounds: int) -> Table:
     ]
     measured: dict[str, Any] = {"seconds": found, "equal": same}
     return Table("resume", head, rows, measured)
+
+
+def order(rounds: int) -> Table:
+    """What the order costs a batch at 10^12 samples beside 10^3: going on, and after a resume."""
+    size, stretch = 128, 32
+
+    def batches(samples: int) -> Batches:
+        nothing = np.broadcast_to(np.int64(0), samples)  # as long as that, and takes no memory
+        split = Split(nothing, nothing)
+        return Batches(split, lambda raw, _: raw, batch_size=size, shards=1, seed=42)
+
+    def going_on(samples: int) -> float:
+        known = batches(samples)
+        began = time.perf_counter()
+        for step in range(200 * stretch):
+            known.ids(step)
+        return (time.perf_counter() - began) / (200 * stretch) * 1e6
+
+    def resumed(samples: int) -> float:
+        first = -(-samples // size) // 2
+        began = time.perf_counter()
+        for number in range(200):
+            known = batches(samples)
+            for step in range(first + number, first + number + stretch):
+                known.ids(step)
+        return (time.perf_counter() - began) / (200 * stretch) * 1e6
+
+    cases: dict[str, Case] = {}
+    for samples, name in ((10**3, "10^3"), (10**12, "10^12")):
+        cases[f"going on, {name}"] = partial(going_on, samples)
+        cases[f"resumed, {name}"] = partial(resumed, samples)
+    found = in_turn(cases, rounds)
+    rows = []
+    for kind, title in (
+        ("going on", f"one of {200 * stretch:,} in turn"),
+        ("resumed", f"one of the first {stretch} after a resume in mid-epoch"),
+    ):
+        low, high = (statistics.median(found[f"{kind}, {name}"]) for name in ("10^3", "10^12"))
+        times = ratio(found, f"{kind}, 10^12", f"{kind}, 10^3")
+        rows.append([title, f"{low:.1f} µs", f"{high:.1f} µs", f"{times:.2f}"])
+    head = [f"the samples of a batch of {size}", "of 10^3", "of 10^12", "ratio"]
+    return Table("order", head, rows, found)
+
+
+def listing(rounds: int) -> Table:
+    """Seconds of ``python -m project runs`` with 10,000 finished runs, beside one."""
+    with folder() as runs:
+        settings = "training.epochs=1", "--runs", str(runs / "one")
+        words = [sys.executable, "-m", "project"]
+        train_one = [*words, "train", "digits/base", *settings]
+        subprocess.run(train_one, cwd=ROOT, check=True, capture_output=True)
+        (run,) = (runs / "one").iterdir()
+        for number in range(10_000):
+            copy = runs / "many" / f"{run.name[:-8]}{number:08x}"
+            copy.mkdir(parents=True)
+            for name in ("identity.json", "receipt.json"):
+                shutil.copy(run / name, copy)
+
+        def listed(which: str, *more: str) -> float:
+            began = time.monotonic()
+            every = [*words, "runs", *more, "--runs", str(runs / which)]
+            subprocess.run(every, cwd=ROOT, check=True, capture_output=True)
+            return time.monotonic() - began
+
+        cases: dict[str, Case] = {
+            "1 run": partial(listed, "one"),
+            "10,000 runs: the newest 50": partial(listed, "many"),
+            "10,000 runs: `--all`": partial(listed, "many", "--all"),
+            "10,000 runs: `--json`, all": partial(listed, "many", "--json"),
+        }
+        found = in_turn(cases, rounds)
+    rows = [[name, f"{statistics.median(values):.2f} s"] for name, values in found.items()]
+    return Table("runs", ["`invoke runs` of", "seconds"], rows, found)

@@ -112,7 +112,7 @@ class Tally:
 def kill_at_random(
     kills: int, seed: int, place: Path, tell: Callable[[str], None] = lambda _: None
 ) -> Tally:
-    """Train, killed by SIGKILL at instants drawn over its whole length, until it is finished; again.
+    """Train until it is finished, killed at instants drawn over its whole length; then anew.
 
     After each kill the same command must go on at the newest checkpoint that was there.
     """

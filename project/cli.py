@@ -111,7 +111,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     again = verb(reproduce)
     again.add_argument("run", metavar="RUN")
     again.add_argument("--steps", type=_count, metavar="N", help="train only so far")
-    verb(runs)
+    verb(runs).add_argument("--all", action="store_true", help="not only the newest 50")
     verb(doctor)
     verb(new_model, "new-model").add_argument("name")
     return parser, list(verbs.choices)
@@ -285,12 +285,16 @@ def runs(options: argparse.Namespace) -> None:
     from project.records.receipt import runs as all_runs
 
     folder = Place.default(options.runs).runs
-    found = [run.summary() for run in all_runs(folder)]
+    found = all_runs(folder)
+    shown = len(found) if options.all or options.json else 50
+    lines = [run.summary() for run in found[:shown]]
     if options.json:
-        print(json.dumps(found, indent=2))
-    elif found:
-        rows = [["" if value is None else str(value) for value in row.values()] for row in found]
-        table(list(found[0]), rows)
+        print(json.dumps(lines, indent=2))
+    elif lines:
+        rows = [["" if value is None else str(value) for value in line.values()] for line in lines]
+        table(list(lines[0]), rows)
+        if older := len(found) - len(lines):
+            print(f"and {older:,} older; --all lists them", file=sys.stderr)
     else:
         print(f"no runs in {folder}; `invoke train --seed 42` makes one")
 

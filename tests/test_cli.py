@@ -225,6 +225,24 @@ def test_runs_are_listed_newest_first(call: Call, finished_run: Run, runs: Path)
     assert table == [["" if v is None else str(v) for v in row.values()] for row in rows]
 
 
+def test_of_many_runs_the_newest_fifty_are_shown_and_the_rest_counted(
+    call: Call, finished_run: Run, tmp_path: Path
+) -> None:
+    for number in range(53):
+        folder = tmp_path / f"digits-base-s{number}-0123abcd"
+        folder.mkdir()
+        for name in ("identity.json", "receipt.json"):
+            shutil.copy(finished_run.folder / name, folder)
+        os.utime(folder, (number, number))
+    _, out, err = call("runs", "--runs", str(tmp_path))
+    first = [line.split()[0] for line in out.splitlines()[1:]]
+    assert first == [f"digits-base-s{number}-0123abcd" for number in range(52, 2, -1)]
+    assert err == "and 3 older; --all lists them\n"
+    _, whole, _ = call("runs", "--runs", str(tmp_path), "--all")
+    assert [len(whole.splitlines()), whole.splitlines()[:51]] == [54, out.splitlines()]
+    assert len(json.loads(call("runs", "--runs", str(tmp_path), "--json")[1])) == 53
+
+
 def test_an_empty_folder_of_runs_says_how_to_make_one(call: Call, tmp_path: Path) -> None:
     wanted = f"no runs in {tmp_path}; `invoke train --seed 42` makes one\n"
     assert call("runs", "--runs", str(tmp_path)) == (0, wanted, "")

@@ -119,14 +119,15 @@ class Run:
         receipt, (model, _, rest) = self.receipt, self.name.partition("-")
         recipe, seed, *_ = (*rest.rsplit("-", 2), "", "")  # a copy may have any name
         test = receipt["results"]["metrics"]["test"] if receipt else {}
+        identity = receipt["identity"] if receipt else self.identity
         return {
             "run": self.name,
-            "state": self.state,
+            "state": "finished" if receipt else self.state,
             "model": model,
             "recipe": recipe,
             "seed": int(seed.lstrip("s")) if seed.lstrip("s").isdigit() else None,
             "test accuracy": round(test["accuracy"], 4) if test else None,
-            "identity": (self.identity or {}).get("digest", "")[:12],
+            "identity": (identity or {}).get("digest", "")[:12],
         }
 
     def metrics(self) -> list[dict[str, Any]]:
