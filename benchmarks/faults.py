@@ -37,7 +37,9 @@ _FORKS.set_forkserver_preload(["benchmarks.faults", *_LOADED, *_DRAWN])
 
 def forked(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """A function in a process of its own that has torch loaded under the profile ``portable``."""
-    profiles.enter("portable")  # before the first fork, which is before torch is loaded there
+    # For the first fork: it comes from a Python that is started anew, without torch.
+    for name, (_, wanted) in profiles.differing("portable").items():
+        os.environ.pop(name) if wanted is None else os.environ.update({name: wanted})
     process = _FORKS.Process(target=function, args=arguments)
     process.start()
     return process

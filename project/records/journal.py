@@ -5,30 +5,54 @@ import os
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
+from project.errors import RunError
 from project.files import canonical_json, told_in_one_line
 
 
 class Journal:
-    """The metrics of a run in training, to go on after ``step``; later lines are cut off."""
+    """The metrics of a run in training, to go on after ``step``; later lines are cut off.
+
+    Raises RunError if a line before them is not readable.
+    """
 
     def __init__(self, path: Path, step: int = 0):
         self.path = path
         with told_in_one_line(path):
             self._file = path.open("a+b")
             self._file.seek(0)
-            length = 0
-            for line in self._file:
-                # The last line may be torn; what it would have said will be said again.
-                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                    break
-                length += len(line)
-            self._file.truncate(length)
+            lines = self._file.readlines() if step else []
+        kept = []
+        for number, line in enumerate(lines, 1):
+            # The last line may be torn; what it would have said will be said again.
+            if not line.endswith(b"\n") or self._step(number, line) > step:
+                break
+            kept.append(line)
+        self._digest = xxhash.xxh3_128(b"".join(kept))
+        with told_in_one_line(path):
+            self._file.truncate(sum(map(len, kept)))
             self._file.seek(0, os.SEEK_END)
+
+    def _step(self, number: int, line: bytes) -> int:
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            self._file.close()
+            raise RunError(
+                f"{self.path}: line {number} is not readable; it was altered."
+            ) from error
+
+    def digest(self) -> str:
+        """A fingerprint of all lines so far, which a checkpoint keeps to know its metrics again."""
+        return self._digest.hexdigest()
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a line and hand it to the operating system."""
+        line = canonical_json(row) + b"\n"
+        self._digest.update(line)
         with told_in_one_line(self.path):
-            self._file.write(canonical_json(row) + b"\n")
+            self._file.write(line)
             self._file.flush()
 
     def flush(self) -> None:

@@ -1,0 +1,69 @@
+"""A flipped byte in each file of a run: the same bits, or an error that names the file."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import project
+from project.errors import ModelError, RunError
+from project.records.receipt import Run
+
+SAME = ("identity.json", "metrics.jsonl", "preprocess.json", "trace.bin", "weights.safetensors")
+RESULTS = ("receipt.json", "report.html", "preprocess.json", "weights.safetensors")
+OF_CHECKPOINTS = [
+    f"checkpoints/{step:08d}/{name}"
+    for step in (9, 10)
+    for name in ("state.json", "tensors.safetensors")
+]
+
+
+def flipped(path: Path, times: int) -> Iterator[int]:
+    """Change one bit of a file at places from its first byte to its last, one after the other."""
+    content = path.read_bytes()
+    for number in range(times):
+        place = number * (len(content) - 1) // (times - 1)
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        yield place
+    path.write_bytes(content)
+
+
+def stop(run: Run, whole: Path) -> None:
+    """Set a run back to before its results, from a copy that was made when it was finished."""
+    shutil.rmtree(run.folder)
+    shutil.copytree(whole, run.folder, symlinks=True)
+    for name in RESULTS:
+        (run.folder / name).unlink()
+
+
+@pytest.mark.parametrize("name", [*OF_CHECKPOINTS, "trace.bin"])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    train_briefly: Callable[..., Run], tmp_path: Path, name: str
+) -> None:
+    run = train_briefly()
+    whole = shutil.copytree(run.folder, tmp_path / "whole", symlinks=True)
+    wanted = {file: (whole / file).read_bytes() for file in SAME}
+    for place in flipped(whole / name, 3):
+        stop(run, whole)
+        train_briefly()
+        assert {file: (run.folder / file).read_bytes() for file in SAME} == wanted, place
+
+
+def test_a_run_whose_identity_was_altered_is_refused(train_briefly: Callable[..., Run]) -> None:
+    run = train_briefly()
+    for place in flipped(run.folder / "identity.json", 9):
+        with pytest.raises(RunError, match=str(run.folder)):
+            train_briefly()
+            print(place)
+
+
+@pytest.mark.parametrize("name", ["preprocess.json", "weights.safetensors"])
+def test_results_that_were_altered_are_refused_by_name(
+    finished_run: Run, tmp_path: Path, name: str
+) -> None:
+    copy = shutil.copytree(finished_run.folder, tmp_path / "copy", symlinks=True)
+    for _ in flipped(copy / name, 50):
+        with pytest.raises(ModelError, match=f"copy/{name}: found sha256"):
+            project.load("digits", copy)
+    assert project.load("digits", copy)

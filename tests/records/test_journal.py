@@ -1,0 +1,46 @@
+"""The metrics of a run: the same bytes however often it went on, known again by a fingerprint."""
+
+from pathlib import Path
+
+import pytest
+
+from project.errors import RunError
+from project.records.journal import Journal
+
+
+def written(path: Path, *steps: int, after: int = 0) -> str:
+    journal = Journal(path, after)
+    for step in steps:
+        journal.append({"step": step, "loss": 1 / step})
+    journal.close()
+    return journal.digest()
+
+
+def test_going_on_gives_the_bytes_of_one_that_never_stopped(tmp_path: Path) -> None:
+    whole = written(tmp_path / "whole", 4, 8, 12, 16)
+    written(tmp_path / "stopped", 4, 8, 12)
+    assert written(tmp_path / "stopped", 12, 16, after=8) == whole
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, 4, 8)
+    two = path.read_bytes()
+    path.write_bytes(two + two[:7])
+    written(path, after=8)
+    assert path.read_bytes() == two
+
+
+def test_any_flipped_byte_is_refused_or_shows_in_the_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    wanted = written(path, 4, 8)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert written(path, after=8) != wanted
+        except RunError as error:
+            assert f"{path}: line" in str(error)  # noqa: PT017
+    path.write_bytes(b"not a line of metrics\n")
+    assert written(path, 4, 8) == wanted
