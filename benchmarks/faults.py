@@ -180,7 +180,8 @@ def table(kills: int) -> Table:
             kills, seed, place, lambda line: print(line, file=sys.stderr, flush=True)
         )
     if tally.differing:
-        raise SystemExit(f"seed {seed}: {'; '.join(tally.differing)}")
+        first = "; ".join(tally.differing[:3])
+        raise SystemExit(f"seed {seed}: {len(tally.differing)} differences: {first}")
     minutes = (time.monotonic() - began) / 60
     head = ["killed while", "kills"]
     rows = [[name, str(number)] for name, number in sorted(tally.met.items())]

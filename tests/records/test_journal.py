@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from project.errors import RunError
 from project.records.journal import Journal
 
@@ -41,6 +39,6 @@ def test_any_flipped_byte_is_refused_or_shows_in_the_fingerprint(tmp_path: Path)
         try:
             assert written(path, after=8) != wanted
         except RunError as error:
-            assert f"{path}: line" in str(error)  # noqa: PT017
+            assert f"{path}: line" in str(error)
     path.write_bytes(b"not a line of metrics\n")
     assert written(path, 4, 8) == wanted
