@@ -48,6 +48,7 @@ def forked(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
 def start(runs: Path, *more: str) -> ForkServerProcess:
     """``python -m project train ...`` in a process of its own; what it says goes to ``said``."""
     runs.mkdir(exist_ok=True)
+    said(runs).unlink(missing_ok=True)  # or a process killed at once would seem to repeat the last
     return forked(_command, [*WORDS, *more, "--runs", str(runs)], said(runs))
 
 

@@ -24,7 +24,15 @@ PROFILES = {
     # Whatever this CPU is best at.
     "native": {},
 }
-_OWNED = {name for profile in PROFILES.values() for name in profile} | {"OMP_THREAD_LIMIT"}
+# Others that would change the bits, which no profile wants: among them oneDNN's names of old.
+_UNWANTED = {
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OMP_THREAD_LIMIT",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+}
+_OWNED = {name for profile in PROFILES.values() for name in profile} | _UNWANTED
 
 
 def variables(profile: str) -> dict[str, str]:

@@ -33,6 +33,10 @@ def decoded(raw: NDArray[Any], generator: torch.Generator) -> torch.Tensor:
     return torch.stack(pictures) if pictures else torch.empty(0, 8, 8)
 
 
+def only_labels(raw: NDArray[Any], generator: torch.Generator) -> torch.Tensor:
+    return torch.empty(len(raw), 0)
+
+
 def png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -71,6 +75,22 @@ def test_an_epoch_sees_each_sample_once_and_its_shards_are_the_batch_in_order(
             assert max(sizes) - min(sizes) <= 1
             seen.append(batches.ids(step))
         assert np.sort(np.concatenate(seen)).tolist() == list(range(size))
+
+
+def test_a_thousand_workers_who_know_nothing_of_each_other_see_each_sample_once() -> None:
+    """1,024 workers with a shard each, on 100,003 samples: every one in each epoch, none twice."""
+    size, workers = 100_003, 1024
+
+    def seen_by(worker: int) -> list[NDArray[np.int64]]:
+        mine = numbered(size, batch_size=50_000, shards=workers, seed=9, encode=only_labels)
+        order = range(6) if worker % 2 else (5, 0, 3, 1, 4, 2)  # two epochs of 3; restarts
+        parts = {step: mine.at(step, worker)[1].numpy() for step in order}
+        return [np.concatenate([parts[step] for step in range(e, e + 3)]) for e in (0, 3)]
+
+    seen = [seen_by(worker) for worker in range(workers)]
+    for epoch in range(2):
+        together = np.concatenate([parts[epoch] for parts in seen])
+        assert np.array_equal(np.sort(together), np.arange(size))
 
 
 def test_the_order_is_another_one_in_each_epoch() -> None:

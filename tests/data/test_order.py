@@ -37,6 +37,13 @@ def test_a_million_million_samples_need_no_list() -> None:
     assert (len(np.unique(part)), part.min() >= 0, part.max() < size) == (5000, True, True)
 
 
+def test_a_million_of_a_million_million_drawn_anywhere_are_all_different() -> None:
+    """Ten thousand stretches of an epoch, with a fresh order for each as after a resume."""
+    size, places = 10**12, np.random.default_rng(0).choice(10**10, 10_000, replace=False) * 100
+    drawn = np.concatenate([Order(size, 7, 3).at(place, place + 100) for place in places.tolist()])
+    assert (len(np.unique(drawn)), drawn.min() >= 0, drawn.max() < size) == (10**6, True, True)
+
+
 def test_every_place_is_as_likely_for_every_sample() -> None:
     places = np.zeros((16, 16))
     for epoch in range(4000):

@@ -73,6 +73,28 @@ def test_a_disk_that_fills_in_mid_run_keeps_the_last_good_checkpoint(tmp_path: P
     assert wanted in done.stdout
 
 
+def test_a_disk_that_becomes_read_only_in_mid_run_is_told_and_costs_one_interval(
+    tmp_path: Path,
+) -> None:
+    """The kernel refuses the next checkpoint; the same command goes on once it is writable."""
+    runs, elsewhere = tmp_path / "runs", tmp_path / "undisturbed"
+    stopped = f"""
+        {training(runs)} & job=$!
+        until folder=$(ls -d '{runs}'/*/checkpoints/00000002); do sleep 0.002; done 2>/dev/null
+        folder=${{folder%/*}}
+        mount --bind $folder $folder && mount -o remount,bind,ro $folder
+        wait $job; echo code $?
+        umount $folder; ls -A $folder; {training(runs)}"""
+    done = on_a_mount("size=64m", runs, f"{{ {stopped}\n}}")
+    assert done.returncode == 0, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert ("code 2" in done.stdout, len(errors), "Traceback" in done.stderr) == (True, 1, False)
+    assert "cannot be written; make it writable" in errors[0]
+    assert ".part" not in done.stdout and "goes on at step" in done.stderr
+    wanted = command(*WORDS, f"--runs={elsewhere}").stdout.splitlines()[1]
+    assert wanted in done.stdout
+
+
 @pytest.fixture
 def stopped_run(train_briefly: Callable[..., Run]) -> tuple[Run, Callable[[], Run], bytes]:
     """A run set back to before its receipt, how to go on, and the weights it must end with."""
