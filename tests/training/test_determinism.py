@@ -77,6 +77,25 @@ def test_what_the_user_set_is_overruled() -> None:
     assert done.stdout.split() == ["1", "AVX2"]
 
 
+@pytest.mark.parametrize("profile", ["portable", "native"])
+def test_variables_that_would_change_the_bits_are_taken_away(profile: str) -> None:
+    """DNNL_MAX_CPU_ISA=SSE41 gave ``native`` other bits under the same identity."""
+    code = (
+        f"import os; from project.training import profiles; profiles.enter('{profile}');"
+        "print([n for n in os.environ if n.startswith(('DNNL_', 'ONEDNN_DEFAULT', 'MKL_ENABLE'))])"
+    )
+    foreign = {
+        "DNNL_MAX_CPU_ISA": "SSE41",
+        "DNNL_DEFAULT_FPMATH_MODE": "BF16",
+        "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | foreign, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(EnvironmentMismatch, match="no usable GPU"):
