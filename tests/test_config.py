@@ -52,7 +52,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place_and_what_would_be_rig
         "override: training.batchsize: no such setting. Did you mean training.batch_size? "
         "(python -m project config digits lists all)",
         "override: model.dropout: found 0.99, wanted float from 0 to 0.95",
-        "override: training.shards: found 6, wanted int, a power of two, at least 1",
+        "override: training.shards: found 6, wanted int, a power of two from 1 to 256",
     ]
 
 
