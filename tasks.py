@@ -58,18 +58,28 @@ def given(**options: object) -> Sequence[str]:
     return words
 
 
-@task(iterable=["set"], help={"set": "a setting, key=value; may be repeated"})
+@task(
+    iterable=["set"],
+    help={
+        "set": "a setting, key=value; may be repeated",
+        "workers": "processes that share each batch; default: as the recipe says, or one a core",
+        "until": "stop after this step, saved",
+    },
+)
 def train(
     _: Context,
     seed: int = 0,
     model: str = "digits",
     recipe: str = "base",
     set: list[str] = [],
+    workers: int | None = None,
+    until: int | None = None,
     runs: str | None = None,
     json: bool = False,
 ) -> None:
     """Start a run, go on with it, or report it if it is finished."""
-    project("train", f"{model}/{recipe}", *set, *given(seed=seed, runs=runs, json=json))
+    options = given(seed=seed, workers=workers, until=until, runs=runs, json=json)
+    project("train", f"{model}/{recipe}", *set, *options)
 
 
 @task
@@ -141,6 +151,15 @@ def new_model(_: Context, name: str) -> None:
 def test(_: Context, only: str | None = None, fast: bool = False) -> None:
     """Run the whole test suite; --fast leaves out what takes long."""
     tool("pytest", *(["-k", only] if only else []), *(["-m", "not slow"] if fast else []))
+
+
+@task(help={"full": "kill 500 times instead of 20", "write": "put the table into the README"})
+def prove(_: Context, full: bool = False, write: bool = False) -> None:
+    """Try every claim on this machine and print the table of them."""
+    from tests.claims import CLAIMS
+
+    named = sorted({f"tests/{test}" for claim in CLAIMS for test in claim.tests})
+    tool("pytest", *named, *(["--full"] if full else []), *(["--write-claims"] if write else []))
 
 
 @task

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cases, faults
+from benchmarks import cases, faults, workers
 from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
@@ -19,6 +19,8 @@ CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "trace": (cases.tracing, 3),
     "start": (cases.start, 7),
     "resume": (cases.resume, 5),
+    "shards": (workers.shards, 3),
+    "workers": (workers.workers, 5),
     "order": (cases.order, 5),
     "runs": (cases.listing, 5),
     "faults": (faults.table, 100),

@@ -71,7 +71,8 @@ def _throughput_cases(network: str, runs: Path) -> dict[str, Case]:
 
 def train(steps: int, recipe: str, *settings: str, runs: Path, probe: str = "") -> Process:
     """``python -m project train`` for so many steps from wherever its run stands."""
-    words = [*([probe] if probe else []), str(steps), "train", recipe, *settings]
+    alone = "training.workers=1"
+    words = [*([probe] if probe else []), str(steps), "train", recipe, alone, *settings]
     return child("-m", "benchmarks.probe", *words, "--runs", str(runs))
 
 

@@ -1,12 +1,17 @@
-"""The loops that Lockstep is measured against: ``python -m benchmarks.loops bare cnn 230``."""
+"""The loops that Lockstep is measured against: ``python -m benchmarks.loops bare cnn 230``.
+
+Under torchrun the bare loop is plain DDP: each of N processes takes an N-th of every batch.
+"""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,12 +26,16 @@ BATCH = 128
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def bare(pictures: torch.Tensor, labels: torch.Tensor) -> Iterator[Batch]:
     """The limit: everything normalised beforehand, in memory; a batch is one index_select."""
     inputs = pictures.unsqueeze(1).float().div(255).sub(models.MEAN).div(models.DEVIATION)
     while True:
         order = torch.randperm(len(labels))
-        for chosen in order.split(BATCH):
+        for batch in order.split(BATCH):
+            chosen = batch[RANK::WORLD]
             yield inputs.index_select(0, chosen), labels.index_select(0, chosen)
 
 
@@ -64,7 +73,11 @@ def main(kind: str, network: str, steps: str) -> None:
 
     torch.manual_seed(0)
     batches = {"bare": bare, "loader": loader}[kind](pictures, labels)
-    model = {"cnn": models.cnn, "mlp": models.mlp}[network]()
+    makers = {"cnn": models.cnn, "mlp": models.mlp, "transformer": models.transformer}
+    model: nn.Module = makers[network]()
+    if WORLD > 1:
+        torch.distributed.init_process_group("gloo")
+        model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     done: list[float] = []
     for _ in range(int(steps)):
@@ -73,7 +86,12 @@ def main(kind: str, network: str, steps: str) -> None:
         F.cross_entropy(model(inputs), targets).backward()
         optimizer.step()
         done.append(time.monotonic())
-    print(json.dumps({"first": 0, "done": done, "threads": torch.get_num_threads()}))
+    if RANK == 0:
+        print(json.dumps({"first": 0, "done": done, "threads": torch.get_num_threads()}))
+    if WORLD > 1:
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        os._exit(0)  # gloo's threads have been seen to abort a process that ends slowly
 
 
 if __name__ == "__main__":

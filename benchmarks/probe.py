@@ -84,6 +84,8 @@ def main(words: list[str]) -> int:
     models.__path__.append(str(NETWORKS))
     console.watch = lambda: probe
     code = cli.main(words)
+    if int(os.environ.get("RANK", 0)):  # a worker that is not the first was told nothing
+        os._exit(0 if code == 128 + signal.SIGTERM else code or 1)
     print(
         json.dumps(
             {
@@ -94,7 +96,9 @@ def main(words: list[str]) -> int:
             }
         )
     )
-    return 0 if code == 128 + signal.SIGTERM else code or 1
+    sys.stdout.flush()
+    code = 0 if code == 128 + signal.SIGTERM else code or 1
+    return os._exit(code) if "RANK" in os.environ else code
 
 
 if __name__ == "__main__":

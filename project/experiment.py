@@ -26,14 +26,13 @@ from project.files import (
     readable_json,
     told_in_one_line,
     write_atomically,
-    write_flushed,
 )
 from project.place import Place
 from project.recorder import Recorder, Silence, due
 from project.records import environment, report, source, trace
-from project.records.receipt import Run, identity, level, receipt
+from project.records.receipt import Run, identity, level, receipt, refuse_altered
 from project.training import profiles, selftest
-from project.training.determinism import enforce, reseed
+from project.training.determinism import enforce, refuse_broken, reseed
 from project.training.distributed import Workers, joined
 from project.training.evaluation import Answers, metrics, probabilities
 from project.training.loop import Training, train, update
@@ -65,11 +64,12 @@ def run_experiment(
             if workers.told() == b"train":
                 _help(Made(experiment, dataset, workers), until)
             return None
-        run, identifier = _open_run(experiment, dataset, place, watch)
+        run, identifier, contents = _open_run(experiment, dataset, place, watch)
         with held(run.folder, watch.say):
             finished = run.receipt is not None
             workers.told(b"report" if finished else b"train")
             if not finished:
+                _write(run.folder, contents)  # what stands beside the results is what ran
                 _train_to_receipt(Made(experiment, dataset, workers), run, identifier, watch, until)
     return run
 
@@ -87,8 +87,8 @@ def open_data(name: str, place: Place, watch: Watch) -> Dataset:
 
 def _open_run(
     experiment: Experiment, dataset: Dataset, place: Place, watch: Watch
-) -> tuple[Run, dict[str, str]]:
-    """The run's folder, made if it is not there, and its identity."""
+) -> tuple[Run, dict[str, str], dict[str, bytes]]:
+    """The run's folder, made if it is not there, its identity, and the files it begins with."""
     files = source.files_that_run(
         "project.experiment", f"project.models.{experiment.model}.__init__"
     )
@@ -114,27 +114,27 @@ def _open_run(
     name = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-{identifier['digest'][:8]}"
     run = Run(place.runs / name)
 
-    def write(part: Path) -> None:
-        write_flushed(part / "experiment.yaml", experiment.as_yaml())
-        # What training runs is in the identity; with the rest the archive can train by itself.
-        kept = source.files_that_run("project.__main__") | files
-        kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
-        write_flushed(part / "source.zip", source.archive(kept))
-        parts = {
-            "experiment": experiment.as_dict(bits_only=True),
-            "source": source.digests(files),
-            "data": dataset.digest,
-            "packages": packages.as_identity(),
-            "profile": profile,
-        }
-        write_flushed(part / "parts.json", readable_json(parts))
-        write_flushed(part / "identity.json", readable_json(identifier))
-
+    # What training runs is in the identity; with the rest the archive can train by itself.
+    kept = source.files_that_run("project.__main__") | files
+    kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
+    parts = {
+        "experiment": experiment.as_dict(bits_only=True),
+        "source": source.digests(files),
+        "data": dataset.digest,
+        "packages": packages.as_identity(),
+        "profile": profile,
+    }
+    contents = {
+        "experiment.yaml": experiment.as_yaml(),
+        "source.zip": source.archive(kept),
+        "parts.json": readable_json(parts),
+        "identity.json": readable_json(identifier),
+    }
     with told_in_one_line(place.runs):
         place.runs.mkdir(parents=True, exist_ok=True)
     with held(place.runs, lambda _: None):
         if not run.folder.exists():
-            publish_folder(run.folder, write)
+            publish_folder(run.folder, lambda part: _write(part, contents))
     if run.identity != identifier:
         found = (run.identity or {}).get("digest", "none")
         raise RunError(
@@ -142,7 +142,14 @@ def _open_run(
             f"{identifier['digest'][:12]}; it was put there by hand. Move it away, or name another "
             "folder (--runs DIR)."
         )
-    return run, identifier
+    return run, identifier, contents
+
+
+def _write(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write a run's first files, or those of them that were altered since."""
+    for name, content in contents.items():
+        if not (folder / name).exists() or (folder / name).read_bytes() != content:
+            write_atomically(folder / name, content)
 
 
 class Made:
@@ -157,6 +164,7 @@ class Made:
         )
         reseed(key_of(experiment.seed, "weights"))
         self.model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
+        refuse_broken(self.model, settings.device)
         self.training = Training(
             flat := FlatParameters(self.model),
             Optimizer(
@@ -291,7 +299,8 @@ def _help(made: Made, until: int) -> None:
 def _train_to_receipt(
     made: Made, run: Run, identifier: dict[str, str], watch: Watch, until: int
 ) -> None:
-    experiment, dataset, began = made.experiment, made.dataset, time.time()
+    # Not by the clock, which people and machines set back.
+    experiment, dataset, began = made.experiment, made.dataset, time.monotonic()
     environment.git()  # remembered now, because people commit while a run trains
     recorder = Recorder(run, made.training, made.batches, watch, experiment.training)
     if not _train(made, recorder, until):
@@ -316,7 +325,7 @@ def _train_to_receipt(
     }
     timing = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.time() - began, 3),
+        "seconds": round(time.monotonic() - began, 3),
         "workers": made.workers.count,
     } | recorder.pace()
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
@@ -342,6 +351,7 @@ def _level(recorder: Recorder) -> dict[str, Any]:
 
 def predictor(run: Run) -> Any:
     """The Predictor of a finished run, under the profile that the run was trained in."""
+    refuse_altered(run)
     experiment = run.experiment()
     profiles.enter(experiment["training"]["profile"])
     enforce(experiment["training"]["profile"], "cpu")
@@ -350,8 +360,7 @@ def predictor(run: Run) -> Any:
 
 def evaluate_run(run: Run, place: Place, watch: Watch) -> tuple[dict[str, Any], dict[str, Any]]:
     """The test metrics of a finished run's weights, measured now, and those of its receipt."""
-    experiment = run.experiment()
-    loaded = predictor(run)
+    loaded, experiment = predictor(run), run.experiment()
     dataset = open_data(experiment["data"]["name"], place, watch)
     blocks = Blocks(
         dataset.splits["test"], loaded.preprocess, experiment["training"]["evaluation_batch"]

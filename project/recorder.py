@@ -76,13 +76,21 @@ class Recorder(Silence):
             except RunError as error:
                 self.watch.say(f"warning: {error} Going back to before it.")
                 continue
-            if self.trace.digest() == snapshot.state["trace"]:
+            altered = [
+                name for name, digest in self._files().items() if digest != snapshot.state[name]
+            ]
+            if not altered:
                 self.training.restore(snapshot)
                 self.doubts |= set(snapshot.state["doubts"])
                 return
             self._open.close()
-            self.watch.say(f"warning: {self.trace.path}: altered before step {snapshot.step}.")
+            name = self.run.folder / altered[0]
+            self.watch.say(f"warning: {name}: altered before step {snapshot.step}.")
         self._open_files(0)
+
+    def _files(self) -> dict[str, str]:
+        """Fingerprints of the files that a checkpoint relies on, as they are now."""
+        return {"trace.bin": self.trace.digest(), "metrics.jsonl": self.journal.digest()}
 
     def doubt(self, reasons: set[str]) -> None:
         """Keep why the run's level is lowered, and say what is new."""
@@ -130,7 +138,7 @@ class Recorder(Silence):
         """Start writing a checkpoint, which knows the files beside it as they are now."""
         self.trace.write()
         taken = snapshot()
-        kept = {"trace": self.trace.digest(), "doubts": sorted(self.doubts)}
+        kept = self._files() | {"doubts": sorted(self.doubts)}
         self.checkpoints.save(
             dataclasses.replace(taken, state=taken.state | kept),
             best=self.training.progress.best_step,

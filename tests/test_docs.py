@@ -47,7 +47,7 @@ def copy(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(copy: Path) -> None:
     words = commands("run") + commands("in a copy")
-    assert len(words) == 7
+    assert len(words) == 10
     for word in words:
         run(word, copy)
 

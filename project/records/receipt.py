@@ -116,13 +116,18 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The line that ``invoke runs`` shows of it."""
-        receipt, (model, _, rest) = self.receipt, self.name.partition("-")
+        model, _, rest = self.name.partition("-")
         recipe, seed, *_ = (*rest.rsplit("-", 2), "", "")  # a copy may have any name
-        test = receipt["results"]["metrics"]["test"] if receipt else {}
-        identity = receipt["identity"] if receipt else self.identity
+        try:
+            receipt = self.receipt
+            test = receipt["results"]["metrics"]["test"] if receipt else {}
+            identity = receipt["identity"] if receipt else self.identity
+            state = "finished" if receipt else self.state
+        except (RunError, KeyError, TypeError):
+            test, identity, state = {}, {}, "altered"
         return {
             "run": self.name,
-            "state": "finished" if receipt else self.state,
+            "state": state,
             "model": model,
             "recipe": recipe,
             "seed": int(seed.lstrip("s")) if seed.lstrip("s").isdigit() else None,
@@ -181,6 +186,12 @@ def verify(run: Run) -> list[str]:
         except RunError as error:
             problems.append(str(error))
     return problems
+
+
+def refuse_altered(run: Run) -> None:
+    """Raise RunError if what the run was made from, as its files say, is not what its name says."""
+    if problems := [*_identity_problems(run), *_experiment_problems(run)]:
+        raise RunError(f"{run.folder}: altered: {problems[0]}; put back the file as it was.")
 
 
 def _identity_problems(run: Run) -> list[str]:

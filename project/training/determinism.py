@@ -6,8 +6,9 @@ import os
 import warnings
 
 import torch
+from torch import nn
 
-from project.errors import EnvironmentMismatch
+from project.errors import EnvironmentMismatch, ModelError
 
 # Importing torch.distributed or a data loader later must not find another number of threads.
 torch.set_num_threads(1)
@@ -41,6 +42,27 @@ def enforce(profile: str, device: str) -> None:
             "training.device=cpu."
         )
     _products_by_onednn()
+
+
+def refuse_broken(model: nn.Module, device: str) -> None:
+    """Raise ModelError for a layer whose gradient oneDNN writes beyond its memory.
+
+    That is a 1 x 1 convolution with a stride, on fewer than 8 channels that lie last, with AVX2
+    kernels (uxlfoundation/oneDNN, issue 6035).
+    """
+    for name, layer in model.named_modules():
+        if (
+            device == "cpu"
+            and isinstance(layer, nn.Conv2d)
+            and layer.kernel_size == (1, 1)
+            and max(layer.stride) > 1
+            and layer.in_channels < 8
+        ):
+            raise ModelError(
+                f"{name}: found a 1 x 1 convolution with stride {max(layer.stride)} on "
+                f"{layer.in_channels} channels, wanted 8 at least, because oneDNN destroys memory "
+                "with fewer; take more channels, or pool before a convolution without a stride."
+            )
 
 
 def reseed(key: int) -> None:

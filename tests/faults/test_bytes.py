@@ -10,7 +10,17 @@ import project
 from project.errors import ModelError, RunError
 from project.records.receipt import Run
 
-SAME = ("identity.json", "metrics.jsonl", "preprocess.json", "trace.bin", "weights.safetensors")
+SAME = (
+    "experiment.yaml",
+    "identity.json",
+    "metrics.jsonl",
+    "parts.json",
+    "preprocess.json",
+    "source.zip",
+    "trace.bin",
+    "weights.safetensors",
+)
+OPENED = ["experiment.yaml", "metrics.jsonl", "parts.json", "source.zip", "trace.bin"]
 RESULTS = ("receipt.json", "report.html", "preprocess.json", "weights.safetensors")
 OF_CHECKPOINTS = [
     f"checkpoints/{step:08d}/{name}"
@@ -37,7 +47,7 @@ def stop(run: Run, whole: Path) -> None:
         (run.folder / name).unlink()
 
 
-@pytest.mark.parametrize("name", [*OF_CHECKPOINTS, "trace.bin"])
+@pytest.mark.parametrize("name", [*OF_CHECKPOINTS, *OPENED])
 def test_a_stopped_run_goes_on_to_the_same_bits(
     train_briefly: Callable[..., Run], tmp_path: Path, name: str
 ) -> None:

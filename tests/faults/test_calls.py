@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def saved_under(fault: str, folder: Path) -> tuple[int, str]:
 @needs_strace
 @pytest.mark.parametrize("kind", ["error=EIO", "error=ENOSPC", "error=EROFS", "signal=KILL"])
 def test_a_save_interrupted_at_any_call_leaves_the_newest_good_checkpoint(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     """Killed or refused in one line; what is read then is whole, and the next save tidies up."""
     met = 0
@@ -65,6 +66,7 @@ def test_a_save_interrupted_at_any_call_leaves_the_newest_good_checkpoint(
             assert (code, step in (2, 3)) == (-9 if "KILL" in kind else 2, True), what
             assert names == [f"{step:08d}", "00000004", "best -> 00000004", "latest -> 00000004"]
     assert met > 20
+    record_property("times", met)
 
 
 def after(folder: Path) -> tuple[int, list[str]]:

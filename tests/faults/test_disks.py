@@ -80,7 +80,9 @@ def test_a_disk_that_becomes_read_only_in_mid_run_is_told_and_costs_one_interval
     runs, elsewhere = tmp_path / "runs", tmp_path / "undisturbed"
     stopped = f"""
         {training(runs)} & job=$!
-        until folder=$(ls -d '{runs}'/*/checkpoints/00000002); do sleep 0.002; done 2>/dev/null
+        until folder=$(ls -d '{runs}'/*/checkpoints/00000002); do
+            kill -0 $job || break; sleep 0.002
+        done 2>/dev/null
         folder=${{folder%/*}}
         mount --bind $folder $folder && mount -o remount,bind,ro $folder
         wait $job; echo code $?

@@ -74,12 +74,18 @@ def finished(runs: Path) -> Run:
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_at_random_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_killed_many_times_at_random_it_ends_with_the_same_bits(
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    record_property: Callable[[str, object], None],
+) -> None:
     """Several kills to a training; each time it goes on at the newest checkpoint that was there."""
     seed = random.SystemRandom().randrange(10**6)
     print("seed of this test:", seed)
-    tally = kill_at_random(20, seed, tmp_path)
-    assert (tally.differing, tally.kills) == ([], 20)
+    kills = 500 if pytestconfig.getoption("full") else 20
+    tally = kill_at_random(kills, seed, tmp_path)
+    assert (tally.differing, tally.kills) == ([], kills)
+    record_property("times", kills)
     assert tally.kills > tally.trainings
 
 

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
-from project.errors import EnvironmentMismatch
+from project.errors import EnvironmentMismatch, ModelError
 from project.training import profiles
-from project.training.determinism import enforce, reseed
+from project.training.determinism import enforce, refuse_broken, reseed
 
 enforce("portable", "cpu")
 
@@ -100,3 +101,14 @@ def test_variables_that_would_change_the_bits_are_taken_away(profile: str) -> No
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(EnvironmentMismatch, match="no usable GPU"):
         enforce("portable", "cuda")
+
+
+def test_a_layer_that_onednn_breaks_is_refused_by_name() -> None:
+    """The process would die of it, here too: so nothing but the refusal can be tried."""
+    wide, narrow = nn.Conv2d(8, 4, 1, stride=2), nn.Conv2d(4, 4, 1, stride=2)
+    refuse_broken(nn.ModuleDict({"shortcut": wide}), "cpu")
+    refuse_broken(nn.ModuleDict({"shortcut": narrow}), "cuda")
+    with pytest.raises(
+        ModelError, match=r"^shortcut: found a 1 x 1 convolution with stride 2 on 4"
+    ):
+        refuse_broken(nn.ModuleDict({"shortcut": narrow}), "cpu")

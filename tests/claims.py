@@ -1,0 +1,146 @@
+"""What Lockstep claims, and the tests that hold it: the table that ``invoke prove`` prints.
+
+A whole run of the suite ends with the same table. ``--full`` tries harder, ``--write-claims`` puts
+the table into the README, with the machine and the date.
+"""
+
+import platform
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from project.records import environment
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, how it is tried, and the tests that try it: files, or tests in them."""
+
+    text: str
+    how: str
+    tests: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim(
+        "The same identity has the same bits",
+        "in another process, another folder, another clone",
+        (
+            "test_experiment.py::test_the_same_identity_has_the_same_bits_in_another_process",
+            "test_experiment.py::test_what_decides_no_bit_is_not_in_the_identity",
+        ),
+    ),
+    Claim(
+        "Kill it anywhere, and the same command ends with the same bits",
+        "SIGKILL at random instants of whole trainings; SIGTERM, SIGINT, suspended, clock set back",
+        ("faults/test_kills.py",),
+    ),
+    Claim(
+        "No file bears its name before it is complete; no damage gives a wrong result",
+        "EIO, ENOSPC, EROFS, SIGKILL at each system call of a save; full and read-only disks; a "
+        "flipped byte in each file",
+        ("faults/test_calls.py", "faults/test_disks.py", "faults/test_bytes.py"),
+    ),
+    Claim(
+        "Workers don't show",
+        "1, 2, 4 and 8 of them, changed in mid-run; one killed; one of two hosts cut off (network "
+        "namespaces)",
+        ("faults/test_workers.py",),
+    ),
+    Claim(
+        "Neither user nor surroundings show",
+        "threads, loaders, affinity, OMP, MKL and oneDNN variables, locale, time zone, path, user, "
+        "umask, hash seed",
+        ("test_matrix.py",),
+    ),
+    Claim(
+        "Any x86-64 CPU with AVX2 (profile portable)",
+        "trained under qemu-user as Haswell, Skylake and EPYC, also in turns; golden digests",
+        ("test_any_cpu.py", "training/test_selftest.py"),
+    ),
+    Claim(
+        "Each epoch sees each sample once, and the order needs no list",
+        "10^12 samples; 1,024 simulated workers; after kills",
+        (
+            "data/test_order.py",
+            "data/test_batches.py",
+            "faults/test_kills.py::test_each_epoch_saw_each_sample_once_also_after_a_kill",
+        ),
+    ),
+    Claim(
+        "A run's folder is enough to make it again",
+        "from a dirty tree, another commit, another place; an altered file is named",
+        ("records/test_reproduce.py",),
+    ),
+    Claim(
+        "Two runs are compared to the first step that differs, and why",
+        "each column, each edge of an epoch, a changed sample, 10^6 steps",
+        ("records/test_compare.py",),
+    ),
+    Claim(
+        "Nothing that is loaded can run code",
+        "no torch.load, pickle, eval or unsafe YAML in any file of the package",
+        ("test_architecture.py::test_nothing_that_is_loaded_can_run_code",),
+    ),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of ``invoke prove``."""
+    parser.addoption("--full", action="store_true", help="kill 500 times instead of 20")
+    parser.addoption("--write-claims", action="store_true", help="write the table to the README")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the claims whose tests have run."""
+    rows = [row for claim in CLAIMS if (row := tried(claim, terminalreporter.stats))]
+    if not rows or config.getoption("collectonly"):
+        return
+    lines = ["| claim | tried | times | result |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    terminalreporter.section("claims")
+    terminalreporter.write_line("\n".join(lines))
+    if config.getoption("write_claims"):
+        write(lines, "invoke prove --full" if config.getoption("full") else "invoke prove")
+
+
+def tried(
+    claim: Claim, stats: dict[str, list[pytest.TestReport]]
+) -> tuple[str, str, str, str] | None:
+    """A claim's row: text, how, how often, result; None if nothing of it has run."""
+
+    def of_claim(outcome: str) -> list[pytest.TestReport]:
+        reports = [item for item in stats.get(outcome, []) if hasattr(item, "user_properties")]
+        names = [f"tests/{test}" for test in claim.tests]
+        return [
+            report
+            for report in reports
+            if any(re.match(f"{re.escape(name)}($|::|\\[|@)", report.nodeid) for name in names)
+        ]
+
+    passed = [report for report in of_claim("passed") if report.when == "call"]
+    failed, skipped = of_claim("failed") + of_claim("error"), of_claim("skipped")
+    if not passed and not failed and not skipped:
+        return None
+    times = sum(int(dict(report.user_properties).get("times", 1)) for report in passed)
+    result = f"{len(failed)} FAILED" if failed else "held" if passed else "not tried here"
+    if skipped and passed:
+        result += f", {len(skipped)} not tried here"
+    return claim.text, claim.how, f"{times:,}", result
+
+
+def write(lines: list[str], command: str) -> None:
+    """Put the table between its marks in the README."""
+    when, cpu = datetime.now(UTC).strftime("%Y-%m-%d"), environment.cpu()["model"]
+    said = f"`{command}`, {when}, {platform.system()} on {cpu}."
+    table = "\n".join([*lines, "", said])
+    text = README.read_text()
+    marked = re.compile(r"(<!-- claims -->\n).*?(\n<!-- end of claims -->)", re.DOTALL)
+    README.write_text(marked.sub(lambda found: f"{found[1]}{table}{found[2]}", text))
