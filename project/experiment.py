@@ -17,8 +17,9 @@ from project.data import catalog
 from project.data.arrays import Dataset, open_dataset
 from project.data.batches import Batches, Blocks
 from project.data.fetch import fetch
-from project.errors import RunError
+from project.errors import EnvironmentMismatch, RunError
 from project.files import (
+    canonical_json,
     digest_of,
     held,
     key_of,
@@ -30,7 +31,7 @@ from project.files import (
 from project.place import Place
 from project.recorder import Recorder, Silence, due
 from project.records import environment, report, source, trace
-from project.records.receipt import Run, identity, level, receipt, refuse_altered
+from project.records.receipt import Run, identity, level, receipt, refuse_changed
 from project.training import profiles, selftest
 from project.training.determinism import enforce, refuse_broken, reseed
 from project.training.distributed import Workers, joined
@@ -57,21 +58,42 @@ def run_experiment(
     profiles.enter(settings.profile)
     enforce(settings.profile, settings.device)
     dataset = open_data(experiment.data.name, place, watch)
+    parts = what_decides(experiment, dataset)
     with joined(settings.shards, settings.device) as workers:
         if workers.spare:
             return None
         if not workers.first:
-            if workers.told() == b"train":
-                _help(Made(experiment, dataset, workers), until)
+            _help(experiment, dataset, parts, workers, until)
             return None
-        run, identifier, contents = _open_run(experiment, dataset, place, watch)
+        run, contents = _open_run(experiment, parts, place, watch)
         with held(run.folder, watch.say):
             finished = run.receipt is not None
-            workers.told(b"report" if finished else b"train")
+            workers.told(canonical_json({"identity": run.identity, "finished": finished}))
             if not finished:
                 _write(run.folder, contents)  # what stands beside the results is what ran
-                _train_to_receipt(Made(experiment, dataset, workers), run, identifier, watch, until)
+                _train_to_receipt(Made(experiment, dataset, workers), run, watch, until)
     return run
+
+
+def what_decides(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+    """All that decides the bits, by the parts of the identity."""
+    profile = {"name": experiment.training.profile, "device": experiment.training.device}
+    if experiment.training.profile == "native":
+        profile["cpu"] = environment.cpu()["model"]
+    if experiment.training.device == "cuda":
+        profile["gpu"] = torch.cuda.get_device_name()
+    return {
+        "experiment": experiment.as_dict(bits_only=True),
+        "source": source.digests(_files_that_run(experiment)),
+        "data": dataset.digest,
+        "packages": environment.packages().as_identity(),
+        "profile": profile,
+    }
+
+
+def _files_that_run(experiment: Experiment) -> dict[str, bytes]:
+    model = f"project.models.{experiment.model}.__init__"
+    return source.files_that_run("project.experiment", model)
 
 
 def open_data(name: str, place: Place, watch: Watch) -> Dataset:
@@ -86,44 +108,21 @@ def open_data(name: str, place: Place, watch: Watch) -> Dataset:
 
 
 def _open_run(
-    experiment: Experiment, dataset: Dataset, place: Place, watch: Watch
-) -> tuple[Run, dict[str, str], dict[str, bytes]]:
-    """The run's folder, made if it is not there, its identity, and the files it begins with."""
-    files = source.files_that_run(
-        "project.experiment", f"project.models.{experiment.model}.__init__"
-    )
-    packages = environment.packages()
-    profile = {"name": experiment.training.profile, "device": experiment.training.device}
-    if experiment.training.profile == "native":
-        profile["cpu"] = environment.cpu()["model"]
-    if experiment.training.device == "cuda":
-        profile["gpu"] = torch.cuda.get_device_name()
-    identifier = identity(
-        experiment=experiment.as_dict(bits_only=True),
-        source=source.source_digest(files),
-        data=dataset.digest,
-        packages=packages.as_identity(),
-        profile=profile,
-    )
-    if packages.drift:
+    experiment: Experiment, parts: dict[str, Any], place: Place, watch: Watch
+) -> tuple[Run, dict[str, bytes]]:
+    """The run's folder, made if it is not there, and the files that it begins with."""
+    identifier = identity(**parts)
+    if drift := environment.packages().drift:
         watch.say(
-            f"WARNING: {len(packages.drift)} packages are not as locked "
-            f"({'; '.join(packages.drift[:3])}...); this is in the run's identity and receipt. "
-            "`invoke doctor` lists all, ./workbench mends it."
+            f"WARNING: {len(drift)} packages are not as locked ({'; '.join(drift[:3])}...); this "
+            "is in the run's identity and receipt. `invoke doctor` lists all, ./workbench mends it."
         )
     name = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-{identifier['digest'][:8]}"
     run = Run(place.runs / name)
 
     # What training runs is in the identity; with the rest the archive can train by itself.
-    kept = source.files_that_run("project.__main__") | files
+    kept = source.files_that_run("project.__main__") | _files_that_run(experiment)
     kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
-    parts = {
-        "experiment": experiment.as_dict(bits_only=True),
-        "source": source.digests(files),
-        "data": dataset.digest,
-        "packages": packages.as_identity(),
-        "profile": profile,
-    }
     contents = {
         "experiment.yaml": experiment.as_yaml(),
         "source.zip": source.archive(kept),
@@ -142,7 +141,7 @@ def _open_run(
             f"{identifier['digest'][:12]}; it was put there by hand. Move it away, or name another "
             "folder (--runs DIR)."
         )
-    return run, identifier, contents
+    return run, contents
 
 
 def _write(folder: Path, contents: dict[str, bytes]) -> None:
@@ -289,16 +288,29 @@ def _train(made: Made, recorder: Silence, until: int) -> bool:
         return True
 
 
-def _help(made: Made, until: int) -> None:
-    """What the first worker does in ``_train_to_receipt``, as far as all take part in it."""
+def _help(
+    experiment: Experiment,
+    dataset: Dataset,
+    parts: dict[str, Any],
+    workers: Workers,
+    until: int,
+) -> None:
+    """What a worker does that is not the first: its part of the training, if there is any."""
+    told, mine = json.loads(workers.told()), identity(**parts)
+    if different := [name for name in parts if mine[name] != told["identity"].get(name)]:
+        raise EnvironmentMismatch(
+            f"worker {workers.rank}: found another {different[0]} than the first worker's, wanted "
+            "the same one: bring commit, settings, data and packages alike to all machines."
+        )
+    if told["finished"]:
+        return
+    made = Made(experiment, dataset, workers)
     if _train(made, Silence(), until):
         with made.training.kept_weights():
             made.answers("validation"), made.answers("test")
 
 
-def _train_to_receipt(
-    made: Made, run: Run, identifier: dict[str, str], watch: Watch, until: int
-) -> None:
+def _train_to_receipt(made: Made, run: Run, watch: Watch, until: int) -> None:
     # Not by the clock, which people and machines set back.
     experiment, dataset, began = made.experiment, made.dataset, time.monotonic()
     environment.git()  # remembered now, because people commit while a run trains
@@ -329,7 +341,7 @@ def _train_to_receipt(
         "workers": made.workers.count,
     } | recorder.pace()
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
-    content = receipt(run.name, identifier, facts, outcome, timing, _level(recorder))
+    content = receipt(run.name, run.identity or {}, facts, outcome, timing, _level(recorder))
     show = models.module(experiment.model).Preprocess.show
     mistakes = report.worst_mistakes(
         *test, dataset.labels, lambda row: show(dataset.splits["test"].inputs[row])
@@ -351,7 +363,7 @@ def _level(recorder: Recorder) -> dict[str, Any]:
 
 def predictor(run: Run) -> Any:
     """The Predictor of a finished run, under the profile that the run was trained in."""
-    refuse_altered(run)
+    refuse_changed(run)
     experiment = run.experiment()
     profiles.enter(experiment["training"]["profile"])
     enforce(experiment["training"]["profile"], "cpu")

@@ -23,6 +23,9 @@ MEANING = {
     "gradient": "the same loss, but another gradient",
     "weights": "the same gradient, but other weights after the step",
 }
+# What of a receipt's results is bits that came out, and not what they were made from.
+BITS = {"steps", "epochs", "kept_step", "weights_sha256", "preprocess_sha256", "trace_sha256"}
+BITS |= {"metrics_sha256", "labels", "metrics", "data"}
 _TOGETHER = 1 << 16  # records compared at once
 
 
@@ -117,7 +120,7 @@ def compare(a: Run, b: Run) -> Comparison:
     if receipts[0] and receipts[1]:
         found, wanted = (content["results"] for content in (receipts[0], receipts[1]))
         if place is None and len(traces[0]) == len(traces[1]):
-            results = [key for key in found if found[key] != wanted.get(key)]
+            results = [key for key in found if found[key] != wanted.get(key) and key in BITS]
     return Comparison(
         names=(a.name, b.name),
         steps=(len(traces[0]), len(traces[1])),

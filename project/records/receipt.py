@@ -188,7 +188,7 @@ def verify(run: Run) -> list[str]:
     return problems
 
 
-def refuse_altered(run: Run) -> None:
+def refuse_changed(run: Run) -> None:
     """Raise RunError if what the run was made from, as its files say, is not what its name says."""
     if problems := [*_identity_problems(run), *_experiment_problems(run)]:
         raise RunError(f"{run.folder}: altered: {problems[0]}; put back the file as it was.")

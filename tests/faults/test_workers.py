@@ -32,7 +32,7 @@ SAME = ("weights.safetensors", "preprocess.json", "trace.bin", "metrics.jsonl", 
 LAST = 33
 MODULE = [sys.executable, "-m", "project"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workers")]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,23 @@ def test_a_number_of_workers_that_cannot_be_is_refused(workers: str, wanted: str
     assert (done.returncode, wanted in done.stderr) == (2, True), done.stderr
 
 
+def test_workers_that_would_compute_something_else_are_refused(tmp_path: Path) -> None:
+    """As with another commit on one of the machines; here it is another learning rate."""
+    each = f'exec "$@" training.lr=0.00${{LOCAL_RANK}}1 --runs {tmp_path}'
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    torchrun += ["--standalone", "--local-addr=localhost", "--no-python"]
+    done = subprocess.run(
+        [*torchrun, "sh", "-c", each, "sh", *MODULE, *WORDS],
+        cwd=ROOT,
+        env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "error: worker 1: found another experiment than the first worker's" in done.stderr
+    assert the_run(tmp_path).receipt is None
+
+
 @pytest.fixture
 def hosts() -> Iterator[Callable[[int], list[str]]]:
     """Two hosts with a cable between them: how to run a command on number 0 or 1."""
@@ -169,7 +186,7 @@ def test_of_two_machines_one_is_cut_off_and_the_other_ends_the_run(
     variables = {
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "GLOO_SOCKET_IFNAME": "cable",
-        "LOCKSTEP_PATIENCE": "5",
+        "LOCKSTEP_PATIENCE": "15",
     }
     meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400", "--max-restarts=3"]
     patience = "keep_alive_interval=1,keep_alive_max_attempt=2,last_call_timeout=2"
@@ -191,7 +208,7 @@ def test_of_two_machines_one_is_cut_off_and_the_other_ends_the_run(
     both = torchrun(0), torchrun(1)
     wait_for_step(tmp_path, 6, both[0])
     subprocess.run([*hosts(1), "ip", "link", "set", "cable", "down"], check=True)
-    said, _ = both[0].communicate(timeout=120)
+    said, _ = both[0].communicate(timeout=240)
     assert both[0].returncode == 0, said
     assert "goes on at step" in said
     both[1].kill()
