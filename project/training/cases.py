@@ -366,6 +366,9 @@ CASES: dict[str, Case] = {
     )(),
     "normal": _drawn(lambda: [torch.randn(7), torch.randn(1027), torch.empty(99).normal_(1, 2)]),
     "uniform": _drawn(lambda: [torch.rand(1027), torch.empty(99).uniform_(-0.1, 0.3)]),
+    "of a generator": _drawn(
+        lambda: [draw(99, generator=torch.default_generator) for draw in (torch.rand, torch.randn)]
+    ),
     "bernoulli": _drawn(
         lambda: [torch.empty(1027).bernoulli_(0.3), torch.bernoulli(positive(99) / 2)]
     ),
