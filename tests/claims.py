@@ -142,5 +142,5 @@ def write(lines: list[str], command: str) -> None:
     said = f"`{command}`, {when}, {platform.system()} on {cpu}."
     table = "\n".join([*lines, "", said])
     text = README.read_text()
-    marked = re.compile(r"(<!-- claims -->\n).*?(\n<!-- end of claims -->)", re.DOTALL)
-    README.write_text(marked.sub(lambda found: f"{found[1]}{table}{found[2]}", text))
+    marked = re.compile(r"(<!-- claims -->\n).*?(<!-- end of claims -->)", re.DOTALL)
+    README.write_text(marked.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text))

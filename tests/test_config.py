@@ -137,14 +137,16 @@ def test_explain_tells_every_setting_and_where_it_came_from(resolved: Resolve) -
     assert [(line.value, line.type, line.source) for line in told] == [
         (0.5, "float, at least 0", "apparel/recipes/mine.yaml"),
         (2, "int, at least 1", "override"),
-        (8, "int, a power of two, at least 1", "default"),
+        (8, "int, a power of two from 1 to 256", "default"),
     ]
 
 
 def test_what_decides_no_bit_is_not_in_the_identity() -> None:
     config = experiment()
     everything, bits = config.as_dict(), config.as_dict(bits_only=True)
-    left_out = {"loaders", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"}
+    left_out = {"workers", "loaders"} | {
+        *("checkpoint_every", "checkpoint_seconds", "keep_checkpoints")
+    }
     assert set(everything["training"]) - set(bits["training"]) == left_out
     assert bits["model"] == everything["model"]
     assert experiment("digits/base", "training.loaders=2").as_dict(bits_only=True) == bits

@@ -8,6 +8,11 @@ import pytest
 from project import models
 from project.config import resolve
 from project.data import catalog
+from project.experiment import Made, open_data
+from project.place import Place
+from project.training.determinism import enforce
+from project.training.distributed import ALONE
+from project.watch import Watch
 
 RECIPES = {
     f"{name}/{path.stem}": path
@@ -44,3 +49,19 @@ def test_the_first_line_is_the_command_that_runs_it(model: str, path: Path) -> N
 @each
 def test_the_second_line_is_the_cost_and_what_it_brings(model: str, path: Path) -> None:
     assert re.match(COST, path.read_text().splitlines()[1])
+
+
+@each
+def test_a_recipe_promises_every_cpu(model: str, path: Path, place: Place) -> None:
+    """Its kernels, from the examples to the update, are among those tried on other CPUs."""
+    experiment, _ = resolve(model, path, models.config_of(model), seed=42)
+    enforce(experiment.training.profile, "cpu")
+    dataset = open_data(experiment.data.name, place, Watch())
+    assert Made(experiment, dataset, ALONE).doubts() == set()
+
+
+def test_the_best_apparel_has_at_most_half_a_million_parameters(place: Place) -> None:
+    path = RECIPES["apparel/best"]
+    experiment, _ = resolve("apparel", path, models.config_of("apparel"))
+    made = Made(experiment, open_data("fashion-mnist", place, Watch()), ALONE)
+    assert made.training.flat.values.numel() == 489_042

@@ -161,7 +161,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dust = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "project", folder / "project", ignore=dust)
     (folder / "tests" / "models").mkdir(parents=True)
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/__init__.py"):
+    for name in (
+        "pyproject.toml",
+        *(f"tests/{name}.py" for name in ("conftest", "claims", "__init__")),
+    ):
         shutil.copy(ROOT / name, folder / name)
     (folder / "tests" / "models" / "__init__.py").touch()
     done = python(folder, "-m", "project", "new-model", "tags")
@@ -211,3 +214,15 @@ def test_a_name_that_is_taken_or_cannot_be_a_package_is_refused(tree: Path, name
     wanted = taken if name == "digits" else wrong
     assert (done.returncode, done.stderr) == (2, f"error: {wanted}\n")
     assert sorted(tree.glob("project/**/*.py")) == before
+
+
+def test_an_apparel_model_with_a_mirror_answers_with_the_mean_of_both_views() -> None:
+    parts = Parts("apparel", "model.mirror=true")
+    inputs = parts.preprocess(parts.raw)
+    plain = parts.model.classifier(parts.model.features(inputs))
+    turned = parts.model.classifier(parts.model.features(inputs.flip(3)))
+    assert torch.equal(parts.model(inputs), (plain + turned) / 2)
+    assert torch.equal(parts.model(inputs), parts.model(inputs.flip(3)))
+    parts.model.train()
+    found, again = parts.model(inputs), parts.model.classifier(parts.model.features(inputs))
+    assert torch.equal(found, again)
