@@ -142,7 +142,7 @@ def train(options: argparse.Namespace) -> int:
     settings = experiment.training
     profiles.enter(settings.profile)
     workers = launch.count(settings.workers, settings.shards, settings.device)
-    if launch.among_workers():
+    if launch.is_worker():
         launch.follow_parent()
     elif workers > 1:
         return launch.by_torchrun(workers, options.words)

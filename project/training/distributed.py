@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from project.errors import EnvironmentMismatch, WorkerLost
-from project.training.launch import among_workers
+from project.training.launch import is_worker
 
 # How long a worker waits for the answer of another before it takes that one for dead. (A process
 # that ends is noticed at once; this is for a machine that was cut off.)
@@ -108,7 +108,7 @@ def joined(shards: int, device: str) -> Iterator[Workers]:
     Leaves when all of them are done. Raises WorkerLost when another one is gone, in order to be
     started again, and EnvironmentMismatch if there is no GPU for this one.
     """
-    if not among_workers():
+    if not is_worker() or os.environ["WORLD_SIZE"] == "1":  # one may be all that is left
         yield Workers()
         return
     import torch.distributed as dist

@@ -90,19 +90,19 @@ def _variables(folder: str) -> dict[str, str]:
     }
 
 
-def among_workers() -> bool:
-    """Whether this process is one of several workers, whoever started them."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+def is_worker() -> bool:
+    """Whether torchrun, or another starter that sets its variables, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def rank() -> int:
-    """The number of this process among the workers; 0 if it is alone."""
-    return int(os.environ["RANK"]) if among_workers() else 0
+    """The number of this process among the workers; 0 if it was started alone."""
+    return int(os.environ["RANK"]) if is_worker() else 0
 
 
 def is_watched() -> bool:
     """Whether ``by_torchrun`` started this process and waits for it."""
-    return "RANK" in os.environ and _OUTCOME in os.environ
+    return is_worker() and _OUTCOME in os.environ
 
 
 def note(end: Exception) -> int:
