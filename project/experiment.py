@@ -29,7 +29,7 @@ from project.files import (
     write_atomically,
 )
 from project.place import Place
-from project.recorder import Recorder, Silence, due
+from project.recorder import NullRecorder, Recorder, due
 from project.records import environment, report, source, trace
 from project.records.receipt import Run, identity, level, receipt, refuse_changed
 from project.training import profiles, selftest
@@ -68,10 +68,12 @@ def run_experiment(
         run, contents = _open_run(experiment, parts, place, watch)
         with held(run.folder, watch.say):
             finished = run.receipt is not None
-            workers.told(canonical_json({"identity": run.identity, "finished": finished}))
+            workers.broadcast_bytes(
+                canonical_json({"identity": run.identity, "finished": finished})
+            )
             if not finished:
                 _write(run.folder, contents)  # what stands beside the results is what ran
-                _train_to_receipt(Made(experiment, dataset, workers), run, watch, until)
+                _train_to_receipt(Setup(experiment, dataset, workers), run, watch, until)
     return run
 
 
@@ -151,7 +153,7 @@ def _write(folder: Path, contents: dict[str, bytes]) -> None:
             write_atomically(folder / name, content)
 
 
-class Made:
+class Setup:
     """All that a run trains with, made alike in each of its workers."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset, workers: Workers):
@@ -214,7 +216,7 @@ class Made:
             found |= set(selftest.failing())
         if (threads := torch.get_num_threads()) > 1:
             found.add(f"threads: the model set {threads}, wanted 1")
-        if self.workers.merged(np.array([bool(found)], np.float32)).any() and not found:
+        if self.workers.all_gather(np.array([bool(found)], np.float32)).any() and not found:
             found.add("another worker of the run has doubts")
         return found
 
@@ -247,33 +249,33 @@ class Made:
         )
 
 
-def _train(made: Made, recorder: Silence, until: int) -> bool:
+def _train(setup: Setup, recorder: NullRecorder, until: int) -> bool:
     """Train from the recorder's last state to the end, or ``until`` a step; whether it is the end.
 
     At the end the model has the weights that are to be kept.
     """
-    settings, training, batches = made.experiment.training, made.training, made.batches
+    settings, training, batches = setup.experiment.training, setup.training, setup.batches
     with ExitStack() as stack:
         stack.callback(recorder.close)
-        recorder.resume(made.steps)
-        training.share(made.workers)
-        recorder.doubt(made.doubts())
+        recorder.resume(setup.steps)
+        training.broadcast(setup.workers)
+        recorder.doubt(setup.doubts())
         train(
             training,
-            made.gradient,
+            setup.gradient,
             batches.steps(
-                training.progress.step, made.steps, made.gradient.block, settings.loaders
+                training.progress.step, setup.steps, setup.gradient.block, settings.loaders
             ),
-            steps=made.steps,
-            until=min(until or made.steps, made.steps),
+            steps=setup.steps,
+            until=min(until or setup.steps, setup.steps),
             steps_per_epoch=batches.steps_per_epoch,
             learning_rate=learning_rate(
                 peak=settings.lr,
                 schedule=settings.schedule,
                 warmup=settings.warmup,
-                steps=made.steps,
+                steps=setup.steps,
             ),
-            evaluate=made.evaluate,
+            evaluate=setup.evaluate,
             patience=settings.patience,
             observer=recorder,
             save=recorder.save,
@@ -281,10 +283,10 @@ def _train(made: Made, recorder: Silence, until: int) -> bool:
             stop_signal=stack.enter_context(stop_signal()),
         )
         last = training.progress
-        if last.step < made.steps and not last.stopped_early:
+        if last.step < setup.steps and not last.stopped_early:
             return False
         recorder.restore(last.best_step or last.step if settings.keep == "best" else last.step)
-        training.share(made.workers)
+        training.broadcast(setup.workers)
         return True
 
 
@@ -296,49 +298,49 @@ def _help(
     until: int,
 ) -> None:
     """What a worker does that is not the first: its part of the training, if there is any."""
-    told, mine = json.loads(workers.told()), identity(**parts)
-    if different := [name for name in parts if mine[name] != told["identity"].get(name)]:
+    first, mine = json.loads(workers.broadcast_bytes()), identity(**parts)
+    if different := [name for name in parts if mine[name] != first["identity"].get(name)]:
         raise EnvironmentMismatch(
             f"worker {workers.rank}: found another {different[0]} than the first worker's, wanted "
             "the same one: bring commit, settings, data and packages alike to all machines."
         )
-    if told["finished"]:
+    if first["finished"]:
         return
-    made = Made(experiment, dataset, workers)
-    if _train(made, Silence(), until):
-        with made.training.kept_weights():
-            made.answers("validation"), made.answers("test")
+    setup = Setup(experiment, dataset, workers)
+    if _train(setup, NullRecorder(), until):
+        with setup.training.kept_weights():
+            setup.answers("validation"), setup.answers("test")
 
 
-def _train_to_receipt(made: Made, run: Run, watch: Watch, until: int) -> None:
+def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
     # Not by the clock, which people and machines set back.
-    experiment, dataset, began = made.experiment, made.dataset, time.monotonic()
+    experiment, dataset, began = setup.experiment, setup.dataset, time.monotonic()
     environment.git()  # remembered now, because people commit while a run trains
-    recorder = Recorder(run, made.training, made.batches, watch, experiment.training)
-    if not _train(made, recorder, until):
+    recorder = Recorder(run, setup.training, setup.batches, watch, experiment.training)
+    if not _train(setup, recorder, until):
         return
 
-    with made.training.kept_weights():
-        weights = made.weights()
-        validation, test = metrics(*made.answers("validation")), made.answers("test")
+    with setup.training.kept_weights():
+        weights = setup.weights()
+        validation, test = metrics(*setup.answers("validation")), setup.answers("test")
     steps = recorder.last_step
     outcome = {
         "steps": steps,
-        "epochs": steps // made.batches.steps_per_epoch,
-        "kept_step": made.training.progress.step,
+        "epochs": steps // setup.batches.steps_per_epoch,
+        "kept_step": setup.training.progress.step,
         "weights_sha256": digest_of(weights),
-        "preprocess_sha256": digest_of(made.stored()),
+        "preprocess_sha256": digest_of(setup.stored()),
         "trace_sha256": digest_of(run.folder / "trace.bin"),
         "metrics_sha256": digest_of(run.folder / "metrics.jsonl"),
         "source_sha256": digest_of(run.folder / "source.zip"),
         "labels": list(dataset.labels),
         "metrics": {"validation": validation, "test": metrics(*test)},
-        "data": trace.epochs_seen(run.folder / "trace.bin", made.batches.steps_per_epoch),
+        "data": trace.epochs_seen(run.folder / "trace.bin", setup.batches.steps_per_epoch),
     }
     timing = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.monotonic() - began, 3),
-        "workers": made.workers.count,
+        "workers": setup.workers.count,
     } | recorder.pace()
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
     content = receipt(run.name, run.identity or {}, facts, outcome, timing, _level(recorder))
@@ -348,7 +350,7 @@ def _train_to_receipt(made: Made, run: Run, watch: Watch, until: int) -> None:
     )
     page = report.page(content, run.metrics(), trace.read(run.folder / "trace.bin"), mistakes)
     write_atomically(run.folder / "weights.safetensors", weights)
-    write_atomically(run.folder / "preprocess.json", made.stored())
+    write_atomically(run.folder / "preprocess.json", setup.stored())
     write_atomically(run.folder / "report.html", page)
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)

@@ -20,7 +20,7 @@ from project.training.loop import Training
 from project.watch import Watch
 
 
-class Silence:
+class NullRecorder:
     """What a worker keeps that is not the first: nothing."""
 
     def resume(self, steps: int) -> None:
@@ -45,7 +45,7 @@ class Silence:
         """All is done."""
 
 
-class Recorder(Silence):
+class Recorder(NullRecorder):
     """Keeps a run's files while it trains, and tells those who look on."""
 
     def __init__(

@@ -8,7 +8,7 @@ import pytest
 from project import models
 from project.config import resolve
 from project.data import catalog
-from project.experiment import Made, open_data
+from project.experiment import Setup, open_data
 from project.place import Place
 from project.training.determinism import enforce
 from project.training.distributed import ALONE
@@ -57,11 +57,11 @@ def test_a_recipe_promises_every_cpu(model: str, path: Path, place: Place) -> No
     experiment, _ = resolve(model, path, models.config_of(model), seed=42)
     enforce(experiment.training.profile, "cpu")
     dataset = open_data(experiment.data.name, place, Watch())
-    assert Made(experiment, dataset, ALONE).doubts() == set()
+    assert Setup(experiment, dataset, ALONE).doubts() == set()
 
 
 def test_the_best_apparel_has_at_most_half_a_million_parameters(place: Place) -> None:
     path = RECIPES["apparel/best"]
     experiment, _ = resolve("apparel", path, models.config_of("apparel"))
-    made = Made(experiment, open_data("fashion-mnist", place, Watch()), ALONE)
-    assert made.training.flat.values.numel() == 489_042
+    setup = Setup(experiment, open_data("fashion-mnist", place, Watch()), ALONE)
+    assert setup.training.flat.values.numel() == 489_042

@@ -36,7 +36,7 @@ class Workers:
         size = shards // self.count
         return range(self.rank * size, (self.rank + 1) * size)
 
-    def sum(self, row: torch.Tensor) -> None:
+    def all_reduce(self, row: torch.Tensor) -> None:
         """Add up the rows of all workers, in place, along the upper levels of the tree.
 
         On each level two branches exchange their sums. Both then hold the same bits, because
@@ -59,7 +59,7 @@ class Workers:
                     request.wait()
                 row.add_(self._theirs)
 
-    def merged(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def all_gather(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """All rows, of which every worker has filled some and left the others 0.
 
         Each row comes from one worker and is added to zeros, which is exact in any order.
@@ -72,7 +72,7 @@ class Workers:
             dist.all_reduce(torch.from_numpy(rows), group=self._group)
         return rows
 
-    def share(self, *tensors: torch.Tensor) -> None:
+    def broadcast(self, *tensors: torch.Tensor) -> None:
         """Give all workers what the first has in these tensors."""
         if self.count == 1:
             return
@@ -82,7 +82,7 @@ class Workers:
             for tensor in tensors:
                 dist.broadcast(tensor, 0, group=self._group)
 
-    def told(self, content: bytes = b"") -> bytes:
+    def broadcast_bytes(self, content: bytes = b"") -> bytes:
         """What the first worker says here, however long it takes it (it may wait for a lock)."""
         if self.count == 1:
             return content

@@ -41,7 +41,7 @@ def probabilities(
             scores = model(blocks[number].to(device))
             answers[blocks.rows(number)] = torch.softmax(scores, dim=1).cpu().numpy()
     model.train(was_training)
-    return workers.merged(answers), labels
+    return workers.all_gather(answers), labels
 
 
 def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:

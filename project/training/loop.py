@@ -64,10 +64,10 @@ class Training:
             tensor.copy_(snapshot.tensors[key])
         self.progress = Progress(**snapshot.state["progress"])
 
-    def share(self, workers: Workers) -> None:
+    def broadcast(self, workers: Workers) -> None:
         """Bring all workers to where the first one stands."""
-        workers.share(*self._tensors().values())
-        progress = workers.told(canonical_json(asdict(self.progress)))
+        workers.broadcast(*self._tensors().values())
+        progress = workers.broadcast_bytes(canonical_json(asdict(self.progress)))
         self.progress = Progress(**json.loads(progress))
 
     @contextmanager

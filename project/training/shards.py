@@ -71,7 +71,7 @@ class ShardedGradient:
                 flat.sums[-1] = loss.detach()
             self._add(shard - self.block.start, last=shard == self.block[-1])
         self._note(counts, fingerprints, stop)
-        self.workers.sum(flat.row)
+        self.workers.all_reduce(flat.row)
         return self._conclude(counts)
 
     def _note(self, before: list[torch.Tensor], fingerprints: int, stop: bool) -> None:
