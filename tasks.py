@@ -51,7 +51,7 @@ def given(**options: object) -> Sequence[str]:
     """Options that were given, as words for the command line."""
     words: list[str] = []
     for name, value in options.items():
-        name = "--" + name.replace("_", "-")
+        name = "--" + name.rstrip("_").replace("_", "-")
         words += (
             [name] if value is True else [name, str(value)] if value not in (None, False) else []
         )
@@ -64,6 +64,7 @@ def given(**options: object) -> Sequence[str]:
         "set": "a setting, key=value; may be repeated",
         "workers": "processes that share each batch; default: as the recipe says, or one a core",
         "until": "stop after this step, saved",
+        "in": "cpu or gpu: train in that image, with the run folder here",
     },
 )
 def train(
@@ -74,11 +75,12 @@ def train(
     set: list[str] = [],
     workers: int | None = None,
     until: int | None = None,
+    in_: str | None = None,
     runs: str | None = None,
     json: bool = False,
 ) -> None:
     """Start a run, go on with it, or report it if it is finished."""
-    options = given(seed=seed, workers=workers, until=until, runs=runs, json=json)
+    options = given(seed=seed, workers=workers, until=until, in_=in_, runs=runs, json=json)
     project("train", f"{model}/{recipe}", *set, *options)
 
 
@@ -109,12 +111,48 @@ def compare(
     project("compare", a, b, *given(report=report, runs=runs, json=json))
 
 
-@task(help={"steps": "train only so far"})
+@task(help={"steps": "train only so far", "in": "cpu or gpu: in that image"})
 def reproduce(
-    _: Context, run: str, steps: int | None = None, runs: str | None = None, json: bool = False
+    _: Context,
+    run: str,
+    steps: int | None = None,
+    in_: str | None = None,
+    runs: str | None = None,
+    json: bool = False,
 ) -> None:
     """Train a run again from its recorded source and compare bit by bit."""
-    project("reproduce", run, *given(steps=steps, runs=runs, json=json))
+    project("reproduce", run, *given(steps=steps, in_=in_, runs=runs, json=json))
+
+
+@task(
+    positional=["action", "name"],
+    optional=["name"],
+    help={
+        "action": "build, shell or push",
+        "name": "where to push: HOST/NAME",
+        "gpu": "with torch for CUDA",
+        "stage": "what to build: develop, train or serve",
+        "offline": "install from wheelhouse/ alone, with no network",
+    },
+)
+def image(
+    _: Context,
+    action: str,
+    name: str = "",
+    gpu: bool = False,
+    stage: str = "train",
+    offline: bool = False,
+    json: bool = False,
+) -> None:
+    """Build an image of this tree, open a shell in one, or push one."""
+    words = [action, *([name] if name else [])]
+    project("image", *words, *given(gpu=gpu, stage=stage, offline=offline, json=json))
+
+
+@task(help={"full": "apparel/base as well", "gpu": "the GPU image as well, on the CPU"})
+def parity(_: Context, full: bool = False, gpu: bool = False, json: bool = False) -> None:
+    """Train on the host, in the image and in the dev container, and compare bit by bit."""
+    project("parity", *given(full=full, gpu=gpu, json=json))
 
 
 @task
@@ -180,9 +218,11 @@ def format_(_: Context) -> None:
     tool("black", "--quiet", *CODE)
 
 
-@task
-def lock(_: Context) -> None:
+@task(help={"base": "only pin the base image's newest digest"})
+def lock(_: Context, base: bool = False) -> None:
     """Lock all categories of the Pipfile anew."""
+    if base:
+        return project("image", "base")
     run(sys.executable, str(ROOT / "environment" / "lock.py"))
 
 

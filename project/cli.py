@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from project import models
-from project.errors import Interrupted, LockstepError, WorkerLost
+from project.errors import ImageError, Interrupted, LockstepError, WorkerLost
 from project.files import nearest
 
 if TYPE_CHECKING:
@@ -100,6 +100,9 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         added.add_argument("--seed", type=int, default=0)
     train_options = verbs.choices["train"]
     train_options.add_argument("--workers", type=int, metavar="N", help="is training.workers=N")
+    train_options.add_argument(
+        "--in", dest="image", choices=("cpu", "gpu"), help="train in the image, not on the host"
+    )
     train_options.add_argument("--until", type=int, default=0, metavar="STEP", help="stop there")
     for added in (verb(evaluate), verb(predict)):
         added.add_argument("run", metavar="RUN")
@@ -111,6 +114,16 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     again = verb(reproduce)
     again.add_argument("run", metavar="RUN")
     again.add_argument("--steps", type=_count, metavar="N", help="train only so far")
+    again.add_argument("--in", dest="image", choices=("cpu", "gpu"), help="train in the image")
+    pictures = verb(image)
+    pictures.add_argument("action", choices=("build", "shell", "push", "base"))
+    pictures.add_argument("name", nargs="?", metavar="REPOSITORY", help="where to push")
+    pictures.add_argument("--gpu", action="store_true", help="with torch for CUDA")
+    pictures.add_argument("--stage", choices=("develop", "train", "serve"), default="train")
+    pictures.add_argument("--offline", action="store_true", help="install from wheelhouse/ alone")
+    same = verb(parity)
+    same.add_argument("--full", action="store_true", help="apparel/base as well")
+    same.add_argument("--gpu", action="store_true", help="the GPU image as well, on the CPU")
     verb(runs).add_argument("--all", action="store_true", help="not only the newest 50")
     verb(doctor)
     verb(new_model, "new-model").add_argument("name")
@@ -140,6 +153,10 @@ def train(options: argparse.Namespace) -> int:
     from project.training import launch, profiles
 
     settings = experiment.training
+    if options.image:
+        words = ["train", options.recipe, *options.overrides, "--seed", str(options.seed)]
+        words += ["--until", str(options.until)] if options.until else []
+        return _in_image(options, words, gpus=settings.device == "cuda")
     profiles.enter(settings.profile)
     workers = launch.count(settings.workers, settings.shards, settings.device)
     if launch.is_worker():
@@ -166,6 +183,63 @@ def train(options: argparse.Namespace) -> int:
         print(f"weights sha256 {results['weights_sha256']}")
         print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
     return 0
+
+
+def _in_image(options: argparse.Namespace, words: list[str], *, gpus: bool) -> int:
+    """Give the same verb in an image, with this machine's runs and data; its exit code."""
+    import tempfile
+    from pathlib import Path
+
+    from project import console, images
+    from project.place import Place
+
+    place = Place.default(options.runs)
+    words += ["--runs", str(place.runs.absolute()), *(["--json"] if options.json else [])]
+    scratch = Path(tempfile.gettempdir()) if options.verb is reproduce else None
+    watch = console.watch()
+    return images.run(options.image, words, place, watch, gpus=gpus, scratch=scratch)
+
+
+def image(options: argparse.Namespace) -> int:
+    """Build, enter or push an image, or pin the base image's newest digest."""
+    from project import console, images
+
+    torch, watch = "gpu" if options.gpu else "cpu", console.watch()
+    if options.action == "shell":
+        return images.shell(torch, watch)
+    if options.action == "base":
+        before, after = images.update_base(watch)
+        done = {"before": before, "after": after}
+    elif options.action == "push":
+        if not options.name:
+            raise ImageError("image push: found no repository, wanted one: image push HOST/NAME.")
+        done = {"pushed": images.push(options.name, torch, watch)}
+    else:
+        done = {"built": images.build(options.stage, torch, watch, offline=options.offline)}
+    print(json.dumps(done) if options.json else "\n".join(f"{k} {v}" for k, v in done.items()))
+    return 0
+
+
+def parity(options: argparse.Namespace) -> int:
+    """Train on the host, in the image and in the dev container; exit 1 if one bit differs."""
+    from project import console
+    from project.parity import HEAD, differences
+    from project.parity import parity as train_everywhere
+    from project.place import Place
+
+    recipes = ["digits/base", *(["apparel/base"] if options.full else [])]
+    data, watch = Place.default().data, console.watch()
+    found = {recipe: train_everywhere(recipe, data, watch, gpu=options.gpu) for recipe in recipes}
+    wrong = {recipe: differences(trials) for recipe, trials in found.items()}
+    if options.json:
+        rows = {recipe: [trial.as_dict() for trial in trials] for recipe, trials in found.items()}
+        print(json.dumps({"trials": rows, "differences": wrong}, indent=2))
+    else:
+        for recipe, trials in found.items():
+            print(recipe)
+            console.table(HEAD, [trial.row() for trial in trials])
+            print("\n".join(wrong[recipe]) or "the same bits, as locked")
+    return 1 if any(wrong.values()) else 0
 
 
 def config(options: argparse.Namespace) -> None:
@@ -250,6 +324,9 @@ def reproduce(options: argparse.Namespace) -> int:
 
     place = Place.default(options.runs)
     run, watch = find_run(options.run, place.runs), console.watch()
+    if options.image:
+        words = ["reproduce", run.name, *(["--steps", str(options.steps)] if options.steps else [])]
+        return _in_image(options, words, gpus=run.parts["profile"]["device"] == "cuda")
     done = train_again(run, place.data, prepared(place.data / "arrays"), watch.say, options.steps)
     if options.json:
         print(json.dumps(done.as_dict(), indent=2))

@@ -22,6 +22,9 @@ class _Lines(Watch):
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    def doing(self, line: str) -> None:
+        self.say(line)
+
     def begin(self, run: str, step: int, steps: int, steps_per_epoch: int, batch: int) -> None:
         self._first, self._steps, self._per_epoch = step, steps, steps_per_epoch
         self._batch, self._began = batch, time.monotonic()
@@ -61,10 +64,19 @@ class _Bar(Watch):
 
         self._console = Console(stderr=True)
         self._progress: Any = None
+        self._status: Any = None
         self._drawn = 0.0
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
+
+    def doing(self, line: str) -> None:
+        from rich.markup import escape
+
+        if self._status is None:
+            self._status = self._console.status(escape(line))
+            self._status.start()
+        self._status.update(escape(line))
 
     def bar(self, title: str) -> Any:
         return _DownloadBar(self._console, title)
@@ -132,8 +144,10 @@ class _Bar(Watch):
         self._saved = step
 
     def end(self) -> None:
-        if self._progress:
-            self._progress.stop()
+        for drawn in (self._progress, self._status):
+            if drawn:
+                drawn.stop()
+        self._progress = self._status = None
 
 
 class _DownloadBar:

@@ -6,6 +6,7 @@ LockstepError
 ├── ModelError        a model folder or a stored model is missing or incomplete
 ├── RunError          the runs folder or one run in it cannot be used
 │   └── CheckpointError   a checkpoint cannot be written or read back
+├── ImageError        a container image cannot be built or run here
 ├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
 └── Diverged          training produced numbers that are not finite
 
@@ -35,6 +36,10 @@ class RunError(LockstepError):
 
 class CheckpointError(RunError):
     """A checkpoint cannot be written or read back."""
+
+
+class ImageError(LockstepError):
+    """A container image cannot be built or run here."""
 
 
 class EnvironmentMismatch(LockstepError):

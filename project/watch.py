@@ -9,6 +9,9 @@ class Watch:
     def say(self, line: str) -> None:
         """A line for people."""
 
+    def doing(self, line: str) -> None:
+        """What takes its time just now; the next such line takes its place."""
+
     def bar(self, title: str) -> Any:
         """A progress bar for a download, as pooch wants it, or None."""
 
@@ -25,4 +28,4 @@ class Watch:
         """A checkpoint is being written."""
 
     def end(self) -> None:
-        """Training is over, however it ended."""
+        """What took its time is over, however it ended."""

@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "watch": set(),
     "console": {"watch"},
     "doctor": {"records", "training"},
+    "images": LEAVES | {"records", "place", "watch"},
+    "parity": {"errors", "images", "place", "watch"},
     "recorder": LEAVES | {"config", "data", "training", "records", "watch"},
     "experiment": LEAVES
     | {"config", "data", "models", "training", "records", "recorder", "place", "watch"},

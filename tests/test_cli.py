@@ -59,7 +59,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / f"{digit}.png") for digit in range(10)]
 
 
-VERBS = "train, config, evaluate, predict, compare, reproduce, runs, doctor, new-model"
+VERBS = (
+    "train, config, evaluate, predict, compare, reproduce, image, parity, runs, doctor, new-model"
+)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,12 @@ def cpu() -> dict[str, Any]:
 
 @functools.cache
 def git() -> dict[str, Any]:
-    """The commit of the working tree and whether it has changes; nulls outside a checkout."""
+    """The commit of the working tree and whether it has changes; nulls outside a checkout.
+
+    An image has no checkout and names the commit that it was built of.
+    """
+    if built := os.environ.get("LOCKSTEP_COMMIT"):
+        return {"commit": built.removesuffix("-dirty"), "dirty": built.endswith("-dirty")}
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {"commit": commit, "dirty": bool(changes) if changes is not None else None}
 

@@ -1,0 +1,334 @@
+"""The images of docker/Dockerfile: built, entered, pushed, and run as the user who calls."""
+
+import csv
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from project.errors import ImageError
+from project.files import digest_of, write_atomically
+from project.place import Place
+from project.records import environment
+from project.watch import Watch
+
+ROOT = environment.ROOT
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+STAGES = ("develop", "train", "serve")
+INSIDE = Path("/workspace")  # where the code stands in all images
+
+# What a failed build says, in our words, and what to do about it; the first that fits counts.
+_CAUSES = (
+    (r"no space left on device", "the engine's disk is full", "free some: docker system prune"),
+    (
+        r"workbench: ((?:Pipfile\.lock|installing|making room|LOCKSTEP).*)",
+        "the locked packages could not be installed",
+        "mend that, then build again",
+    ),
+    (
+        r"(buildx (?:component )?is missing.*|unknown flag: --mount|the --mount option requires.*)",
+        "this Docker has no BuildKit",
+        "install Docker 23 or later, or its buildx plug-in",
+    ),
+    (
+        r"(manifest unknown|manifest for \S+ not found|\S+: not found|unexpected .*digest.*"
+        r"|failed size validation.*|failed to resolve source metadata.*|failed to do request.*)",
+        "the base image is not to be had as docker/Dockerfile wants it",
+        "check the network and LOCKSTEP_BASE_IMAGE, or `invoke lock --base` for a newer digest",
+    ),
+)
+
+
+def tag(stage: str, torch: str) -> str:
+    """The name of an image on this machine."""
+    return f"lockstep:{stage}-{torch}"
+
+
+def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str:
+    """Build an image of this working tree; what has not changed is not built again.
+
+    ``torch`` is ``cpu`` or ``gpu``. ``offline`` allows no network: the packages come from the
+    wheelhouse. Returns the image's name. Raises ImageError.
+    """
+    refuse_without_engine()
+    commit = environment.git()
+    words = ["build", "--file", str(DOCKERFILE), "--target", stage, "--tag", tag(stage, torch)]
+    arguments = {
+        "LOCKSTEP_TORCH": torch,
+        "COMMIT": f"{commit['commit']}{'-dirty' if commit['dirty'] else ''}",
+        "LOCK": digest_of(environment.LOCK),
+        "BASE_IMAGE": os.environ.get("LOCKSTEP_BASE_IMAGE", ""),
+    }
+    for name, value in arguments.items():
+        words += ["--build-arg", f"{name}={value}"] if value else []
+    words += ["--network", "none"] if offline else []
+    with _pip_settings() as secret:
+        _build([*words, "--secret", f"id=pip,src={secret}", "--progress", "plain", "."], watch)
+    return tag(stage, torch)
+
+
+def _build(words: Sequence[str], watch: Watch) -> None:
+    """Run ``docker build``, tell its steps one by one, and what it failed of in one line."""
+    said = []
+    command, variables = ["docker", *words], os.environ | {"DOCKER_BUILDKIT": "1"}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout or ():
+            said.append(line)
+            if step := re.match(r"#\d+ \[(\S+ +\d+/\d+)\] (.+)", line):
+                watch.doing(f"image: {step[1]} {step[2][:60]}")
+    watch.end()
+    if process.returncode:
+        raise ImageError(_failure("".join(said)))
+
+
+def _failure(said: str) -> str:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="lockstep-build-", suffix=".log", delete=False
+    ) as log:
+        log.write(said)
+    for pattern, cause, next_move in _CAUSES:
+        if found := re.search(pattern, said, re.IGNORECASE):
+            return f"image: {cause} ({found[0].strip()[:200]}); {next_move}. The log: {log.name}"
+    last = next((line for line in reversed(said.splitlines()) if line.strip()), "nothing said")
+    return f"image: the build failed ({last.strip()[:200]}); the log: {log.name}"
+
+
+@contextmanager
+def _pip_settings() -> Iterator[Path]:
+    """This machine's package index as a file for the build, which leaves no trace in the image."""
+    import configparser
+
+    found = configparser.RawConfigParser()
+    home = Path.home()
+    files: list[str | Path] = [
+        "/etc/pip.conf",
+        home / ".pip/pip.conf",
+        home / ".config/pip/pip.conf",
+    ]
+    found.read([*files, os.environ.get("PIP_CONFIG_FILE", os.devnull)])
+    settings = dict(found["global"]) if "global" in found else {}
+    settings |= {
+        name[4:].lower().replace("_", "-"): value
+        for name, value in os.environ.items()
+        if name.startswith("PIP_")
+    }
+    lines = ["[global]"]
+    for name in ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy"):
+        # What lies on this machine's disk cannot be reached from within a build.
+        reached = [word for word in settings.get(name, "").split() if not _is_local(word)]
+        lines += [f"{name} = {' '.join(reached)}"] if reached else []
+    with tempfile.TemporaryDirectory() as folder:
+        secret = Path(folder) / "pip.conf"
+        secret.touch(0o600)
+        secret.write_text("\n".join([*lines, ""]))
+        yield secret
+
+
+def _is_local(place: str) -> bool:
+    return place.startswith(("file:", "/", "~", "."))
+
+
+def run(
+    torch: str,
+    words: Sequence[str],
+    place: Place,
+    watch: Watch,
+    *,
+    gpus: bool = False,
+    scratch: Path | None = None,
+    stdout: int | None = None,
+) -> int:
+    """``python -m project`` with these words in the train image of this tree; its exit code.
+
+    It runs as the user who calls, with nothing writable but the folders of ``place``, which have
+    the same names inside, and a temporary folder (``scratch``, if it is to outlive the container).
+    SIGTERM and SIGINT are handed on. Raises ImageError.
+    """
+    image = build("train", torch, watch)
+    if gpus:
+        _refuse_without_gpu(image)
+    name = f"lockstep-{uuid.uuid4().hex[:12]}"
+    folders = [place.runs.absolute(), place.data.absolute()]
+    for folder in folders:  # else the engine makes them, as root
+        folder.mkdir(parents=True, exist_ok=True)
+    command = ["docker", "run", "--rm", "--init", "--name", name, "--user", _user(folders[0])]
+    command += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    command += ["--shm-size", "1g", "--sig-proxy=false", *(["--gpus", "all"] if gpus else [])]
+    if sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty():
+        command += ["--interactive", "--tty"]
+    for folder in folders:
+        command += ["--mount", mount(folder, folder)]
+    variables = {"LOCKSTEP_IMAGE": f"{image} {_id(image)}", "LOCKSTEP_DATA": str(folders[1])}
+    if lent := os.environ.get("LOCKSTEP_DATA_PATH"):
+        variables["LOCKSTEP_DATA_PATH"] = lent
+        for folder in (Path(word).absolute() for word in lent.split(os.pathsep) if word):
+            command += ["--mount", mount(folder, folder, writable=False)] if folder.is_dir() else []
+    if scratch:
+        command += ["--mount", mount(scratch, scratch)]
+        variables["TMPDIR"] = str(scratch)
+    if scratch != Path("/tmp"):
+        command += ["--tmpfs", "/tmp"]
+    for key, value in variables.items():
+        command += ["--env", f"{key}={value}"]
+    return _wait([*command, image, "python", "-m", "project", *words], name, stdout)
+
+
+def shell(torch: str, watch: Watch) -> int:
+    """A shell in the develop image, on this working tree; its exit code."""
+    image = build("develop", torch, watch)
+    # Not the host's .venv: a volume, which begins as a copy of the image's.
+    volume = f"type=volume,source=lockstep-venv-{torch}-{digest_of(environment.LOCK)[:8]}"
+    command = ["docker", "run", "--rm", "--init", "--user", _user(ROOT)]
+    command += ["--mount", mount(ROOT, INSIDE), "--mount", f"{volume},target={INSIDE / '.venv'}"]
+    command += ["--interactive", *(["--tty"] if sys.stdin.isatty() else []), "--env", "HOME=/tmp"]
+    return subprocess.run([*command, image, "bash"]).returncode
+
+
+def push(repository: str, torch: str, watch: Watch) -> str:
+    """Build the train image of a clean commit and push it; its name with the digest.
+
+    ``repository`` is without a tag, as ``registry.example.com/team/lockstep``.
+    """
+    commit = environment.git()
+    if commit["commit"] is None or commit["dirty"]:
+        raise ImageError(
+            "image push: the working tree has changes that no commit names; commit them first."
+        )
+    image = build("train", torch, watch)
+    name = f"{repository}:train-{torch}-{commit['commit'][:12]}"
+    _docker("tag", image, name)
+    watch.doing(f"pushing {name}")
+    try:
+        said = _docker("push", name)
+    finally:
+        watch.end()
+    digest = re.search(r"digest: (sha256:\w{64})", said)
+    return f"{repository}@{digest[1]}" if digest else name
+
+
+def update_base(watch: Watch) -> tuple[str, str]:
+    """Pin the base image's tag to the digest that it has now; the digests before and after."""
+    refuse_without_engine()
+    text = DOCKERFILE.read_text()
+    found = re.search(r"^FROM \$\{BASE_IMAGE:-(\S+)@(sha256:\w{64})\}", text, re.MULTILINE)
+    if not found:
+        raise ImageError(f"{DOCKERFILE}: found no base image with a digest in its first FROM line.")
+    name, before = found.groups()
+    watch.doing(f"asking for {name}")
+    try:
+        _docker("pull", "--quiet", name)
+    finally:
+        watch.end()
+    repository = name.rpartition(":")[0]
+    listed = _docker("image", "inspect", "--format", '{{join .RepoDigests "\\n"}}', name)
+    after = next(
+        (line.rpartition("@")[2] for line in listed.split() if line.startswith(f"{repository}@")),
+        before,
+    )
+    write_atomically(DOCKERFILE, text.replace(before, after).encode())
+    return before, after
+
+
+def refuse_without_engine() -> None:
+    """Raise ImageError unless a Docker engine answers."""
+    try:
+        asked = subprocess.run(
+            ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True
+        )
+    except OSError:
+        raise ImageError(
+            "docker: found none on PATH, wanted it for the images; install Docker 20.10 or later, "
+            "or train without --in."
+        ) from None
+    if asked.returncode == 0:
+        return
+    if "permission denied" in asked.stderr.lower():
+        raise ImageError(
+            "docker: the engine's socket may not be used by this user; add the user to the group "
+            "docker (sudo usermod -aG docker $USER) and log in again."
+        )
+    where = os.environ.get("DOCKER_HOST", "its usual socket")
+    raise ImageError(
+        f"docker: no engine answers at {where}; start it (sudo systemctl start docker, or Docker "
+        "Desktop), then give the command again."
+    )
+
+
+def _refuse_without_gpu(image: str) -> None:
+    """Raise ImageError unless containers get a GPU here."""
+    command = ["docker", "run", "--rm", "--gpus", "all", image, "nvidia-smi", "--list-gpus"]
+    asked = subprocess.run(command, capture_output=True, text=True)
+    if asked.returncode:
+        raise ImageError(
+            f"GPU: the engine gives containers none ({last_line(asked.stderr)}); install the "
+            "driver and the NVIDIA container toolkit, or use --in cpu."
+        )
+
+
+def mount(source: Path, target: Path, writable: bool = True) -> str:
+    """The value of ``--mount`` for a folder of this machine, whatever its name holds."""
+    line = io.StringIO()
+    words = ["type=bind", f"source={source}", f"target={target}"]
+    csv.writer(line, lineterminator="").writerow(words + ([] if writable else ["readonly"]))
+    return line.getvalue()
+
+
+def _user(folder: Path) -> str:
+    """uid:gid for the container: the caller's, and for root that of whom a folder belongs to.
+
+    So no folder of a user gets files of root by a ``sudo``. Where the engine runs without root,
+    its root is the user.
+    """
+    if "rootless" in _docker("info", "--format", "{{.SecurityOptions}}"):
+        return "0:0"
+    if os.getuid():
+        return f"{os.getuid()}:{os.getgid()}"
+    owner = folder.stat()
+    return f"{owner.st_uid}:{owner.st_gid}"
+
+
+def _wait(command: Sequence[str], name: str, stdout: int | None) -> int:
+    """Run a container to its end; a signal to us is one to it, and it has a minute to save."""
+
+    def hand_on(number: int, _: object) -> None:
+        subprocess.run(["docker", "kill", "--signal", str(number), name], capture_output=True)
+
+    # A session of its own, so that Ctrl-C reaches the container once, through us.
+    child = subprocess.Popen(command, stdout=stdout, start_new_session=not sys.stdin.isatty())
+    handed = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, hand_on) for number in handed]
+    code = child.wait()
+    for number, handler in zip(handed, before, strict=True):
+        signal.signal(number, handler)
+    return code
+
+
+def _id(image: str) -> str:
+    return _docker("image", "inspect", "--format", "{{.Id}}", image).strip()
+
+
+def _docker(*words: str) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise ImageError(f"docker {shlex.join(words[:2])}: {last_line(done.stderr)}")
+    return done.stdout
+
+
+def last_line(said: str) -> str:
+    """The line with which a failing command ends."""
+    return (said.strip().splitlines() or ["nothing said"])[-1][:300]

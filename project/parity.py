@@ -1,0 +1,149 @@
+"""One lock, proved: the same training on the host, in the images and in the dev container."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from project import images
+from project.errors import ImageError
+from project.place import Place
+from project.watch import Watch
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training in one place; its receipt, or why there is none."""
+
+    place: str
+    receipt: dict[str, Any] | None
+    missing: str = ""
+
+    @property
+    def weights(self) -> str:
+        """Digest of the trained weights."""
+        return str(self.receipt["results"]["weights_sha256"]) if self.receipt else ""
+
+    @property
+    def trace(self) -> str:
+        """Digest of the fingerprints of all steps."""
+        return str(self.receipt["results"]["trace_sha256"]) if self.receipt else ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the receipt says of the environment."""
+        return dict(self.receipt["environment"]) if self.receipt else {}
+
+    def row(self) -> list[str]:
+        """A line of the table that people read."""
+        if not self.receipt:
+            return [self.place, f"not tried: {self.missing}", "", "", ""]
+        packages = f"{len(self.facts['packages'])} as locked"
+        if self.facts["drift"]:
+            packages = "; ".join(self.facts["drift"])
+        cpu = " ".join(self.facts["cpu"]["features"])
+        return [self.place, self.weights[:16], packages, self.facts["python"], cpu]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "place": self.place,
+            "missing": self.missing or None,
+            "weights_sha256": self.weights or None,
+            "trace_sha256": self.trace or None,
+        } | {key: self.facts.get(key) for key in ("python", "packages", "drift", "cpu", "image")}
+
+
+HEAD = ["place", "weights sha256", "packages", "Python", "CPU"]
+
+
+def parity(recipe: str, data: Path, watch: Watch, *, gpu: bool = False) -> list[Trial]:
+    """Train a recipe with seed 42 everywhere, on the CPU; the runs are gone afterwards.
+
+    ``gpu`` adds the GPU image, which is large.
+    """
+    words = ["train", recipe, "--seed", "42", "training.device=cpu"]
+    trials = []
+    for name in ("host", "image cpu", *(["image gpu"] if gpu else []), "dev container"):
+        watch.say(f"parity: {recipe}, {name}")
+        with tempfile.TemporaryDirectory(prefix="lockstep-parity-") as folder:
+            place = Place(Path(folder) / "runs", data.absolute())
+            try:
+                if name == "host":
+                    receipt = _on_host(words, place)
+                elif name == "dev container":
+                    receipt = _in_dev_container(words, watch)
+                else:
+                    receipt = _in_image(name.removeprefix("image "), words, place, watch)
+            except ImageError as error:
+                trials.append(Trial(name, None, str(error)))
+            else:
+                trials.append(Trial(name, receipt))
+    return trials
+
+
+def differences(trials: Sequence[Trial]) -> list[str]:
+    """What is not the same in all places, or not as locked; one line each, the first first."""
+    done = [trial for trial in trials if trial.receipt]
+    found = [f"{trial.place}: {line}" for trial in done for line in trial.facts["drift"]]
+    if not done:
+        return found
+    first = done[0]
+    for other in done[1:]:
+        for name in sorted(first.facts["packages"].keys() & other.facts["packages"].keys()):
+            one, two = first.facts["packages"][name], other.facts["packages"][name]
+            if one.partition("+")[0] != two.partition("+")[0]:
+                found.append(f"{name}: {one} ({first.place}), {two} ({other.place})")
+        for what, one, two in (
+            ("trace", first.trace, other.trace),
+            ("weights", first.weights, other.weights),
+        ):
+            if one != two:
+                found.append(f"{what}: {one[:16]} ({first.place}), {two[:16]} ({other.place})")
+    return found
+
+
+def _on_host(words: Sequence[str], place: Place) -> dict[str, Any]:
+    command = [sys.executable, "-m", "project", *words, "--runs", str(place.runs)]
+    variables = os.environ | {"LOCKSTEP_DATA": str(place.data), "PYTHONPATH": str(images.ROOT)}
+    code = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL).returncode
+    return _receipt(place, code)
+
+
+def _in_image(torch: str, words: Sequence[str], place: Place, watch: Watch) -> dict[str, Any]:
+    words = [*words, "--runs", str(place.runs)]
+    return _receipt(place, images.run(torch, words, place, watch, stdout=subprocess.DEVNULL))
+
+
+def _receipt(place: Place, code: int) -> dict[str, Any]:
+    found = list(place.runs.glob("*/receipt.json"))
+    if code or len(found) != 1:
+        raise ImageError(f"training ended with exit code {code}, see above")
+    return dict(json.loads(found[0].read_bytes()))
+
+
+def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
+    images.refuse_without_engine()
+    if not shutil.which("devcontainer"):
+        raise ImageError("no devcontainer command on PATH; npm install -g @devcontainers/cli")
+    where = ["--workspace-folder", str(images.ROOT), "--docker-path", str(shutil.which("docker"))]
+    variables = os.environ | {"DOCKER_BUILDKIT": "1"}
+    watch.doing("starting the dev container")
+    up = ["devcontainer", "up", *where]
+    done = subprocess.run(up, env=variables, capture_output=True, text=True)
+    watch.end()
+    if done.returncode:
+        raise ImageError(f"devcontainer up: {images.last_line(done.stderr)}")
+    # Runs and data of its own: the workspace may belong to another user than the container's.
+    command = ["devcontainer", "exec", *where, "--remote-env", "LOCKSTEP_DATA=/tmp/parity/data"]
+    command += ["python", "-m", "project", *words, "--runs", "/tmp/parity/runs", "--json"]
+    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise ImageError(f"training ended with exit code {done.returncode}, see above")
+    return dict(json.loads(done.stdout))
