@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import fcntl
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -14,10 +16,11 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import venv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -27,7 +30,9 @@ TOOLS = VENV / "tools"  # uv and pipenv, apart from what they install
 TOOLS_PIP: tuple[str | Path, ...] = (TOOLS / "bin" / "python", "-m", "pip")
 LOCK = VENV / "lock"  # held by whoever changes .venv
 LOG = VENV / "setup.log"
-STAMP = VENV / "stamp"  # two lines, root and kind of torch; there only while .venv is whole
+REQUIREMENTS = VENV / "requirements.txt"  # what uv was told to install
+# Root, kind of torch and, in an image, that word; a line each; there only while .venv is whole.
+STAMP = VENV / "stamp"
 STAMPED_LOCK = VENV / "Pipfile.lock"  # what .venv was made from
 
 # The one address of the project: the PyTorch project's CPU wheels. As find-links, not as an index,
@@ -68,9 +73,16 @@ class NotToBeHadError(SetUpError):
     """uv or pipenv is not offered for this machine, or does not run on it."""
 
 
+class Image(NamedTuple):
+    """What an image wants besides the locked packages."""
+
+    dev: bool  # the dev-packages and the installers
+    compiled: bool  # bytecode
+
+
 def main() -> int:
     try:
-        set_up()
+        set_up(options(sys.argv[1:]))
     except SetUpError as error:
         say(str(error))
         return 2
@@ -83,16 +95,29 @@ def main() -> int:
     return 0
 
 
+def options(words: Sequence[str]) -> Image | None:
+    """What the command line asks for: an image's environment, or None for a working one."""
+    parser = argparse.ArgumentParser(prog="bootstrap.py", description=__doc__)
+    parser.add_argument("--image", action="store_true", help="anew, and only what training reads")
+    parser.add_argument("--dev", action="store_true", help="with --image: all that is locked")
+    parser.add_argument("--compile", action="store_true", help="with --image: bytecode as well")
+    chosen = parser.parse_args(words)
+    if not chosen.image and (chosen.dev or chosen.compile):
+        parser.error("--dev and --compile go with --image")
+    return Image(chosen.dev, chosen.compile) if chosen.image else None
+
+
 def say(words: str) -> None:
     """To stderr: stdout belongs to the task."""
     print(f"workbench: {words}", file=sys.stderr, flush=True)
 
 
-def set_up() -> None:
+def set_up(image: Image | None = None) -> None:
     """Bring `.venv` to what Pipfile.lock says.
 
     The stamp goes first and comes back last. Where it is missing, or tells of another folder or
-    another torch, all is made anew: what an interrupted installer left is not to be trusted.
+    another torch, all is made anew: what an interrupted installer left is not to be trusted. For
+    an image all is made anew in any case.
     """
     VENV.mkdir(exist_ok=True)
     wait_for_others()
@@ -100,7 +125,7 @@ def set_up() -> None:
     lock = parsed(wanted)
     folder, present_torch = read_stamp()
     torch = choose_torch(present_torch)
-    whole = (folder, present_torch) == (str(ROOT), torch) and runs(PYTHON)
+    whole = not image and (folder, present_torch) == (str(ROOT), torch) and runs(PYTHON)
     if whole and content(STAMPED_LOCK) == wanted:
         return  # made by the call that this one waited for
     if importlib.util.find_spec("ensurepip") is None:
@@ -117,11 +142,65 @@ def set_up() -> None:
         clear()
         venv.create(VENV, symlinks=True, prompt=ROOT.name)
     LOG.write_bytes(b"")
-    install(lock, ("packages", "dev-packages", torch))
+    check_digest(lock, refuse=image is not None)
+    install(
+        lock,
+        ("packages", torch) if image and not image.dev else ("packages", "dev-packages", torch),
+    )
     write_atomically(SITE / "lockstep.pth", f"{ROOT}\n")  # `import project` works in any folder
+    if image:
+        finish(image)
     write_atomically(STAMPED_LOCK, wanted)
-    write_atomically(STAMP, f"{ROOT}\n{torch}\n")
+    write_atomically(STAMP, f"{ROOT}\n{torch}\n" + ("image\n" if image else ""))
     say(f".venv is ready ({time.monotonic() - started:.0f} s)")
+
+
+def check_digest(lock: dict[str, Any], refuse: bool) -> None:
+    """Say that the lock is of another Pipfile; an image is not made from such a one."""
+    found = lock.get("_meta", {}).get("hash", {}).get("sha256", "")
+    wanted = pipfile_digest((ROOT / "Pipfile").read_text(), default_index())
+    if found == wanted:
+        return
+    told = f"Pipfile.lock: found a digest of another Pipfile ({found[:8]}, wanted {wanted[:8]})"
+    if refuse:
+        raise SetUpError(f"{told}; `invoke lock`, then build again")
+    say(f"{told}; installing what is locked, `invoke lock` brings it up to date")
+
+
+def pipfile_digest(pipfile: str, index: str) -> str:
+    """The sha256 that pipenv writes into the lock; a Pipfile that names no source has pip's own."""
+    content = tomllib.loads(pipfile)
+    sources = content.pop("source", [{"name": "pypi", "url": index, "verify_ssl": True}])
+    digested = {"_meta": {"sources": sources, "requires": content.pop("requires", {})}}
+    for category in ("packages", "dev-packages", *content):
+        if category not in ("scripts", "pipfile", "pipenv"):
+            pins = {normal(name): pin for name, pin in content.get(category, {}).items()}
+            digested[LOCK_NAMES.get(category, category)] = pins
+    canonical = json.dumps(digested, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def default_index() -> str:
+    """The index that pip asks where no setting names one; its address is pip's, not ours."""
+    code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    asked = (tools_python(), "-c", code)
+    return subprocess.run(asked, env=environment(), capture_output=True, text=True).stdout.strip()
+
+
+def finish(image: Image) -> None:
+    """Leave what is needed and is the same in every build: no log, no caches, no installers."""
+    sys.path.insert(0, str(ROOT / "environment"))  # python -I puts it nowhere
+    from image import COMPILE, lighten, remove
+
+    if not image.dev:
+        say(f"took out what training never reads: {lighten(SITE) / 1e6:.0f} MB")
+        remove(TOOLS)
+    for cache in sorted(VENV.rglob("__pycache__")):
+        remove(cache)
+    if image.compiled:
+        run("compiling", (PYTHON, "-c", COMPILE, SITE))
+    for path in (LOG, REQUIREMENTS, VENV / ".lock"):  # the last is uv's
+        remove(path)
 
 
 def wait_for_others() -> None:
@@ -225,10 +304,9 @@ def with_uv(lock: dict[str, Any], categories: Sequence[str]) -> None:
     """`uv pip sync`; uv knows nothing of pip's settings, so they are handed to it one by one."""
     uv = tool("uv")
     pip = pip_settings()
-    requirements = VENV / "requirements.txt"
-    requirements.write_text(export(lock, categories))
+    REQUIREMENTS.write_text(export(lock, categories))
     command: list[str | Path] = [uv, "pip", "sync", "--python", PYTHON]
-    command += ["--require-hashes", "--no-build", requirements]
+    command += ["--require-hashes", "--no-build", REQUIREMENTS]
     # All indexes are looked at, as pip does; a package planted in one of them fails on its hash.
     command += ["--index-strategy", "unsafe-best-match"]
     for setting, option in (
@@ -326,12 +404,10 @@ def pip_settings() -> dict[str, str]:
 
 def tool(name: str) -> Path:
     """uv or pipenv as bootstrap.txt pins and hashes it, in a small environment of their own."""
-    program, home, done = TOOLS / "bin" / name, TOOLS / "stamp", TOOLS / f"{name}.txt"
+    program, done = TOOLS / "bin" / name, TOOLS / f"{name}.txt"
     pins = re.split(r"\n(?=\S)", (ROOT / "environment" / "bootstrap.txt").read_text())
     chosen = "\n".join(pin for pin in pins if pin.startswith("uv==") == (name == "uv"))
-    if content(home) != str(ROOT) or not runs(TOOLS / "bin" / "python"):
-        run("making room for the installer", (PYTHON, "-m", "venv", "--clear", TOOLS))
-        write_atomically(home, str(ROOT))
+    tools_python()
     if content(done) != chosen:
         requirements = TOOLS / "requirements.txt"
         requirements.write_text(chosen)
@@ -341,6 +417,15 @@ def tool(name: str) -> Path:
     if not runs(program):
         raise NotToBeHadError(f"{name}: it does not run on this machine")
     return program
+
+
+def tools_python() -> Path:
+    """The Python of the tools' environment, which has pip; it is made if it is not there."""
+    python, home = TOOLS / "bin" / "python", TOOLS / "stamp"
+    if content(home) != str(ROOT) or not runs(python):
+        run("making room for the installer", (PYTHON, "-m", "venv", "--clear", TOOLS))
+        write_atomically(home, str(ROOT))
+    return python
 
 
 def environment(**variables: str | None) -> dict[str, str]:

@@ -121,6 +121,34 @@ def test_pipenv_finds_that_pipfile_and_lock_agree(tree: Path) -> None:
     (tree / "Pipfile").write_text(asked)
 
 
+DIGEST = """
+import bootstrap
+print(bootstrap.pipfile_digest((bootstrap.ROOT / "Pipfile").read_text(), bootstrap.default_index()))
+"""
+PIPFILES = (
+    '[packages]\nPyYAML = "*"\n',
+    '[requires]\npython_version = "3.11"\n[dev-packages]\nA_b = {version = "*", extras = ["c"]}\n',
+    '[[source]]\nname = "n"\nurl = "file:///n"\nverify_ssl = false\n[gpu]\nA = "*"\n',
+    '[packages]\n[scripts]\nshow = "true"\n[pipenv]\nallow_prereleases = true\n',
+)
+
+
+@pytest.mark.slow
+def test_our_digest_of_a_pipfile_is_the_one_that_pipenv_wants(tree: Path) -> None:
+    pipfile, lock = tree / "Pipfile", tree / "Pipfile.lock"
+    before = pipfile.read_text(), lock.read_text()
+    assert python(tree, "-c", VERIFY).returncode == 0
+    assert python(tree, "-c", DIGEST).stdout.strip() == LOCK["_meta"]["hash"]["sha256"]
+    for text in PIPFILES:
+        pipfile.write_text(text + '[cpu]\ntorch = "==2.13.0+cpu"\n')
+        digest = python(tree, "-c", DIGEST).stdout.strip()
+        lock.write_text(json.dumps({"_meta": LOCK["_meta"] | {"hash": {"sha256": digest}}}))
+        agreed = python(tree, "-c", VERIFY)
+        assert agreed.returncode == 0, (text, agreed.stderr)
+    pipfile.write_text(before[0])
+    lock.write_text(before[1])
+
+
 @pytest.mark.slow
 def test_locking_twice_gives_the_same_bytes_without_a_trace_of_the_machine(tree: Path) -> None:
     few = '[packages]\niniconfig = "*"\n[cpu]\ntorch = "==2.13.0+cpu"\n[gpu]\nxxhash = "===4.1.0"\n'

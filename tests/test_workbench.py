@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 
+from environment import bootstrap, image
+
 ROOT = Path(__file__).parent.parent
 LOCK = json.loads((ROOT / "Pipfile.lock").read_text())
 TASKS = """
@@ -38,6 +40,7 @@ def packages(_):
 def prefix(_):
     print(sys.prefix)
 """
+PIPFILE = '[[source]]\nname = "none"\nurl = "file:///none"\nverify_ssl = true\n[packages]\n'
 both = pytest.mark.parametrize("installer", ["uv", "pipenv"])
 
 
@@ -141,7 +144,7 @@ class Tree:
         (folder / "project").mkdir()
         (folder / "project" / "__init__.py").touch()
         (folder / "tasks.py").write_text(TASKS)
-        (folder / "Pipfile").write_text("[packages]\n")
+        (folder / "Pipfile").write_text(PIPFILE)
         self.lock("alpha==1.0", "beta==1.0")
 
     def copied(self, folder: Path) -> "Tree":
@@ -149,7 +152,7 @@ class Tree:
         shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
         return tree
 
-    def lock(self, *pins: str, spoil: str = "") -> None:
+    def lock(self, *pins: str, spoil: str = "", dev: str = "") -> None:
         """Lock these besides invoke; `spoil` names one that gets another hash."""
 
         def entry(pin: str) -> dict[str, dict[str, object]]:
@@ -163,10 +166,11 @@ class Tree:
             default |= entry(pin)
         plain = entry("torch==2.13.0")
         plain["torch"]["version"] = LOCK["gpu"]["torch"]["version"]
+        digest = bootstrap.pipfile_digest((self.folder / "Pipfile").read_text(), "")
         content = {
-            "_meta": {"hash": {"sha256": ""}, "pipfile-spec": 6, "requires": {}, "sources": []},
+            "_meta": {"hash": {"sha256": digest}, "pipfile-spec": 6, "requires": {}, "sources": []},
             "default": default,
-            "develop": {},
+            "develop": entry(dev) if dev else {},
             "cpu": entry("torch==2.13.0+cpu"),
             "gpu": plain,
         }
@@ -206,6 +210,13 @@ class Tree:
         process = self.start(*words, **variables)
         out, err = process.communicate()
         return process.returncode, out, err
+
+    def image(self, *words: str, **variables: str) -> tuple[int, str]:
+        """Exit code and messages of `bootstrap.py --image`."""
+        python = [sys.executable, "-I", self.folder / "environment" / "bootstrap.py", "--image"]
+        settings = self.environment(**variables)
+        done = subprocess.run([*python, *words], env=settings, capture_output=True, text=True)
+        return done.returncode, done.stderr
 
     def packages(self, **variables: str) -> set[str]:
         """What `./workbench packages` prints, once the environment is made."""
@@ -458,6 +469,78 @@ def test_where_uv_is_not_to_be_had_pipenv_stands_in(
     assert (code, set(out.split())) == (0, FIRST), err
     assert "not offered (uv==" in err and "Going on with pipenv" in err
     assert set(index.asked) == {"/whl/cpu/torch/", "/torch-2.13.0+cpu-py3-none-any.whl"}
+
+
+OTHER = "workbench: Pipfile.lock: found a digest of another Pipfile"
+
+
+@pytest.mark.slow
+def test_an_image_is_not_made_from_the_lock_of_another_pipfile_but_a_clone_works(
+    tree: Tree,
+) -> None:
+    (tree.folder / "Pipfile").write_text(f'{PIPFILE}alpha = "*"\n')
+    code, err = tree.image()
+    line = rf"{OTHER} \([0-9a-f]{{8}}, wanted [0-9a-f]{{8}}\); `invoke lock`, then build again"
+    assert (code, bool(re.fullmatch(line, err.splitlines()[-1]))) == (2, True), err
+    assert not (tree.venv / "stamp").exists()
+    code, out, err = tree.call("packages")
+    assert (code, set(out.split()), err.count(OTHER)) == (0, FIRST, 1)
+    assert tree.call("packages")[2] == ""
+    (tree.folder / "Pipfile").write_text(PIPFILE)
+    assert tree.image()[0] == 0
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of all that is in a folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            bytes(path.readlink()) if path.is_symlink() else path.read_bytes(),
+        )
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("--dev",), ("--compile",)], ids=str)
+def test_an_image_has_the_same_files_each_time_and_no_installer_unless_it_is_for_development(
+    tree: Tree, words: tuple[str, ...]
+) -> None:
+    tree.lock("alpha==1.0", "beta==1.0", dev="gamma==1.0")
+    found = []
+    for _ in range(2):
+        code, err = tree.image(*words)
+        assert code == 0, err
+        found.append(files(tree.venv))
+        shutil.rmtree(tree.venv)
+    assert found[0] == found[1]
+    names, dev = set(found[0]), "--dev" in words
+    assert names & {"setup.log", "requirements.txt", ".lock"} == set()
+    site = "lib/python3.11/site-packages"
+    assert (f"{site}/gamma.py" in names, "tools/bin/uv" in names) == (dev, dev)
+    assert (f"{site}/__pycache__/alpha.cpython-311.pyc" in names) == ("--compile" in words)
+
+
+@pytest.mark.slow
+def test_an_image_runs_its_tasks_and_a_clone_makes_a_working_environment_of_it(tree: Tree) -> None:
+    tree.lock("alpha==1.0", dev="gamma==1.0")
+    assert tree.image()[0] == 0
+    mine = {INVOKE, "alpha==1.0", "torch==2.13.0+cpu"}
+    assert tree.call("packages", LOCKSTEP_PYTHON="/no/python")[2] == ""
+    assert tree.packages() == mine
+    tree.lock("alpha==1.1", dev="gamma==1.0")
+    assert tree.packages() == {INVOKE, "alpha==1.1", "gamma==1.0", "torch==2.13.0+cpu"}
+
+
+def test_what_training_never_reads_is_taken_out_and_nothing_else(tmp_path: Path) -> None:
+    gone = ["torch/include/c10/x.h", "torch/bin/test_api", "torch/test/a", "numpy/lib/tests/b.py"]
+    stay = ["torch/bin/torch_shm_manager", "torch/testing/c.py", "numpy/lib/d.py", "tests/e.py"]
+    for name in gone + stay:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("four")
+    assert image.lighten(tmp_path) == 4 * len(gone)
+    assert set(files(tmp_path)) == set(stay)
 
 
 def lead_to(index: Index, tree: Tree) -> None:
