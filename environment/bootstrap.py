@@ -151,7 +151,7 @@ def set_up(image: Image | None = None) -> None:
     if image:
         finish(image)
     write_atomically(STAMPED_LOCK, wanted)
-    write_atomically(STAMP, f"{ROOT}\n{torch}\n" + ("image\n" if image else ""))
+    write_atomically(STAMP, f"{ROOT}\n{torch}\n" + ("image\n" if image and not image.dev else ""))
     say(f".venv is ready ({time.monotonic() - started:.0f} s)")
 
 
