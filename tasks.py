@@ -226,6 +226,12 @@ def lock(_: Context, base: bool = False) -> None:
     run(sys.executable, str(ROOT / "environment" / "lock.py"))
 
 
+@task(help={"gpu": "with torch for CUDA instead of the CPU"})
+def wheelhouse(_: Context, gpu: bool = False) -> None:
+    """Put every locked wheel into one archive, to install from without a network."""
+    run(sys.executable, str(ROOT / "environment" / "wheelhouse.py"), *given(gpu=gpu))
+
+
 @task
 def notebook(_: Context, port: int = 8888) -> None:
     """Start JupyterLab here, on this machine only."""

@@ -28,6 +28,7 @@ PYTHON = VENV / "bin" / "python"
 SITE = VENV / "lib" / "python3.11" / "site-packages"
 TOOLS = VENV / "tools"  # uv and pipenv, apart from what they install
 TOOLS_PIP: tuple[str | Path, ...] = (TOOLS / "bin" / "python", "-m", "pip")
+UNPACKED = VENV / "wheelhouse"  # wheels, while they are installed without a network
 LOCK = VENV / "lock"  # held by whoever changes .venv
 LOG = VENV / "setup.log"
 REQUIREMENTS = VENV / "requirements.txt"  # what uv was told to install
@@ -133,20 +134,22 @@ def set_up(image: Image | None = None) -> None:
             f"{sys.executable}: found no ensurepip, wanted one to begin with; add it (Debian:"
             " apt-get install python3.11-venv) or set LOCKSTEP_PYTHON to another Python 3.11"
         )
+    import wheelhouse
+
     started = time.monotonic()
-    STAMP.unlink(missing_ok=True)
-    if whole:
-        say("Pipfile.lock has changed, bringing .venv to it")
-    else:
-        say(f"making .venv with Python {platform.python_version()} and torch for {torch}")
-        clear()
-        venv.create(VENV, symlinks=True, prompt=ROOT.name)
-    LOG.write_bytes(b"")
-    check_digest(lock, refuse=image is not None)
-    install(
-        lock,
-        ("packages", torch) if image and not image.dev else ("packages", "dev-packages", torch),
-    )
+    dev = () if image and not image.dev else ("dev-packages",)
+    categories = ("packages", *dev, torch)
+    with wheelhouse.installing(lock, categories):
+        STAMP.unlink(missing_ok=True)
+        if whole:
+            say("Pipfile.lock has changed, bringing .venv to it")
+        else:
+            say(f"making .venv with Python {platform.python_version()} and torch for {torch}")
+            clear()
+            venv.create(VENV, symlinks=True, prompt=ROOT.name)
+        LOG.write_bytes(b"")
+        check_digest(lock, refuse=image is not None)
+        install(lock, categories)
     write_atomically(SITE / "lockstep.pth", f"{ROOT}\n")  # `import project` works in any folder
     if image:
         finish(image)
@@ -189,12 +192,12 @@ def default_index() -> str:
 
 def finish(image: Image) -> None:
     """Leave what is needed and is the same in every build: no log, no caches, no installers."""
-    sys.path.insert(0, str(ROOT / "environment"))  # python -I puts it nowhere
-    from image import COMPILE, lighten, remove
+    from image import COMPILE, lighten, without_times
 
     if not image.dev:
         say(f"took out what training never reads: {lighten(SITE) / 1e6:.0f} MB")
         remove(TOOLS)
+    without_times(SITE)
     for cache in sorted(VENV.rglob("__pycache__")):
         remove(cache)
     if image.compiled:
@@ -248,15 +251,19 @@ def runs(program: Path) -> bool:
 
 
 def clear() -> None:
-    """Empty `.venv`; the folder itself stays, it may be a mounted volume, and so do the lock and
-    the tools, which have stamps of their own."""
+    """Empty `.venv`; the folder itself stays, it may be a mounted volume, and so do the lock, the
+    tools, which have stamps of their own, and the wheels to install."""
     for path in VENV.iterdir():
-        if path in (LOCK, TOOLS):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path not in (LOCK, TOOLS, UNPACKED):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, or nothing if it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str) -> None:
@@ -405,8 +412,7 @@ def pip_settings() -> dict[str, str]:
 def tool(name: str) -> Path:
     """uv or pipenv as bootstrap.txt pins and hashes it, in a small environment of their own."""
     program, done = TOOLS / "bin" / name, TOOLS / f"{name}.txt"
-    pins = re.split(r"\n(?=\S)", (ROOT / "environment" / "bootstrap.txt").read_text())
-    chosen = "\n".join(pin for pin in pins if pin.startswith("uv==") == (name == "uv"))
+    chosen = "\n".join(pin for pin in tool_pins() if pin.startswith("uv==") == (name == "uv"))
     tools_python()
     if content(done) != chosen:
         requirements = TOOLS / "requirements.txt"
@@ -417,6 +423,11 @@ def tool(name: str) -> Path:
     if not runs(program):
         raise NotToBeHadError(f"{name}: it does not run on this machine")
     return program
+
+
+def tool_pins() -> list[str]:
+    """The requirements of bootstrap.txt, one string for each with its hashes."""
+    return re.split(r"\n(?=\S)", (ROOT / "environment" / "bootstrap.txt").read_text())
 
 
 def tools_python() -> Path:
@@ -476,4 +487,8 @@ def failure(doing: str, code: int, said: str, terminal: bool) -> SetUpError:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.dont_write_bytecode = True  # nothing appears beside what was checked out
+    sys.path.insert(0, str(Path(__file__).parent))  # python -I puts it nowhere
+    import bootstrap  # under its name, as the files beside it import it
+
+    sys.exit(bootstrap.main())

@@ -1,7 +1,8 @@
 """What an image does without: bootstrap.py calls this at the end of `--image`, stdlib only."""
 
-import shutil
 from pathlib import Path
+
+import bootstrap
 
 # Patterns below site-packages that training never reads, and why. Each saves more than 2 MB.
 NOT_READ = {
@@ -26,18 +27,20 @@ def lighten(site: Path) -> int:
     for pattern in NOT_READ:
         for path in sorted(site.glob(pattern)):
             freed += _size(path)
-            remove(path)
+            bootstrap.remove(path)
     return freed
+
+
+def without_times(site: Path) -> None:
+    """Take out uv's notes of when a wheel's file was last changed, which differ in each build."""
+    for note in sorted(site.glob("*.dist-info/uv_cache.json")):
+        record = note.with_name("RECORD")
+        lines = record.read_text().splitlines(keepends=True)
+        name = f"{note.parent.name}/{note.name},"
+        bootstrap.write_atomically(record, "".join(x for x in lines if not x.startswith(name)))
+        note.unlink()
 
 
 def _size(path: Path) -> int:
     below = path.rglob("*") if path.is_dir() else [path]
     return sum(each.stat().st_size for each in below if each.is_file() and not each.is_symlink())
-
-
-def remove(path: Path) -> None:
-    """A file or a folder, or nothing if it is not there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -20,9 +20,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import bootstrap
+import image
 import pytest
-
-from environment import bootstrap, image
 
 ROOT = Path(__file__).parent.parent
 LOCK = json.loads((ROOT / "Pipfile.lock").read_text())
