@@ -187,17 +187,13 @@ def train(options: argparse.Namespace) -> int:
 
 def _in_image(options: argparse.Namespace, words: list[str], *, gpus: bool) -> int:
     """Give the same verb in an image, with this machine's runs and data; its exit code."""
-    import tempfile
-    from pathlib import Path
-
     from project import console, images
     from project.place import Place
 
     place = Place.default(options.runs)
     words += ["--runs", str(place.runs.absolute()), *(["--json"] if options.json else [])]
-    scratch = Path(tempfile.gettempdir()) if options.verb is reproduce else None
-    watch = console.watch()
-    return images.run(options.image, words, place, watch, gpus=gpus, scratch=scratch)
+    keeps = options.verb is reproduce  # a reproduced run with other bits is kept
+    return images.run(options.image, words, place, console.watch(), gpus=gpus, keeps=keeps)
 
 
 def image(options: argparse.Namespace) -> int:

@@ -90,7 +90,8 @@ def _build(words: Sequence[str], watch: Watch) -> None:
         for line in process.stdout or ():
             said.append(line)
             if step := re.match(r"#\d+ \[(\S+ +\d+/\d+)\] (.+)", line):
-                watch.doing(f"image: {step[1]} {step[2][:60]}")
+                doing = re.sub(r"--\S+ +", "", step[2])
+                watch.doing(f"image: {step[1]} {' '.join(doing.split())[:60]}")
     watch.end()
     if process.returncode:
         raise ImageError(_failure("".join(said)))
@@ -104,8 +105,11 @@ def _failure(said: str) -> str:
     for pattern, cause, next_move in _CAUSES:
         if found := re.search(pattern, said, re.IGNORECASE):
             return f"image: {cause} ({found[0].strip()[:200]}); {next_move}. The log: {log.name}"
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "nothing said")
-    return f"image: the build failed ({last.strip()[:200]}); the log: {log.name}"
+    step = re.findall(
+        r"^ > \[.*\n([\s\S]*?)^------$", said, re.MULTILINE
+    )  # what failed, with its words
+    last = re.sub(r"^#\d+ [\d.]+ ", "", last_line(step[-1] if step else said))
+    return f"image: the build failed ({last}); the log: {log.name}"
 
 
 @contextmanager
@@ -150,14 +154,14 @@ def run(
     watch: Watch,
     *,
     gpus: bool = False,
-    scratch: Path | None = None,
+    keeps: bool = False,
     stdout: int | None = None,
 ) -> int:
     """``python -m project`` with these words in the train image of this tree; its exit code.
 
     It runs as the user who calls, with nothing writable but the folders of ``place``, which have
-    the same names inside, and a temporary folder (``scratch``, if it is to outlive the container).
-    SIGTERM and SIGINT are handed on. Raises ImageError.
+    the same names inside, and a temporary folder, which outlives the container if it ``keeps``
+    something there. SIGTERM and SIGINT are handed on. Raises ImageError.
     """
     image = build("train", torch, watch)
     if gpus:
@@ -178,14 +182,18 @@ def run(
         variables["LOCKSTEP_DATA_PATH"] = lent
         for folder in (Path(word).absolute() for word in lent.split(os.pathsep) if word):
             command += ["--mount", mount(folder, folder, writable=False)] if folder.is_dir() else []
+    command += ["--tmpfs", "/tmp"]
+    scratch = _scratch(folders[0]) if keeps else None
     if scratch:
         command += ["--mount", mount(scratch, scratch)]
         variables["TMPDIR"] = str(scratch)
-    if scratch != Path("/tmp"):
-        command += ["--tmpfs", "/tmp"]
     for key, value in variables.items():
         command += ["--env", f"{key}={value}"]
-    return _wait([*command, image, "python", "-m", "project", *words], name, stdout)
+    try:
+        return _wait([*command, image, "python", "-m", "project", *words], name, stdout)
+    finally:
+        if scratch and not any(scratch.iterdir()):
+            scratch.rmdir()
 
 
 def shell(torch: str, watch: Watch) -> int:
@@ -300,6 +308,14 @@ def _user(folder: Path) -> str:
         return f"{os.getuid()}:{os.getgid()}"
     owner = folder.stat()
     return f"{owner.st_uid}:{owner.st_gid}"
+
+
+def _scratch(folder: Path) -> Path:
+    """A new temporary folder that belongs to the owner of another one."""
+    made, owner = Path(tempfile.mkdtemp(prefix="lockstep-")), folder.stat()
+    if os.getuid() == 0:
+        os.chown(made, owner.st_uid, owner.st_gid)
+    return made
 
 
 def _wait(command: Sequence[str], name: str, stdout: int | None) -> int:

@@ -82,14 +82,16 @@ def test_a_signal_to_the_command_lets_the_container_save(cpu_image: str, folders
     words += ["--runs", str(folders / "runs")]
     variables = os.environ | {"LOCKSTEP_DATA": str(folders / "data")}
     command = [sys.executable, "-m", "project", *words]
-    child = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True)
-    assert child.stderr
-    for line in child.stderr:
-        if line.startswith("epoch"):
-            child.send_signal(signal.SIGTERM)
-            break
-    last = child.stderr.read().strip().rpartition("\n")[2]
-    assert child.wait() == 143
+    with subprocess.Popen(
+        command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stderr
+        for line in child.stderr:
+            if line.startswith("epoch"):
+                child.send_signal(signal.SIGTERM)
+                break
+        last = child.stderr.read().strip().rpartition("\n")[2]
+    assert child.returncode == 143
     assert last.endswith("run the same command to go on")
     [saved] = (folders / "runs").glob("*/checkpoints/latest")
     assert saved.exists()
@@ -138,7 +140,7 @@ def test_it_says_what_it_was_made_of(cpu_image: str) -> None:
 def test_it_has_no_compiler_no_installer_and_no_cache(cpu_image: str) -> None:
     look = (
         "command -v cc gcc g++ make uv pipenv git;"
-        "ls -A /root/.cache /var/lib/apt/lists /workspace/wheelhouse 2>/dev/null | grep -v :;"
+        "find /root/.cache /var/lib/apt/lists /workspace/wheelhouse -type f -size +0 2>/dev/null;"
         "ls /etc/pip.conf /workspace/.venv/tools /workspace/.venv/setup.log 2>/dev/null"
     )
     found = docker("run", "--rm", "--user", "0", cpu_image, "sh", "-c", look, check=False)
@@ -164,12 +166,10 @@ def test_it_is_at_most_1300_mb_and_450_to_fetch(cpu_image: str, registry: str) -
     assert (size <= 1.3e9, fetched <= 450e6) == (True, True), (size, fetched)
 
 
-# What two builds of one commit may differ in, and why.
-DIFFERS: dict[str, str] = {}
 SECRET = b"token-0a1b2c3d"  # of a package index, given to the build
 
 
-def test_two_builds_of_a_commit_have_the_same_files_and_no_secret(
+def test_a_build_from_nothing_has_the_same_files_and_no_secret(
     cpu_image: str, clone: Path, tmp_path: Path
 ) -> None:
     pip = tmp_path / "pip.conf"
@@ -177,15 +177,13 @@ def test_two_builds_of_a_commit_have_the_same_files_and_no_secret(
     command = ["docker", "build", "--no-cache", "--network", "none", "--target", "train", "--quiet"]
     command += ["--file", "docker/Dockerfile", "--secret", f"id=pip,src={pip}"]
     command += ["--build-arg", f"BASE_IMAGE={os.environ.get('LOCKSTEP_BASE_IMAGE', '')}"]
-    listings = []
-    for tag in ("lockstep-again:1", "lockstep-again:2"):
-        subprocess.run([*command, "--tag", tag, "."], cwd=clone, check=True)
-        listings.append(files_of(tag))
-        assert SECRET.decode() not in docker("history", "--no-trunc", tag).stdout
-        docker("rmi", tag)
-    one, two = listings
-    different = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
-    assert different == set(DIFFERS)
+    again = "lockstep:again"
+    subprocess.run([*command, "--tag", again, "."], cwd=clone, check=True, capture_output=True)
+    assert SECRET.decode() not in docker("history", "--no-trunc", again).stdout
+    one, two = files_of(cpu_image), files_of(again)
+    docker("rmi", again)
+    # No exception: dates of files alone may differ, which an export of the engine stamps.
+    assert {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)} == set()
 
 
 def files_of(image: str) -> dict[str, object]:
