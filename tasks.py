@@ -214,8 +214,8 @@ def _free(port: str) -> int:
             listener.bind(("127.0.0.1", int(port)))
     except OSError as error:
         raise Exit(
-            f"error: --port: {port} is not to be had ({error.strerror}), wanted a free one; stop what "
-            "listens there, or name another: invoke notebook --port N",
+            f"error: --port: {port} is not to be had ({error.strerror}), wanted a free one; stop "
+            "what listens there, or name another: invoke notebook --port N",
             code=2,
         ) from error
     return int(port)

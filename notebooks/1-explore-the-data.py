@@ -41,8 +41,8 @@ for place, (name, split) in enumerate(data.splits.items()):
 axis.set_xticks(range(len(data.labels)), data.labels)
 axis.set(xlabel="label", ylabel="share of the split")
 axis.yaxis.set_major_formatter("{x:.0%}")
-axis.spines[["top", "right"]].set_visible(False)
 axis.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+axis.spines[["top", "right"]].set_visible(False)
 
 # %% [markdown]
 # ## What is typical of a label?

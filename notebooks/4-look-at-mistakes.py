@@ -25,13 +25,14 @@ print(f"{len(wrong)} of {len(test)} are wrong, accuracy {1 - len(wrong) / len(te
 # %%
 counts = np.array(run.receipt["results"]["metrics"]["test"]["confusion"])
 figure, axis = plt.subplots(figsize=(5, 4.6), layout="constrained")
-axis.imshow(np.where(np.eye(len(counts)), 0, counts), cmap="Oranges")
+mistakes = np.where(np.eye(len(counts)), 0, counts)
+axis.imshow(mistakes, cmap="Oranges", vmax=max(1, 1.5 * mistakes.max()))
 for label, answer in zip(*np.nonzero(counts), strict=True):
     right = "#888" if label == answer else "black"
     axis.text(answer, label, counts[label, answer], ha="center", va="center", c=right)
-axis.set_xticks(range(len(data.labels)), data.labels)
-axis.set_yticks(range(len(data.labels)), data.labels)
 axis.set(xlabel="answer", ylabel="label")
+for ticked in (axis.xaxis, axis.yaxis):
+    ticked.set_ticks(range(len(data.labels)), data.labels)
 
 # %% [markdown]
 # ## Wrong, and sure of it
