@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from invoke import Context, Exit, task
 
 ROOT = Path(__file__).parent
-CODE = ("project", "tests", "benchmarks", "environment", "tasks.py")
+CODE = ("project", "tests", "benchmarks", "environment", "notebooks", "tasks.py")
+NOTEBOOKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb"))
 
 
 def run(*command: str) -> None:
@@ -202,10 +204,11 @@ def prove(_: Context, full: bool = False, write: bool = False) -> None:
 
 @task
 def lint(_: Context) -> None:
-    """Check format, style and types, and the Dockerfiles."""
+    """Check format, style and types, the notebooks and the Dockerfiles."""
     tool("black", "--check", "--quiet", *CODE)
     tool("ruff", "check", "--quiet", *CODE)
     tool("mypy", "project")
+    tool("python", "environment/hooks.py", "notebooks", *NOTEBOOKS)
     dockerfiles = [str(path) for path in ROOT.glob("docker/*Dockerfile")]
     if dockerfiles:
         tool("hadolint", *dockerfiles)
@@ -213,9 +216,11 @@ def lint(_: Context) -> None:
 
 @task(name="format")
 def format_(_: Context) -> None:
-    """Bring the code into its one format."""
+    """Bring the code into its one format, and notebooks and their scripts together."""
+    tool("jupytext", "--sync", "--quiet", *NOTEBOOKS)  # the newer of the two counts
     tool("ruff", "check", "--quiet", "--fix", "--select", "I", *CODE)
     tool("black", "--quiet", *CODE)
+    tool("python", "environment/hooks.py", "write-notebooks", *NOTEBOOKS)
 
 
 @task(help={"base": "only pin the base image's newest digest"})
@@ -232,11 +237,39 @@ def wheelhouse(_: Context, gpu: bool = False) -> None:
     run(sys.executable, str(ROOT / "environment" / "wheelhouse.py"), *given(gpu=gpu))
 
 
-@task
-def notebook(_: Context, port: int = 8888) -> None:
-    """Start JupyterLab here, on this machine only."""
-    tool("jupyter", "lab", "--ip=127.0.0.1", f"--port={port}", *_no_root_question())
+@task(
+    help={
+        "port": "where it listens",
+        "ip": "at which address; any but this machine's own lets others in who have the token",
+        "in": "cpu or gpu: in that image, seen at this machine's own address",
+    }
+)
+def notebook(_: Context, port: str = "8888", ip: str = "127.0.0.1", in_: str | None = None) -> None:
+    """Start JupyterLab here, on this machine only; it prints its address with a token."""
+    if in_:
+        return project("image", "lab", "--port", port, *given(gpu=in_ == "gpu"))
+    tool(*lab(ip, _free(ip, port)))
 
 
-def _no_root_question() -> list[str]:
-    return ["--allow-root"] if os.geteuid() == 0 else []
+def lab(ip: str, port: int) -> Sequence[str]:
+    """The command of JupyterLab with this repository's settings, given in its root."""
+    settings = "--config=environment/jupyter/config.py"
+    root = ["--allow-root"] if os.geteuid() == 0 else []
+    return ["jupyter", "lab", settings, f"--ip={ip}", f"--port={port}", *root]
+
+
+def _free(ip: str, port: str) -> int:
+    """The port, if we can listen there; JupyterLab would tell in a traceback that we cannot."""
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Exit(f"error: --port: found {port!r}, wanted a number from 1 to 65535", code=2)
+    try:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((ip, int(port)))
+    except OSError as error:
+        raise Exit(
+            f"error: --port: {port} is not to be had ({error.strerror}), wanted a free one; stop "
+            "what listens there, or name another: invoke notebook --port N",
+            code=2,
+        ) from error
+    return int(port)

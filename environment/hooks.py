@@ -1,9 +1,10 @@
-"""Checks before a commit that no tool of the lock makes."""
+"""Checks before a commit that no tool of the lock makes: ``hooks.py CHECK FILE ...``."""
 
 import sys
 from pathlib import Path
 
 LARGEST = 1 << 20  # bytes; what is larger belongs into the data store
+KERNEL = {"display_name": "Lockstep", "language": "python", "name": "python3"}
 
 
 def large_files(names: list[str]) -> int:
@@ -15,5 +16,52 @@ def large_files(names: list[str]) -> int:
     return 1 if large else 0
 
 
+def notebooks(names: list[str]) -> int:
+    """Refuse a notebook that is not, to the byte, what its script makes; 1 if there is one.
+
+    That is, one with other cells, with outputs, counts or metadata, or without its other half.
+    """
+    refused = []
+    for notebook in sorted({Path(name).with_suffix(".ipynb") for name in names}):
+        halves = notebook, notebook.with_suffix(".py")
+        if missing := [path for path in halves if not path.exists()]:
+            refused.append(f"{missing[0]}: is missing; `jupytext --sync` makes it of the other.")
+        elif notebook.read_text() != made_of(halves[1]):
+            refused.append(
+                f"{notebook}: is not what {halves[1].name} makes (other cells, or outputs, counts, "
+                "metadata); `invoke format` brings both together, the newer one counts."
+            )
+    print("\n".join(refused), end="\n" if refused else "")
+    return 1 if refused else 0
+
+
+def write_notebooks(names: list[str]) -> int:
+    """Write each notebook as its script makes it; 0."""
+    for notebook in map(Path, names):
+        if (content := made_of(notebook.with_suffix(".py"))) != notebook.read_text():
+            notebook.write_text(content)
+    return 0
+
+
+def made_of(script: Path) -> str:
+    """The notebook that a script makes: its cells, numbered, and the kernel."""
+    import jupytext
+    import nbformat
+
+    notebook = jupytext.read(script, fmt="py:percent")
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
+    notebook.nbformat_minor = 5
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = str(number), {}  # as nbstripout numbers them
+    text: str = nbformat.writes(notebook) + "\n"
+    return text
+
+
+CHECKS = {
+    "large-files": large_files,
+    "notebooks": notebooks,
+    "write-notebooks": write_notebooks,
+}
+
 if __name__ == "__main__":
-    sys.exit(large_files(sys.argv[2:]))
+    sys.exit(CHECKS[sys.argv[1]](sys.argv[2:]))

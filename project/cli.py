@@ -91,7 +91,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         if function is not new_model:
             added.add_argument("--json", action="store_true", help="print JSON for a script")
         if function in (train, evaluate, predict, runs, compare, reproduce):
-            added.add_argument("--runs", metavar="DIR", help="folder of the runs (default: runs)")
+            text = "folder of the runs (default: LOCKSTEP_RUNS, or else runs)"
+            added.add_argument("--runs", metavar="DIR", help=text)
         return added
 
     for added in (verb(train), verb(config)):
@@ -182,6 +183,9 @@ def train(options: argparse.Namespace) -> int:
         print(f"run {run.folder}")
         print(f"weights sha256 {results['weights_sha256']}")
         print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
+        if receipt["environment"].get("notebook"):
+            again = f"`invoke reproduce {run.name}` trains it again from its source alone"
+            print(f"trained from a notebook; {again}")
     return 0
 
 

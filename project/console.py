@@ -3,24 +3,24 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from project.watch import Watch
 
 
 def watch() -> Watch:
     """Who looks on: a progress bar if standard error is a terminal, else plain lines."""
-    return _Bar() if sys.stderr.isatty() else _Lines()
+    return _Bar() if sys.stderr.isatty() else Lines(sys.stderr)
 
 
-class _Lines(Watch):
+class Lines(Watch):
     """One line when training starts, one for each epoch, and one every ten seconds between."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._last = stream, time.monotonic()
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=self._stream, flush=True)
 
     def doing(self, line: str) -> None:
         self.say(line)

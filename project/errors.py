@@ -17,6 +17,9 @@ A message names the thing, what was found, what was wanted and the next move.
 class LockstepError(Exception):
     """A mistake that the user can mend; the message is one line, or one line for each problem."""
 
+    def _render_traceback_(self) -> list[str]:  # what IPython shows of it in a notebook
+        return [f"error: {self}"]
+
 
 class SettingError(LockstepError):
     """Raised once with all problems of a configuration, one line each."""
@@ -59,6 +62,9 @@ class Interrupted(Exception):
     def __init__(self, signal: int, message: str):
         super().__init__(message)
         self.signal = signal
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{self}; run the same cell to go on"]
 
 
 class WorkerLost(Exception):

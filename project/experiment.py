@@ -343,6 +343,7 @@ def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
         "workers": setup.workers.count,
     } | recorder.pace()
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
+    facts["notebook"] = recorder.notebook  # also if only an earlier part was trained from one
     content = receipt(run.name, run.identity or {}, facts, outcome, timing, _level(recorder))
     show = models.module(experiment.model).Preprocess.show
     mistakes = report.worst_mistakes(

@@ -16,7 +16,10 @@ class Place:
 
     @classmethod
     def default(cls, runs: str | None = None) -> "Place":
-        """Folders in the clone, or in the current folder if the package was installed by pip."""
+        """Where LOCKSTEP_RUNS and LOCKSTEP_DATA say, else folders in the clone.
+
+        In the current folder, if the package was installed by pip.
+        """
         root = _CLONE if (_CLONE / "Pipfile.lock").exists() else Path.cwd()
-        data = os.environ.get("LOCKSTEP_DATA")
+        runs, data = runs or os.environ.get("LOCKSTEP_RUNS"), os.environ.get("LOCKSTEP_DATA")
         return cls(Path(runs) if runs else root / "runs", Path(data) if data else root / "data")

@@ -11,7 +11,7 @@ import numpy as np
 from project.config import Training as Settings
 from project.data.batches import Batches
 from project.errors import RunError
-from project.records import trace
+from project.records import environment, trace
 from project.records.journal import Journal
 from project.records.receipt import Run
 from project.records.trace import Trace
@@ -53,6 +53,7 @@ class Recorder(NullRecorder):
     ):
         self.run, self.training, self.batches, self.watch = run, training, batches, watch
         self.settings, self.doubts = settings, set[str]()
+        self.notebook = environment.from_notebook()
         self._open = ExitStack()
         self.checkpoints = Checkpoints(
             run.folder / "checkpoints", settings.keep_checkpoints, watch.say
@@ -82,6 +83,7 @@ class Recorder(NullRecorder):
             if not altered:
                 self.training.restore(snapshot)
                 self.doubts |= set(snapshot.state["doubts"])
+                self.notebook |= snapshot.state["notebook"]
                 return
             self._open.close()
             name = self.run.folder / altered[0]
@@ -138,7 +140,7 @@ class Recorder(NullRecorder):
         """Start writing a checkpoint, which knows the files beside it as they are now."""
         self.trace.write()
         taken = snapshot()
-        kept = self._files() | {"doubts": sorted(self.doubts)}
+        kept = self._files() | {"doubts": sorted(self.doubts), "notebook": self.notebook}
         self.checkpoints.save(
             dataclasses.replace(taken, state=taken.state | kept),
             best=self.training.progress.best_step,

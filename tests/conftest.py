@@ -1,6 +1,7 @@
 """What the tests share: prepared data, brief runs, and the commands as people give them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.environ.get("PYTEST_XDIST_WORKER"):
         shared = shared.parent
     os.environ["LOCKSTEP_DATA"] = str(shared / "data")
+    os.environ.pop("LOCKSTEP_RUNS", None)
     return shared / "data"
 
 
@@ -73,6 +75,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) ->
     run = run_experiment(experiment(), folder, Watch())
     assert run
     return run
+
+
+def copy_of_tracked_files(folder: Path) -> Path:
+    """The folder, filled with the clone's files as git knows them, to train and write in."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:

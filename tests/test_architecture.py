@@ -31,6 +31,8 @@ MAY_IMPORT = {
     "recorder": LEAVES | {"config", "data", "training", "records", "watch"},
     "experiment": LEAVES
     | {"config", "data", "models", "training", "records", "recorder", "place", "watch"},
+    "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
+    | {"experiment"},
     "__init__": {"models", "records", "training", "place"},
     "__main__": {"cli"},
 }

@@ -209,8 +209,17 @@ def test_runs_are_listed_newest_first(call: Call, finished_run: Run, runs: Path)
     accuracy = finished_run.receipt["results"]["metrics"]["test"]["accuracy"]
     rows = json.loads(call("runs", "--runs", str(runs), "--json")[1])
     assert [list(row.values()) for row in rows] == [
-        ["digits-base-s7-0123abcd", "stopped at step 10", "digits", "base", 7, None, identity],
-        [finished_run.name, "finished", "digits", "base", 42, round(accuracy, 4), identity],
+        [
+            "digits-base-s7-0123abcd",
+            "stopped at step 10",
+            "digits",
+            "base",
+            7,
+            None,
+            identity,
+            None,
+        ],
+        [finished_run.name, "finished", "digits", "base", 42, round(accuracy, 4), identity, None],
     ]
     os.utime(runs / finished_run.name, (3, 3))
     again = json.loads(call("runs", "--runs", str(runs), "--json")[1])
@@ -249,6 +258,15 @@ def test_an_empty_folder_of_runs_says_how_to_make_one(call: Call, tmp_path: Path
     wanted = f"no runs in {tmp_path}; `invoke train --seed 42` makes one\n"
     assert call("runs", "--runs", str(tmp_path)) == (0, wanted, "")
     assert call("runs", "--runs", str(tmp_path), "--json") == (0, "[]\n", "")
+
+
+def test_the_runs_are_where_a_variable_says_unless_the_command_says_otherwise(
+    call: Call, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = call("runs", "--runs", str(runs))
+    monkeypatch.setenv("LOCKSTEP_RUNS", str(runs))
+    assert call("runs") == here
+    assert call("runs", "--runs", str(tmp_path))[1].startswith(f"no runs in {tmp_path};")
 
 
 def test_the_doctor_has_a_line_for_each_thing(call: Call) -> None:

@@ -2,14 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, copy_of_tracked_files
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"<!-- (run|in a copy) -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -33,19 +32,9 @@ def run(words: list[str], folder: Path) -> None:
     assert done.returncode == 0, (words, done.stdout, done.stderr)
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A copy of the tracked files, to train and write in."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).exists():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tmp_path / name)
-    return tmp_path
-
-
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run(copy: Path) -> None:
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    copy = copy_of_tracked_files(tmp_path)
     words = commands("run") + commands("in a copy")
     assert len(words) == 10
     for word in words:

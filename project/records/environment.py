@@ -121,9 +121,19 @@ def facts(threads: int, torch_version: str) -> dict[str, Any]:
         "threads": threads,
         "git": git(),
         "image": os.environ.get("LOCKSTEP_IMAGE"),
+        "notebook": from_notebook(),
         "packages": (found := packages()).installed,
         "drift": found.drift,
     }
+
+
+def from_notebook() -> bool:
+    """Whether this process is a notebook's kernel, or was started by one (``!invoke train``).
+
+    Who starts a kernel sets JPY_PARENT_PID, some editors don't; the kernel itself sets MPLBACKEND.
+    """
+    inline = "matplotlib_inline" in os.environ.get("MPLBACKEND", "")
+    return inline or "JPY_PARENT_PID" in os.environ or "ipykernel.kernelapp" in sys.modules
 
 
 def torch_version() -> str:

@@ -121,10 +121,11 @@ class Run:
         try:
             receipt = self.receipt
             test = receipt["results"]["metrics"]["test"] if receipt else {}
+            notebook = receipt["environment"].get("notebook") if receipt else False
             identity = receipt["identity"] if receipt else self.identity
             state = "finished" if receipt else self.state
         except (RunError, KeyError, TypeError):
-            test, identity, state = {}, {}, "altered"
+            test, identity, state, notebook = {}, {}, "altered", False
         return {
             "run": self.name,
             "state": state,
@@ -133,6 +134,7 @@ class Run:
             "seed": int(seed.lstrip("s")) if seed.lstrip("s").isdigit() else None,
             "test accuracy": round(test["accuracy"], 4) if test else None,
             "identity": (identity or {}).get("digest", "")[:12],
+            "from": "notebook" if notebook else None,
         }
 
     def metrics(self) -> list[dict[str, Any]]:

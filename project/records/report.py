@@ -56,12 +56,15 @@ def page(
         "weights sha256": results["weights_sha256"],
         "identity": content["identity"]["digest"],
     }
-    drift = content["environment"]["drift"]
-    warning = f"<p class=warning>Packages not as locked: {html.escape('; '.join(drift))}</p>"
+    cautions = []
+    if drift := content["environment"]["drift"]:
+        cautions.append(f"Packages not as locked: {html.escape('; '.join(drift))}")
+    if content["environment"].get("notebook"):
+        cautions.append("Trained from a notebook, whose cells are in no identity.")
     return _PAGE.format(
         style=_STYLE,
         run=html.escape(content["run"]),
-        warning=warning if drift else "",
+        warning="".join(f"<p class=warning>{text}</p>" for text in cautions),
         facts=_table(
             [[name, f"<code>{html.escape(value)}</code>"] for name, value in facts.items()]
         ),

@@ -60,7 +60,8 @@ def enter(profile: str) -> None:
         name, (found, wanted) = next(iter(differences.items()))
         raise EnvironmentMismatch(
             f"{name}: torch was loaded with {found or 'none'}, profile {profile} wants "
-            f"{wanted or 'none'}; start Python anew and import project before torch."
+            f"{wanted or 'none'}; start Python anew (in a notebook: restart the kernel) and train "
+            "before anything imports torch."
         )
     for name, (_, wanted) in differences.items():
         if wanted is None:

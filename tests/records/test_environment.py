@@ -141,6 +141,7 @@ def test_the_facts_are_those_of_this_process() -> None:
         "threads",
         "git",
         "image",
+        "notebook",
         "packages",
         "drift",
     ]

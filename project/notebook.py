@@ -1,0 +1,77 @@
+"""What notebooks call: data and training in the kernel. Import it before torch."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from project.errors import EnvironmentMismatch
+from project.records import source
+from project.training import profiles
+
+if TYPE_CHECKING:
+    from project.data.arrays import Dataset
+    from project.records.receipt import Run
+
+profiles.prefer("portable")  # so that `import torch` may be the next line
+
+# Source as it was when it was loaded, or earlier; it is in the identity as it is when training
+# starts, which must be the same.
+_SEEN = {
+    path.relative_to(source.PACKAGE.parent).as_posix(): path.read_bytes()
+    for path in source.PACKAGE.rglob("*.py")
+}
+
+
+def train(
+    recipe: str = "digits/base",
+    *overrides: str,
+    seed: int = 0,
+    runs: str | None = None,
+    until: int = 0,
+) -> "Run":
+    """Start a run in this process, go on with it, or return it if it is finished.
+
+    As ``invoke train``, in one worker: ``train("digits", "training.lr=0.01", seed=42)``. Raises
+    EnvironmentMismatch if torch was loaded under another profile, or if the source was changed
+    since; Interrupted as ``run_experiment``.
+    """
+    from project import models
+    from project.config import resolve
+
+    model, _, name = recipe.partition("/")
+    experiment, _ = resolve(
+        model,
+        models.recipe(model, name or "base"),
+        models.config_of(model),
+        seed=seed,
+        overrides=overrides,
+    )
+    profiles.enter(experiment.training.profile)
+    _refuse_changed(model)
+    from project.console import Lines
+    from project.experiment import run_experiment
+    from project.place import Place
+    from project.records import environment
+
+    environment.git.cache_clear()  # a kernel lives longer than a commit
+    run = run_experiment(experiment, Place.default(runs), Lines(sys.stdout), until)
+    assert run  # None is for workers, of which this is none
+    return run
+
+
+def open_data(name: str) -> "Dataset":
+    """A data set of the catalog, fetched and prepared if this machine has it not yet."""
+    from project import experiment
+    from project.console import Lines
+    from project.place import Place
+
+    return experiment.open_data(name, Place.default(), Lines(sys.stdout))
+
+
+def _refuse_changed(model: str) -> None:
+    files = source.files_that_run("project.experiment", f"project.models.{model}.__init__")
+    for name, content in files.items():
+        if _SEEN.setdefault(name, content) != content:
+            raise EnvironmentMismatch(
+                f"{name}: was changed since this process began, wanted it as it was loaded, or the "
+                "identity would be wrong; start Python anew (in a notebook: restart the kernel)."
+            )
