@@ -137,13 +137,14 @@ def train(options: argparse.Namespace) -> int:
     if options.workers is not None:
         options.overrides.append(f"training.workers={options.workers}")
     experiment, _ = _resolved(options)
+    from project.processes import follow_parent
     from project.training import launch, profiles
 
     settings = experiment.training
     profiles.enter(settings.profile)
     workers = launch.count(settings.workers, settings.shards, settings.device)
     if launch.is_worker():
-        launch.follow_parent()
+        follow_parent()
     elif workers > 1:
         return launch.by_torchrun(workers, options.words)
     from project import console

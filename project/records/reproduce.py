@@ -14,6 +14,7 @@ from typing import Any
 
 from project.errors import Interrupted, RunError
 from project.files import write_atomically
+from project.processes import follow_parent
 from project.records import compare, environment, source
 from project.records.compare import Comparison, Difference
 from project.records.receipt import Run, level
@@ -161,7 +162,7 @@ def _project(words: list[str], folder: Path, data: Path) -> int:
         cwd=folder,
         env=os.environ | variables | {"LOCKSTEP_DATA": str(data.absolute())},
         stdout=subprocess.DEVNULL,
-        preexec_fn=_end_with_parent,
+        preexec_fn=follow_parent,
     )
     try:
         return child.wait()
@@ -169,14 +170,6 @@ def _project(words: list[str], folder: Path, data: Path) -> int:
         child.terminate()
         child.wait()
         raise
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 @contextmanager
