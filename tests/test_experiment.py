@@ -16,8 +16,8 @@ from project.errors import Diverged
 from project.experiment import run_experiment
 from project.files import digest_of
 from project.place import Place
-from project.records import environment, trace
-from project.records.receipt import Run
+from project.records import environment, source, trace
+from project.records.receipt import Run, verify
 from project.watch import Watch
 from tests.conftest import command, experiment
 
@@ -111,12 +111,38 @@ def test_what_decides_no_bit_is_not_in_the_identity(
 def test_an_edit_of_the_code_is_another_run(
     train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from project.records import source
-
     files = source.files_that_run("project.experiment", "project.models.digits.__init__")
     files["project/training/loop.py"] += b"# edited\n"
     monkeypatch.setattr(source, "files_that_run", lambda *_: files)
     assert train_briefly().name != finished_run.name
+
+
+def test_what_is_edited_while_a_run_starts_does_not_come_into_its_source(
+    train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, before = source.files_that_run, iter([True])
+
+    def edited_after_the_first_look(*modules: str) -> dict[str, bytes]:
+        files = read(*modules)
+        files["project/training/loop.py"] += b"" if next(before, False) else b"# edited\n"
+        return files
+
+    monkeypatch.setattr(source, "files_that_run", edited_after_the_first_look)
+    run = train_briefly()
+    assert (run.name, verify(run)) == (finished_run.name, [])
+
+
+def test_a_finished_run_is_reported_without_making_its_archive(
+    train_briefly: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, made = source.archive, list[int]()
+
+    def counted(files: dict[str, bytes]) -> bytes:
+        made.append(len(files))
+        return archive(files)
+
+    monkeypatch.setattr(source, "archive", counted)
+    assert [(train_briefly().state, len(made)) for _ in range(2)] == [("finished", 1)] * 2
 
 
 def test_packages_that_are_not_as_locked_are_said_and_recorded(
