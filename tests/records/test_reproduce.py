@@ -169,7 +169,9 @@ def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
     assert ran <= set(kept)
 
 
-@pytest.mark.parametrize("name", ["receipt.json", "trace.bin", "source.zip", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["receipt.json", "trace.bin", "metrics.jsonl", "source.zip", "weights.safetensors"]
+)
 def test_an_altered_run_is_refused_before_anything_is_trained(
     finished_run: Run, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
