@@ -5,7 +5,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +272,14 @@ def _train(setup: Setup, recorder: NullRecorder, until: int) -> bool:
         recorder.resume(setup.steps)
         training.broadcast(setup.workers)
         recorder.doubt(setup.doubts())
+        # Closed however training ends: Python does not exit before its loaders do.
+        steps = batches.steps(
+            training.progress.step, setup.steps, setup.gradient.block, settings.loaders
+        )
         train(
             training,
             setup.gradient,
-            batches.steps(
-                training.progress.step, setup.steps, setup.gradient.block, settings.loaders
-            ),
+            stack.enter_context(closing(steps)),
             steps=setup.steps,
             until=min(until or setup.steps, setup.steps),
             steps_per_epoch=batches.steps_per_epoch,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,25 @@ def test_a_diverged_run_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     done = command("train", "training.lr=1e30", "data.limit=300", f"--runs={tmp_path}")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert (done.returncode, len(errors), "Traceback" in done.stderr) == (2, 1, False)
+
+
+def test_no_loader_outlives_a_training_that_breaks(
+    train_briefly: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the error, and with it all that the training held, is being looked at."""
+    parts = models.module("digits")
+    plain, living = parts.loss, list[int]()
+
+    def breaking(model: Any, batch: Any) -> Any:
+        living.append(len(multiprocessing.active_children()))
+        if living[-1]:
+            raise ZeroDivisionError("a bug")
+        return plain(model, batch)
+
+    monkeypatch.setattr(parts, "loss", breaking)
+    with pytest.raises(ZeroDivisionError) as error:
+        train_briefly("digits/base", "training.loaders=2")
+    assert (living[-1], multiprocessing.active_children(), error.tb is not None) == (2, [], True)
 
 
 def test_without_getting_better_it_stops_after_patience(train_briefly: Train) -> None:
