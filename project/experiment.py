@@ -145,9 +145,9 @@ def _open_run(
 
     with told_in_one_line(place.runs):
         place.runs.mkdir(parents=True, exist_ok=True)
-    with held(place.runs, lambda _: None):
-        if not run.folder.exists():
-            publish_folder(run.folder, lambda part: _write(part, contents()))
+        with held(place.runs, lambda _: None):
+            if not run.folder.exists():
+                publish_folder(run.folder, lambda part: _write(part, contents()))
     if run.identity != identifier:
         found = (run.identity or {}).get("digest", "none")
         raise RunError(
