@@ -135,10 +135,11 @@ def _existing_parent(path: Path) -> Path:
 
 
 @contextmanager
-def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[int]:
     """Hold a folder for this process; if another holds it, say who (once) and wait for its end.
 
     The lock is the kernel's, on the folder itself: it leaves no file and dies with its holder.
+    Given is its file descriptor: a child that inherits it holds the folder too.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -147,7 +148,7 @@ def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             waiting(f"{folder} is held by {_holder(handle)}; waiting for it to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -160,6 +161,24 @@ def is_held(folder: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(folder: Path) -> bool:
+    """Remove a folder of this user's that no living process holds; whether it was one."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if os.fstat(handle).st_uid != os.getuid():
+            return False
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    except BlockingIOError:
+        return False
     finally:
         os.close(handle)
 
