@@ -17,24 +17,21 @@ NOTEBOOKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/
 
 def run(*command: str) -> None:
     """Run a command in the repository's root with our terminal; its exit code becomes ours."""
+    from project.processes import follow_parent  # here: listing the tasks needs none of it
+
+    def as_a_child() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        follow_parent()  # be told to stop (and save) when the task itself is killed
+
     # The child leads no group of its own, so Ctrl-C reaches both: we wait while it saves and ends.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    child = subprocess.Popen(command, preexec_fn=_as_a_child)
+    child = subprocess.Popen(command, preexec_fn=as_a_child)
     signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     code = child.wait()
     signal.signal(signal.SIGINT, before)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if code:
         raise Exit(code=code if code > 0 else 128 - code)
-
-
-def _as_a_child() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.platform == "linux":  # be told to stop (and save) when the task itself is killed
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def project(*words: str) -> None:

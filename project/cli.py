@@ -151,6 +151,7 @@ def train(options: argparse.Namespace) -> int:
     if options.workers is not None:
         options.overrides.append(f"training.workers={options.workers}")
     experiment, _ = _resolved(options)
+    from project.processes import follow_parent
     from project.training import launch, profiles
 
     settings = experiment.training
@@ -161,7 +162,7 @@ def train(options: argparse.Namespace) -> int:
     profiles.enter(settings.profile)
     workers = launch.count(settings.workers, settings.shards, settings.device)
     if launch.is_worker():
-        launch.follow_parent()
+        follow_parent()
     elif workers > 1:
         return launch.by_torchrun(workers, options.words)
     from project import console
@@ -306,7 +307,7 @@ def compare(options: argparse.Namespace) -> int:
     a, b = find_run(options.a, folder), find_run(options.b, folder)
     found = comparing.compare(a, b)
     if options.report:
-        write_atomically(Path(options.report), comparing.page(a, b, found))
+        write_atomically(Path(options.report), comparing.page(a, b, found), "--report FILE")
     if options.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:

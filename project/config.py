@@ -160,7 +160,7 @@ def resolve(
     from omegaconf import OmegaConf
 
     classes: dict[str, type[Any]] = {"data": Data, "model": config, "training": Training}
-    written, problems = _written(recipe, overrides)
+    written, problems = _written(recipe, overrides, set(classes))
     if not 0 <= seed < 2**63:
         problems.append(f"seed: found {seed}, wanted int from 0 to {2**63 - 1}")
     sections = {name: OmegaConf.structured(kind) for name, kind in classes.items()}
@@ -193,7 +193,9 @@ def resolve(
     return experiment, written
 
 
-def _written(recipe: Path, overrides: Iterable[str]) -> tuple[dict[str, Source], list[str]]:
+def _written(
+    recipe: Path, overrides: Iterable[str], sections: set[str]
+) -> tuple[dict[str, Source], list[str]]:
     """What a recipe and the overrides say, by dotted key, and what in them is no setting at all."""
     written: dict[str, Source] = {}
     problems: list[str] = []
@@ -210,7 +212,7 @@ def _written(recipe: Path, overrides: Iterable[str]) -> tuple[dict[str, Source],
         if isinstance(values, dict):
             for name, value in values.items():
                 written[f"{section}.{name}"] = Source(value, _place(recipe))
-        else:
+        elif values is not None or section not in sections:  # an empty section sets nothing
             written[str(section)] = Source(values, _place(recipe))
     for override in overrides:
         key, equals, text = override.partition("=")

@@ -1,9 +1,11 @@
 """The story of a run: config -> data -> model -> training -> receipt, top to bottom."""
 
 import dataclasses
+import functools
 import json
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +60,30 @@ def run_experiment(
     profiles.enter(settings.profile)
     enforce(settings.profile, settings.device)
     dataset = open_data(experiment.data.name, place, watch)
-    parts = what_decides(experiment, dataset)
+    files = _files_that_run(experiment)  # once, as people edit while a run starts
+    parts = what_decides(experiment, dataset, files)
     with joined(settings.shards, settings.device) as workers:
         if workers.spare:
             return None
         if not workers.first:
             _help(experiment, dataset, parts, workers, until)
             return None
-        run, contents = _open_run(experiment, parts, place, watch)
+        run, contents = _open_run(experiment, files, parts, place, watch)
         with held(run.folder, watch.say):
             finished = run.receipt is not None
             workers.broadcast_bytes(
                 canonical_json({"identity": run.identity, "finished": finished})
             )
             if not finished:
-                _write(run.folder, contents)  # what stands beside the results is what ran
+                _write(run.folder, contents())  # what stands beside the results is what ran
                 _train_to_receipt(Setup(experiment, dataset, workers), run, watch, until)
     return run
 
 
-def what_decides(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
-    """All that decides the bits, by the parts of the identity."""
+def what_decides(
+    experiment: Experiment, dataset: Dataset, files: dict[str, bytes]
+) -> dict[str, Any]:
+    """All that decides the bits, by the parts of the identity; ``files`` are the source's."""
     profile = {"name": experiment.training.profile, "device": experiment.training.device}
     if experiment.training.profile == "native":
         profile["cpu"] = environment.cpu()["model"]
@@ -86,7 +91,7 @@ def what_decides(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
         profile["gpu"] = torch.cuda.get_device_name()
     return {
         "experiment": experiment.as_dict(bits_only=True),
-        "source": source.digests(_files_that_run(experiment)),
+        "source": source.digests(files),
         "data": dataset.digest,
         "packages": environment.packages().as_identity(),
         "profile": profile,
@@ -110,9 +115,13 @@ def open_data(name: str, place: Place, watch: Watch) -> Dataset:
 
 
 def _open_run(
-    experiment: Experiment, parts: dict[str, Any], place: Place, watch: Watch
-) -> tuple[Run, dict[str, bytes]]:
-    """The run's folder, made if it is not there, and the files that it begins with."""
+    experiment: Experiment,
+    files: dict[str, bytes],
+    parts: dict[str, Any],
+    place: Place,
+    watch: Watch,
+) -> tuple[Run, Callable[[], dict[str, bytes]]]:
+    """The run's folder, made if it is not there, and how to get the files that it begins with."""
     identifier = identity(**parts)
     if drift := environment.packages().drift:
         watch.say(
@@ -122,20 +131,23 @@ def _open_run(
     name = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-{identifier['digest'][:8]}"
     run = Run(place.runs / name)
 
-    # What training runs is in the identity; with the rest the archive can train by itself.
-    kept = source.files_that_run("project.__main__") | _files_that_run(experiment)
-    kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
-    contents = {
-        "experiment.yaml": experiment.as_yaml(),
-        "source.zip": source.archive(kept),
-        "parts.json": readable_json(parts),
-        "identity.json": readable_json(identifier),
-    }
+    @functools.cache  # a finished run that is only reported wants none of them
+    def contents() -> dict[str, bytes]:
+        # What training runs is in the identity; with the rest the archive can train by itself.
+        kept = source.files_that_run("project.__main__") | files
+        kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
+        return {
+            "experiment.yaml": experiment.as_yaml(),
+            "source.zip": source.archive(kept),
+            "parts.json": readable_json(parts),
+            "identity.json": readable_json(identifier),
+        }
+
     with told_in_one_line(place.runs):
         place.runs.mkdir(parents=True, exist_ok=True)
-    with held(place.runs, lambda _: None):
-        if not run.folder.exists():
-            publish_folder(run.folder, lambda part: _write(part, contents))
+        with held(place.runs, lambda _: None):
+            if not run.folder.exists():
+                publish_folder(run.folder, lambda part: _write(part, contents()))
     if run.identity != identifier:
         found = (run.identity or {}).get("digest", "none")
         raise RunError(
@@ -260,12 +272,14 @@ def _train(setup: Setup, recorder: NullRecorder, until: int) -> bool:
         recorder.resume(setup.steps)
         training.broadcast(setup.workers)
         recorder.doubt(setup.doubts())
+        # Closed however training ends: Python does not exit before its loaders do.
+        steps = batches.steps(
+            training.progress.step, setup.steps, setup.gradient.block, settings.loaders
+        )
         train(
             training,
             setup.gradient,
-            batches.steps(
-                training.progress.step, setup.steps, setup.gradient.block, settings.loaders
-            ),
+            stack.enter_context(closing(steps)),
             steps=setup.steps,
             until=min(until or setup.steps, setup.steps),
             steps_per_epoch=batches.steps_per_epoch,

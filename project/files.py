@@ -15,6 +15,8 @@ from typing import Any
 
 from project.errors import RunError
 
+RUNS, DATA = "--runs DIR", "LOCKSTEP_DATA=DIR"  # how a user names another folder for either
+
 
 def canonical_json(value: Any) -> bytes:
     """The one byte string that stands for a JSON value: sorted keys, no spaces, no NaN."""
@@ -55,13 +57,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, setting: str = RUNS) -> None:
     """Write a file that is there as a whole or not at all, also when the power goes.
 
     Raises RunError if the disk is full or the folder cannot be written; nothing is left behind.
     """
     part = path.with_name(f".{path.name}.part")
-    with told_in_one_line(path):
+    with told_in_one_line(path, setting):
         try:
             write_flushed(part, content)
             os.replace(part, path)
@@ -88,14 +90,14 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def publish_folder(final: Path, write: Callable[[Path], None]) -> None:
+def publish_folder(final: Path, write: Callable[[Path], None], setting: str = RUNS) -> None:
     """Let ``write`` fill a folder beside ``final``, then give it that name by one rename.
 
     A folder that a killed process left half-written is removed first. Raises RunError as
     write_atomically does, and then leaves nothing behind.
     """
     part = final.with_name(f".{final.name}.part")
-    with told_in_one_line(final):
+    with told_in_one_line(final, setting):
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
@@ -109,18 +111,22 @@ def publish_folder(final: Path, write: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def told_in_one_line(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into a RunError that says what to do."""
+def told_in_one_line(path: Path, setting: str = RUNS) -> Iterator[None]:
+    """Turn the operating system's refusal to write into a RunError that says what to do.
+
+    ``setting`` is how the user names another folder; empty where there is no other.
+    """
     try:
         yield
     except OSError as error:
+        other = f" or name another ({setting})" if setting else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing_parent(path)).free
             reason = f"no space left on the disk ({free / 1e6:.1f} MB free); free some"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            reason = "the folder cannot be written; make it writable or name another (--runs DIR)"
+            reason = f"the folder cannot be written; make it writable{other}"
         else:
-            reason = f"{error.strerror or error}; mend the disk or name another folder"
+            reason = f"{error.strerror or error}; mend that{other}"
         raise RunError(f"{path}: {reason}, then run the same command again.") from error
 
 
@@ -129,10 +135,11 @@ def _existing_parent(path: Path) -> Path:
 
 
 @contextmanager
-def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[int]:
     """Hold a folder for this process; if another holds it, say who (once) and wait for its end.
 
     The lock is the kernel's, on the folder itself: it leaves no file and dies with its holder.
+    Given is its file descriptor: a child that inherits it holds the folder too.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -141,7 +148,7 @@ def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             waiting(f"{folder} is held by {_holder(handle)}; waiting for it to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -154,6 +161,24 @@ def is_held(folder: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(folder: Path) -> bool:
+    """Remove a folder of this user's that no living process holds; whether it was one."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if os.fstat(handle).st_uid != os.getuid():
+            return False
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    except BlockingIOError:
+        return False
     finally:
         os.close(handle)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from project import cli
+from project.errors import DataError
 from project.models.digits import Preprocess
 from project.records.receipt import Run
 from tests.conftest import ROOT, command
@@ -90,6 +91,23 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2(
     code, out, err = call(*words)
     assert (code, out, err.count("\n"), (tmp_path / "runs").exists()) == (2, "", 1, False)
     assert err.startswith(f"error: {told}")
+
+
+def test_a_bad_example_that_a_loader_meets_is_told_in_one_line_too(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.data import get_worker_info
+
+    def refusing(_: Preprocess, inputs: Any, generator: Any) -> Any:
+        if get_worker_info():
+            raise DataError("picture 3: found nothing in it.")
+        return inputs
+
+    monkeypatch.setattr(Preprocess, "augment", refusing)
+    code, out, err = call("train", *BRIEF, "training.loaders=2", "--runs", str(tmp_path))
+    (run,) = tmp_path.iterdir()
+    told = f"{run.name}: starts of 2\nerror: picture 3: found nothing in it.\n"
+    assert (code, out, err) == (2, "", told)
 
 
 def test_the_exit_code_is_that_of_the_process() -> None:

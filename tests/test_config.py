@@ -115,6 +115,17 @@ def test_an_empty_recipe_is_all_defaults(resolved: Resolve) -> None:
     assert (parts, written) == (tuple(type(part)() for part in parts), {})
 
 
+def test_an_empty_section_sets_nothing_and_a_mistyped_one_is_refused(resolved: Resolve) -> None:
+    recipe = "data:\n  name: digits\nmodel:\ntraining:\n"
+    assert resolved(recipe) == resolved("data:\n  name: digits\n")
+    assert resolved(recipe, "training.epochs=2")[0].training.epochs == 2
+    hint = "no such setting. Did you mean training.lr? (python -m project config digits lists all)"
+    assert problems(lambda: resolved("trainings:\n", "training=")) == [
+        f"digits/recipes/mine.yaml: trainings: {hint}",
+        f"override: training: {hint}",
+    ]
+
+
 def test_an_override_wins_over_the_recipe_and_1e_3_is_a_number(resolved: Resolve) -> None:
     recipe = "training:\n  lr: 1e-4\n  epochs: 3\n"
     training = resolved(recipe, "training.lr=1e-3", "training.clip=1")[0].training

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from project.errors import Diverged
 from project.experiment import run_experiment
 from project.files import digest_of
 from project.place import Place
-from project.records import environment, trace
-from project.records.receipt import Run
+from project.records import environment, source, trace
+from project.records.receipt import Run, verify
 from project.watch import Watch
 from tests.conftest import command, experiment
 
@@ -111,12 +112,38 @@ def test_what_decides_no_bit_is_not_in_the_identity(
 def test_an_edit_of_the_code_is_another_run(
     train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from project.records import source
-
     files = source.files_that_run("project.experiment", "project.models.digits.__init__")
     files["project/training/loop.py"] += b"# edited\n"
     monkeypatch.setattr(source, "files_that_run", lambda *_: files)
     assert train_briefly().name != finished_run.name
+
+
+def test_what_is_edited_while_a_run_starts_does_not_come_into_its_source(
+    train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, before = source.files_that_run, iter([True])
+
+    def edited_after_the_first_look(*modules: str) -> dict[str, bytes]:
+        files = read(*modules)
+        files["project/training/loop.py"] += b"" if next(before, False) else b"# edited\n"
+        return files
+
+    monkeypatch.setattr(source, "files_that_run", edited_after_the_first_look)
+    run = train_briefly()
+    assert (run.name, verify(run)) == (finished_run.name, [])
+
+
+def test_a_finished_run_is_reported_without_making_its_archive(
+    train_briefly: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, made = source.archive, list[int]()
+
+    def counted(files: dict[str, bytes]) -> bytes:
+        made.append(len(files))
+        return archive(files)
+
+    monkeypatch.setattr(source, "archive", counted)
+    assert [(train_briefly().state, len(made)) for _ in range(2)] == [("finished", 1)] * 2
 
 
 def test_packages_that_are_not_as_locked_are_said_and_recorded(
@@ -155,6 +182,25 @@ def test_a_diverged_run_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     done = command("train", "training.lr=1e30", "data.limit=300", f"--runs={tmp_path}")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert (done.returncode, len(errors), "Traceback" in done.stderr) == (2, 1, False)
+
+
+def test_no_loader_outlives_a_training_that_breaks(
+    train_briefly: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the error, and with it all that the training held, is being looked at."""
+    parts = models.module("digits")
+    plain, living = parts.loss, list[int]()
+
+    def breaking(model: Any, batch: Any) -> Any:
+        living.append(len(multiprocessing.active_children()))
+        if living[-1]:
+            raise ZeroDivisionError("a bug")
+        return plain(model, batch)
+
+    monkeypatch.setattr(parts, "loss", breaking)
+    with pytest.raises(ZeroDivisionError) as error:
+        train_briefly("digits/base", "training.loaders=2")
+    assert (living[-1], multiprocessing.active_children(), error.tb is not None) == (2, [], True)
 
 
 def test_without_getting_better_it_stops_after_patience(train_briefly: Train) -> None:

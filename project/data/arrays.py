@@ -14,6 +14,7 @@ from project.data import decode as decoding
 from project.data.catalog import SPLITS, Entry
 from project.errors import DataError, RunError
 from project.files import (
+    DATA,
     canonical_json,
     digest_of,
     held,
@@ -62,14 +63,15 @@ def open_dataset(
     changed since they were last checked are hashed again. Raises DataError if they were altered.
     """
     home = folder / _name(entry)
-    if not (home / "manifest.json").exists():
-        _prepare(entry, home, fetch, say)
-    manifest = _manifest(entry, home)
-    _verify(entry, home, manifest, say)
-    splits = {
-        split: Split(_mapped(home / f"{split}-inputs.npy"), _mapped(home / f"{split}-labels.npy"))
-        for split in SPLITS
-    }
+    with told_in_one_line(home, DATA):
+        if not (home / "manifest.json").exists():
+            _prepare(entry, home, fetch, say)
+        manifest = _manifest(entry, home)
+        _verify(entry, home, manifest, say)
+        splits = {
+            split: Split(*(_mapped(home / f"{split}-{kind}.npy") for kind in ("inputs", "labels")))
+            for split in SPLITS
+        }
     digest = digest_of(canonical_json(manifest))
     return Dataset(entry.name, entry.labels, digest, splits)
 
@@ -98,16 +100,19 @@ def _prepare(
             for kind, array in zip(("inputs", "labels"), pair, strict=True):
                 path = part / f"{split}-{kind}.npy"
                 with path.open("wb") as file:
-                    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                    # Not by write_array, which gives no reason when the disk is full.
+                    values = np.ascontiguousarray(array)
+                    head = np.lib.format.header_data_from_array_1_0(values)
+                    np.lib.format.write_array_header_1_0(file, head)
+                    file.write(values.data)
                 sizes[path.name] = digest_of(path)
         manifest = {"data": entry.name, "labels": entry.labels, "sha256": sizes}
         write_flushed(part / "manifest.json", readable_json(manifest))
 
-    with told_in_one_line(home):
-        home.parent.mkdir(parents=True, exist_ok=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
     with held(home.parent, say):
         if not (home / "manifest.json").exists():  # another process may have been faster
-            publish_folder(home, write)
+            publish_folder(home, write, DATA)
 
 
 def _manifest(entry: Entry, home: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Batches as a function of (seed, step, shard): nothing is remembered between two of them."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from project.data.arrays import Split
 from project.data.order import Order
+from project.errors import LockstepError
 from project.files import key_of
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n,) int64
 Step = tuple[int, Iterable[Batch]]  # samples in the whole batch, and shards of it
+Steps = Generator[Step, None, None]
 Encode = Callable[[NDArray[Any], torch.Generator], torch.Tensor]
 
 _IDS_AHEAD = 4096  # evaluated at once, because a NumPy call costs as much for 4,096 ids as for 50
@@ -63,21 +65,27 @@ class Batches:
         labels = torch.from_numpy(self.split.labels[chosen])
         return self.encode(self.split.inputs[chosen], self._generator), labels
 
-    def steps(self, first: int, last: int, block: range, loaders: int = 0) -> Iterator[Step]:
+    def steps(self, first: int, last: int, block: range, loaders: int = 0) -> Steps:
         """Each step from ``first`` up to ``last``: its number of samples and the block's shards.
 
         With ``loaders``, background processes assemble them: the path for examples that need
         Python, one by one, to decode. A batch is a function of its place, so it has the same bits
-        whoever assembles it, however many they are.
+        whoever assembles it, however many they are. A mistake that one of them meets, such as
+        DataError, is raised here as it was, at its step. Closing the steps ends the processes.
         """
         if loaders == 0:
             return (
                 (len(self.ids(step)), (self.at(step, shard) for shard in block))
                 for step in range(first, last)
             )
+        return self._loaded(_Steps(self, first, last, block), loaders)
+
+    def _loaded(self, steps: "_Steps", loaders: int) -> Steps:
         # No batch size: it hands over whole steps as they come from the data set.
-        steps = _Steps(self, first, last, block)
-        return iter(DataLoader(steps, None, num_workers=loaders, worker_init_fn=_leave_signals))
+        for step in DataLoader(steps, None, num_workers=loaders, worker_init_fn=_leave_signals):
+            if isinstance(step, LockstepError):
+                raise step
+            yield step
 
 
 def _leave_signals(_: int) -> None:
@@ -86,8 +94,12 @@ def _leave_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _Steps(Dataset[Step]):
-    """The steps of a run as a data set for torch's DataLoader."""
+class _Steps(Dataset[Step | LockstepError]):
+    """The steps of a run as a data set for torch's DataLoader.
+
+    A mistake is handed over in the place of its step: what is raised in a loader, torch would
+    raise again with the loader's traceback for a message.
+    """
 
     def __init__(self, batches: Batches, first: int, last: int, block: range):
         self.batches, self.first, self.last, self.block = batches, first, last, block
@@ -95,9 +107,13 @@ class _Steps(Dataset[Step]):
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __getitem__(self, index: int) -> Step:
+    def __getitem__(self, index: int) -> Step | LockstepError:
         step = self.first + index
-        return len(self.batches.ids(step)), [self.batches.at(step, shard) for shard in self.block]
+        try:
+            shards = [self.batches.at(step, shard) for shard in self.block]
+        except LockstepError as mistake:
+            return mistake
+        return len(self.batches.ids(step)), shards
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from project.data.catalog import Entry, SourceFile
-from project.errors import DataError
-from project.files import digest_of, told_in_one_line
+from project.errors import DataError, RunError
+from project.files import DATA, digest_of, told_in_one_line
 
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 
@@ -52,6 +52,8 @@ def _fetched(
         address += file.name if address.endswith("/") else ""
         try:
             return _downloaded(address, file, cache / entry.name, say, bar)
+        except RunError:  # our own folder, not the mirror
+            raise
         except Exception as error:  # whatever one mirror does, the next may be well
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             tried.append(f"{address}: {reason[:160]}")
@@ -90,7 +92,7 @@ def _downloaded(
 
     pooch.get_logger().setLevel(logging.ERROR)
     say(f"fetching {file.name} from {address}")
-    with told_in_one_line(folder):
+    with told_in_one_line(folder, DATA):
         folder.mkdir(parents=True, exist_ok=True)
     downloader = pooch.HTTPDownloader(progressbar=bar(file.name) if bar else False, timeout=30)
     # pooch downloads to a temporary file, checks the digest and only then renames.

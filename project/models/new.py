@@ -41,11 +41,11 @@ def write_model(name: str) -> list[Path]:
                 copy.parent.mkdir(exist_ok=True)
                 copy.write_text(text)
 
-    publish_folder(FOLDER / name, write)
+    publish_folder(FOLDER / name, write, setting="")
     written = sorted(path for path in (FOLDER / name).rglob("*") if path.is_file())
     if _TESTS.parent.exists():
-        with told_in_one_line(_TESTS):
+        with told_in_one_line(_TESTS, setting=""):
             _TESTS.mkdir(exist_ok=True)
-        write_atomically(_TESTS / f"test_{name}.py", _TEST.format(name=name).encode())
+        write_atomically(_TESTS / f"test_{name}.py", _TEST.format(name=name).encode(), setting="")
         written.append(_TESTS / f"test_{name}.py")
     return written

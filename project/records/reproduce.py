@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import Interrupted, RunError
-from project.files import write_atomically
+from project.files import held, remove_abandoned, write_atomically
+from project.processes import follow_parent
 from project.records import compare, environment, source
 from project.records.compare import Comparison, Difference
 from project.records.receipt import Run, level
@@ -68,8 +69,8 @@ def reproduce(
     uncovered = not_covered(run)
     if uncovered:
         say(f"NOT COVERED: {uncovered}; other bits would break no promise")
-    with _temporary_folder() as folder:
-        again, code = _train_again(run, folder, data, steps)
+    with _temporary_folder(say) as (folder, lock):
+        again, code = _train_again(run, folder, lock, data, steps)
         found = again and compare.compare(run, again)
         # A run that ended early has told nothing, unless it had parted before.
         if not found or (found.step is None and (code or found.steps[1] < (steps or 0))):
@@ -117,14 +118,16 @@ def not_covered(run: Run) -> str:
     return "" if here["model"] == recorded["cpu"]["model"] else f"{text}, here is {here['model']}"
 
 
-def _train_again(run: Run, folder: Path, data: Path, steps: int | None) -> tuple[Run | None, int]:
+def _train_again(
+    run: Run, folder: Path, lock: int, data: Path, steps: int | None
+) -> tuple[Run | None, int]:
     """The run that the recorded source makes here (None if it made none), and its exit code."""
     experiment = run.experiment()
     _restore(run, experiment, folder)
     words = ["train", f"{experiment['name']}/{experiment['recipe']}"]
     words += ["--seed", str(experiment["seed"]), "--runs", str(folder / "runs")]
     words += ["--until", str(steps)] if steps else []
-    code = _project(words, folder, data)
+    code = _project(words, folder, lock, data)
     made = [path.parent for path in folder.glob("runs/*/trace.bin")]
     return (Run(made[0]) if made else None), code
 
@@ -146,7 +149,7 @@ def _restore(run: Run, experiment: dict[str, Any], folder: Path) -> None:
         shutil.copy(environment.LOCK, folder / "Pipfile.lock")
 
 
-def _project(words: list[str], folder: Path, data: Path) -> int:
+def _project(words: list[str], folder: Path, lock: int, data: Path) -> int:
     """Run a verb of the project that lies in a folder; its messages are shown, its output not."""
     # Folders that were named from where the user stands.
     lists = {
@@ -161,7 +164,8 @@ def _project(words: list[str], folder: Path, data: Path) -> int:
         cwd=folder,
         env=os.environ | variables | {"LOCKSTEP_DATA": str(data.absolute())},
         stdout=subprocess.DEVNULL,
-        preexec_fn=_end_with_parent,
+        preexec_fn=follow_parent,
+        pass_fds=[lock],  # if we are killed, the folder is held until the child has ended
     )
     try:
         return child.wait()
@@ -171,25 +175,26 @@ def _project(words: list[str], folder: Path, data: Path) -> int:
         raise
 
 
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
 @contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, also when a signal asks to stop, unless it was renamed."""
+def _temporary_folder(say: Callable[[str], None]) -> Iterator[tuple[Path, int]]:
+    """A folder that is gone afterwards, also when a signal asks to stop, unless it was renamed.
+
+    Given are its path and its lock. After SIGKILL it stays, until it is removed here the next time.
+    """
+    for left in Path(tempfile.gettempdir()).glob("lockstep-reproduce-*.part"):
+        if remove_abandoned(left):
+            say(f"removed {left}, which a reproduction that was killed had left")
 
     def stop(number: int, _: object) -> None:
         raise Interrupted(number, "stopped reproducing")
 
     before = signal.signal(signal.SIGTERM, stop)
-    folder = Path(tempfile.mkdtemp(prefix="lockstep-", suffix=".part")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix="lockstep-reproduce-", suffix=".new")).resolve()
     try:
-        yield folder
+        with held(folder, say) as lock:
+            # It gets the name by which it may be removed only now that it is held.
+            folder = folder.rename(folder.with_suffix(".part"))
+            yield folder, lock
     finally:
         asked = signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks twice must not break this
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

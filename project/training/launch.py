@@ -1,6 +1,5 @@
 """Starts a run's workers on this machine, by torchrun, and tells how they ended."""
 
-import ctypes
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from project.errors import Interrupted, LockstepError
+from project.processes import follow_parent
 
 _OUTCOME = "LOCKSTEP_OUTCOME"  # folder in which the workers leave what they have to say at the end
 _RESTARTS = 3  # after a worker died, before it is taken for a fault that comes again
@@ -113,13 +113,6 @@ def note(end: Exception) -> int:
     kind = "stop" if isinstance(end, Interrupted) else "error"
     Path(os.environ[_OUTCOME], f"{kind}-{rank()}").write_text(json.dumps([kind, str(end)]))
     return 0
-
-
-def follow_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies; on Linux only."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def main() -> int:

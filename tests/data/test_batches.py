@@ -14,6 +14,7 @@ from PIL import Image
 
 from project.data.arrays import Split
 from project.data.batches import Batches, Blocks, Encode, Step
+from project.errors import DataError
 
 Bytes = list[list[tuple[bytes, bytes]]]  # of each shard of each step
 
@@ -138,6 +139,26 @@ def test_any_number_of_loaders_gives_the_same_bytes(kind: str) -> None:
     alone = assembled(0)
     assert (len(alone), {len(step) for step in alone}) == (7, {4})
     assert [assembled(loaders) == alone for loaders in (1, 2, 3)] == [True] * 3
+
+
+def test_a_bad_example_is_told_in_the_same_words_by_whoever_meets_it() -> None:
+    def refusing(raw: NDArray[Any], _: torch.Generator) -> torch.Tensor:
+        if 57 in raw:
+            raise DataError("example 57: found no picture.")
+        return torch.from_numpy(raw)
+
+    def told(loaders: int) -> tuple[int, str]:
+        seen = 0
+        with pytest.raises(DataError) as error:
+            for _, shards in numbered(100, refusing).steps(0, 5, range(4), loaders):
+                seen += len(list(shards)) == 4
+        return seen, str(error.value)
+
+    place = next(step for step in range(5) if 57 in numbered(100).ids(step))
+    assert [told(loaders) for loaders in (0, 1, 3)] == [
+        (place, "example 57: found no picture.")
+    ] * 3
+    assert place > 0
 
 
 def test_evaluation_sees_a_split_from_its_first_row_to_its_last() -> None:

@@ -57,6 +57,31 @@ def test_a_full_runs_folder_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     assert done.stdout.split() == ["filler"]
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ("size=1m,ro", "cannot be written; make it writable or name another (LOCKSTEP_DATA=DIR)"),
+        ("size=1m,mode=0", "cannot be written; make it writable or name another (LOCKSTEP_DATA"),
+        ("size=64k", "no space left on the disk"),
+    ],
+    ids=["read-only", "closed", "full"],
+)
+def test_a_data_folder_that_cannot_be_filled_is_told_by_the_setting_that_names_it(
+    tmp_path: Path, options: str, wanted: str
+) -> None:
+    data = tmp_path / "data"
+    drop = "setpriv --bounding-set=-dac_override,-dac_read_search"  # or root may do all
+    done = on_a_mount(
+        options,
+        data,
+        f"LOCKSTEP_DATA='{data}' {drop} {training(tmp_path / 'runs')}; code=$?;"
+        f" find '{data}' -type f; exit $code",
+    )
+    line = one_line(done)
+    assert (line.startswith(f"error: {data}/arrays/"), wanted in line) == (True, True), line
+    assert (done.stdout, (tmp_path / "runs").exists()) == ("", False)
+
+
 def test_a_disk_that_fills_in_mid_run_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     """The third checkpoint does not fit; with more room the same command ends as it should."""
     runs, elsewhere = tmp_path / "runs", tmp_path / "undisturbed"

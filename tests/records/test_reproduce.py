@@ -14,7 +14,7 @@ import pytest
 
 from project import cli
 from project.experiment import run_experiment
-from project.files import canonical_json, digest_of, readable_json
+from project.files import canonical_json, digest_of, held, is_held, readable_json, remove_abandoned
 from project.place import Place
 from project.records import environment
 from project.records.receipt import Run, level, verify
@@ -169,7 +169,9 @@ def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
     assert ran <= set(kept)
 
 
-@pytest.mark.parametrize("name", ["receipt.json", "trace.bin", "source.zip", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["receipt.json", "trace.bin", "metrics.jsonl", "source.zip", "weights.safetensors"]
+)
 def test_an_altered_run_is_refused_before_anything_is_trained(
     finished_run: Run, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,30 +273,56 @@ def test_a_machine_that_the_level_does_not_cover_is_said(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_is_stopped_leaves_no_process_and_no_folder(
     finished_run: Run, tmp_path: Path, number: signal.Signals
 ) -> None:
-    words = [sys.executable, "-m", "project", "reproduce", str(finished_run.folder)]
-    # A session of its own, as the signal is to reach this process only.
+    process, child = reproducing(finished_run, tmp_path)
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode == 128 + number
+    while running(child):
+        time.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_killed_reproduction_leaves_is_removed_by_the_next_when_nobody_works_in_it(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    process, child = reproducing(finished_run, tmp_path)
+    (left,) = tmp_path.iterdir()
+    os.kill(int(child), signal.SIGSTOP)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert (is_held(left), remove_abandoned(left), left.exists()) == (True, False, True)
+    os.kill(int(child), signal.SIGCONT)
+    while running(child):
+        time.sleep(0.01)
+    process.communicate()
+    assert (is_held(left), left.exists()) == (False, True)
+
+    living = tmp_path / "lockstep-reproduce-of-another.part"
+    living.mkdir()
+    with held(living, print):
+        words = ("reproduce", str(finished_run.folder), "--steps=2")
+        done = project(ROOT, *words, TMPDIR=str(tmp_path))
+    assert (done.returncode, list(tmp_path.iterdir())) == (0, [living]), done.stderr
+    assert f"removed {left}, which a reproduction that was killed had left\n" in done.stderr
+
+
+def reproducing(run: Run, temporary: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A reproduction that has come to its training, and the process that trains."""
     process = subprocess.Popen(
-        words,
+        [sys.executable, "-m", "project", "reproduce", str(run.folder)],
         cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
-        start_new_session=True,
+        start_new_session=True,  # as a signal is to reach this process only
     )
     while not (child := training_child(process.pid)):
         time.sleep(0.01)
-    process.send_signal(number)
-    code = process.wait()
-    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
-    while running(child):
-        time.sleep(0.01)
-    if number != signal.SIGKILL:
-        assert list(tmp_path.iterdir()) == []
-    assert process.stderr
-    process.stderr.close()
+    return process, child
 
 
 def training_child(pid: int) -> str:

@@ -1,0 +1,16 @@
+"""What a process owes to the one that started it."""
+
+import ctypes
+import signal
+import sys
+
+
+def follow_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies; on Linux only.
+
+    So what was started saves and ends also when its starter is killed. As ``preexec_fn`` of a
+    child, or called by the child itself.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
