@@ -198,13 +198,29 @@ def run(
 
 def shell(torch: str, watch: Watch) -> int:
     """A shell in the develop image, on this working tree; its exit code."""
+    return _develop(torch, watch, ["bash"], [])
+
+
+def lab(torch: str, port: int, watch: Watch) -> int:
+    """JupyterLab of the develop image, on this working tree, at a port of this machine alone."""
+    command = ["invoke", "notebook", "--ip", "0.0.0.0", "--port", str(port)]
+    return _develop(torch, watch, command, ["--publish", f"127.0.0.1:{port}:{port}"])
+
+
+def _develop(torch: str, watch: Watch, command: Sequence[str], options: Sequence[str]) -> int:
+    """Run a command in the develop image as the owner of this working tree; its exit code."""
     image = build("develop", torch, watch)
     # Not the host's .venv: a volume, which begins as a copy of the image's.
     volume = f"type=volume,source=lockstep-venv-{torch}-{digest_of(environment.LOCK)[:8]}"
-    command = ["docker", "run", "--rm", "--init", "--user", _user(ROOT)]
-    command += ["--mount", mount(ROOT, INSIDE), "--mount", f"{volume},target={INSIDE / '.venv'}"]
-    command += ["--interactive", *(["--tty"] if sys.stdin.isatty() else []), "--env", "HOME=/tmp"]
-    return subprocess.run([*command, image, "bash"]).returncode
+    name = f"lockstep-{uuid.uuid4().hex[:12]}"
+    words = ["docker", "run", "--rm", "--init", "--name", name, "--user", _user(ROOT)]
+    words += ["--mount", mount(ROOT, INSIDE), "--mount", f"{volume},target={INSIDE / '.venv'}"]
+    words += ["--shm-size", "1g", "--env", "HOME=/tmp", "--sig-proxy=false", *options]
+    words += ["--interactive", *(["--tty"] if sys.stdin.isatty() else [])]
+    code = _wait([*words, image, *command], name, None)
+    if code == 125 and "--publish" in options:  # the engine's own code; it has said the rest
+        raise ImageError(f"port {options[-1]}: the engine cannot publish it; try --port N.")
+    return code
 
 
 def push(repository: str, torch: str, watch: Watch) -> str:

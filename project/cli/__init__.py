@@ -1,0 +1,82 @@
+"""The verbs: ``python -m project train digits/base --seed 42``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from project.cli import images, runs, training, workspace
+from project.cli.verbs import Verbs
+from project.errors import Interrupted, LockstepError, WorkerLost
+from project.files import nearest
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 1 for "no", 2 for a mistake, 128 + signal when stopped."""
+    parser, verbs = _parser()
+    words = sys.argv[1:] if words is None else words
+    if words and words[0][:1] != "-" and words[0] not in verbs:
+        parser.error(
+            f"{words[0]}: no such verb.{nearest(words[0], verbs)} (there are {', '.join(verbs)})"
+        )
+    # argparse takes positional words only in one piece; overrides may also follow the options.
+    options, more = parser.parse_known_args(words)
+    if more and ("overrides" not in options or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        options.overrides += more
+    options.words = words
+    try:
+        return int(options.verb(options) or 0)
+    except (LockstepError, Interrupted, WorkerLost) as end:
+        return _told(end)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stderr.close()
+        return 141
+
+
+def entry() -> NoReturn:
+    """The process ``python -m project`` or ``lockstep``, from its words to its exit code."""
+    code = main()
+    if "RANK" in os.environ:  # gloo's threads have been seen to abort a process that ends slowly
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _told(end: Exception) -> int:
+    """Say what ended a verb, to people or to the process that started this worker; the code."""
+    from project.training import launch
+
+    if launch.is_watched() and not isinstance(end, WorkerLost):
+        return launch.note(end)
+    if isinstance(end, Interrupted):
+        print(f"{end}; run the same command to go on", file=sys.stderr)
+        return 128 + end.signal
+    if isinstance(end, WorkerLost):
+        print(f"{end}; to be started again from the last checkpoint", file=sys.stderr)
+        return 75  # EX_TEMPFAIL of sysexits.h
+    print(f"error: {end}", file=sys.stderr)
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its mistakes told in one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (`python -m {self.prog} --help` tells more)\n")
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    parser = _Parser(
+        prog="project", description="Lockstep: training runs with the same bits, and a receipt."
+    )
+    verbs = Verbs(parser)
+    for part in (training, runs, workspace, images):
+        part.add_to(verbs)
+    return parser, verbs.names

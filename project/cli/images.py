@@ -1,0 +1,77 @@
+"""Verbs on the images: build, enter, push; the same bits everywhere."""
+
+import argparse
+import json
+
+from project.cli.verbs import Verbs, count
+from project.errors import ImageError
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add image and parity."""
+    verb = verbs.add(image)
+    verb.add_argument("action", choices=("build", "shell", "lab", "push", "base"))
+    verb.add_argument("name", nargs="?", metavar="REPOSITORY", help="where to push")
+    verb.add_argument("--gpu", action="store_true", help="with torch for CUDA")
+    verb.add_argument("--stage", choices=("develop", "train", "serve"), default="train")
+    verb.add_argument("--port", type=count, default=8888, help="of the lab")
+    verb.add_argument("--offline", action="store_true", help="install from wheelhouse/ alone")
+    verb = verbs.add(parity)
+    verb.add_argument("--full", action="store_true", help="apparel/base as well")
+    verb.add_argument("--gpu", action="store_true", help="the GPU image as well, on the CPU")
+
+
+def in_image(
+    options: argparse.Namespace, words: list[str], *, gpus: bool, keeps: bool = False
+) -> int:
+    """Give the same verb in an image, with this machine's runs and data; its exit code."""
+    from project import console, images
+    from project.place import Place
+
+    place = Place.default(options.runs)
+    words += ["--runs", str(place.runs.absolute()), *(["--json"] if options.json else [])]
+    return images.run(options.image, words, place, console.watch(), gpus=gpus, keeps=keeps)
+
+
+def image(options: argparse.Namespace) -> int:
+    """Build, enter or push an image, or pin the base image's newest digest."""
+    from project import console, images
+
+    torch, watch = "gpu" if options.gpu else "cpu", console.watch()
+    if options.action == "shell":
+        return images.shell(torch, watch)
+    if options.action == "lab":
+        return images.lab(torch, options.port, watch)
+    if options.action == "base":
+        before, after = images.update_base(watch)
+        done = {"before": before, "after": after}
+    elif options.action == "push":
+        if not options.name:
+            raise ImageError("image push: found no repository, wanted one: image push HOST/NAME.")
+        done = {"pushed": images.push(options.name, torch, watch)}
+    else:
+        done = {"built": images.build(options.stage, torch, watch, offline=options.offline)}
+    print(json.dumps(done) if options.json else "\n".join(f"{k} {v}" for k, v in done.items()))
+    return 0
+
+
+def parity(options: argparse.Namespace) -> int:
+    """Train on the host, in the image and in the dev container; exit 1 if one bit differs."""
+    from project import console
+    from project.parity import HEAD, differences
+    from project.parity import parity as train_everywhere
+    from project.place import Place
+
+    recipes = ["digits/base", *(["apparel/base"] if options.full else [])]
+    data, watch = Place.default().data, console.watch()
+    found = {recipe: train_everywhere(recipe, data, watch, gpu=options.gpu) for recipe in recipes}
+    wrong = {recipe: differences(trials) for recipe, trials in found.items()}
+    if options.json:
+        rows = {recipe: [trial.as_dict() for trial in trials] for recipe, trials in found.items()}
+        print(json.dumps({"trials": rows, "differences": wrong}, indent=2))
+    else:
+        for recipe, trials in found.items():
+            print(recipe)
+            console.table(HEAD, [trial.row() for trial in trials])
+            print("\n".join(wrong[recipe]) or "the same bits, as locked")
+    return 1 if any(wrong.values()) else 0

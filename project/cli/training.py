@@ -1,0 +1,118 @@
+"""Verbs that train and use what was trained."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from project import models
+from project.cli.images import in_image
+from project.cli.verbs import Verbs, add_image, add_recipe
+
+if TYPE_CHECKING:
+    from project.config import Experiment, Source
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add train, evaluate and predict."""
+    verb = verbs.add(train, runs=True)
+    add_recipe(verb)
+    add_image(verb)
+    verb.add_argument("--workers", type=int, metavar="N", help="is training.workers=N")
+    verb.add_argument("--until", type=int, default=0, metavar="STEP", help="stop there")
+    for verb in (verbs.add(evaluate, runs=True), verbs.add(predict, runs=True)):
+        verb.add_argument("run", metavar="RUN")
+    verb.add_argument("inputs", nargs="+", metavar="FILE")
+
+
+def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Source"]]:
+    """The experiment that the options name, and where each setting came from."""
+    from project.config import resolve
+
+    if "=" in options.recipe:  # only overrides were given
+        options.recipe, options.overrides = "digits/base", [options.recipe, *options.overrides]
+    model, _, recipe = options.recipe.partition("/")
+    return resolve(
+        model,
+        models.recipe(model, recipe or "base"),
+        models.config_of(model),
+        seed=options.seed,
+        overrides=options.overrides,
+    )
+
+
+def train(options: argparse.Namespace) -> int:
+    """Start a run, go on with it, or report it if it is finished."""
+    if options.workers is not None:
+        options.overrides.append(f"training.workers={options.workers}")
+    experiment, _ = resolved(options)
+    from project.processes import follow_parent
+    from project.training import launch, profiles
+
+    settings = experiment.training
+    if options.image:
+        words = ["train", options.recipe, *options.overrides, "--seed", str(options.seed)]
+        words += ["--until", str(options.until)] if options.until else []
+        return in_image(options, words, gpus=settings.device == "cuda")
+    profiles.enter(settings.profile)
+    workers = launch.count(settings.workers, settings.shards, settings.device)
+    if launch.is_worker():
+        follow_parent()
+    elif workers > 1:
+        return launch.by_torchrun(workers, options.words)
+    from project import console
+    from project.experiment import run_experiment
+    from project.place import Place
+    from project.watch import Watch
+
+    watch = Watch() if launch.rank() else console.watch()
+    run = run_experiment(experiment, Place.default(options.runs), watch, options.until)
+    if run is None:  # we are not the first worker, who tells
+        return 0
+    receipt = run.receipt
+    if receipt is None:
+        print(f"run {run.folder}\n{run.state}, as told by --until")
+    elif options.json:
+        print((run.folder / "receipt.json").read_text(), end="")
+    else:
+        results = receipt["results"]
+        print(f"run {run.folder}")
+        print(f"weights sha256 {results['weights_sha256']}")
+        print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
+        if receipt["environment"].get("notebook"):
+            again = f"`invoke reproduce {run.name}` trains it again from its source alone"
+            print(f"trained from a notebook; {again}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure a run's weights on the test split again; exit 1 if its receipt says otherwise."""
+    from project import console
+    from project.experiment import evaluate_run
+    from project.place import Place
+    from project.records.receipt import find_run
+
+    place = Place.default(options.runs)
+    found, wanted = evaluate_run(find_run(options.run, place.runs), place, console.watch())
+    if options.json:
+        print(json.dumps({"test": found, "as_in_receipt": found == wanted}, indent=2))
+    else:
+        print(
+            f"test accuracy {found['accuracy']:.4f}  f1 {found['f1']:.4f}  loss {found['loss']:.4f}"
+        )
+        print("as in the receipt" if found == wanted else "NOT as in the receipt")
+    return 0 if found == wanted else 1
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Label files with the model of a run, in the order given."""
+    from project.experiment import predictor
+    from project.place import Place
+    from project.records.receipt import find_run
+
+    run = find_run(options.run, Place.default(options.runs).runs)
+    answers = predictor(run).predict(options.inputs)
+    if options.json:
+        print(json.dumps(answers, indent=2))
+        return
+    for name, answer in zip(options.inputs, answers, strict=True):
+        print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")

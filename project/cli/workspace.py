@@ -1,0 +1,50 @@
+"""Verbs on the workspace: its settings, its health, a new model."""
+
+import argparse
+import json
+
+from project.cli.training import resolved
+from project.cli.verbs import Verbs, add_recipe
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add config, doctor and new-model."""
+    add_recipe(verbs.add(config))
+    verbs.add(doctor)
+    verbs.add(new_model, "new-model", json=False).add_argument("name")
+
+
+def config(options: argparse.Namespace) -> None:
+    """Print every setting of a recipe: value, type, where it came from, what it means."""
+    from project.config import explain
+
+    lines = explain(*resolved(options))
+    if options.json:
+        print(json.dumps([vars(line) for line in lines], indent=2))
+        return
+    from project.console import table
+
+    rows = [[line.key, str(line.value), line.type, line.source, line.help] for line in lines]
+    table(["setting", "value", "type", "from", "meaning"], rows)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check interpreter, lock, variables, CPU, GPU, disk and docker; exit 1 if something is off."""
+    from project.doctor import examine
+
+    findings = examine()
+    if options.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.text}")
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def new_model(options: argparse.Namespace) -> None:
+    """Write a model folder that trains, with its test."""
+    from project.models.new import write_model
+
+    for path in write_model(options.name):
+        print(path)
+    print(f"train it: invoke train --model {options.name}")
