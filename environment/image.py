@@ -10,6 +10,7 @@ NOT_READ = {
     "torch/bin/*[Tt]est*": "the same, as programs; torch_shm_manager beside them is needed",
     "torch/bin/protoc*": "the compiler of ONNX's message formats",
     "torch/include": "C++ headers, to build extensions and what torch.compile generates",
+    "**/*.a": "static libraries, to link programs with; CUDA's profiler has 77 MB of them",
     "*/**/tests": "tests of NumPy, SciPy, scikit-learn, Matplotlib, SymPy, NetworkX ...",
 }
 

@@ -17,7 +17,7 @@ from bootstrap import UNPACKED, SetUpError
 
 FOLDER = bootstrap.ROOT / "wheelhouse"
 SUMS = "SHA256SUMS"  # the archive's first member, in the format of sha256sum
-ANEW = "make it anew where there is a network (invoke wheelhouse) or copy it again"
+ANEW = "copy it again, or remove it and `invoke wheelhouse` where there is a network"
 
 
 class Pin(NamedTuple):

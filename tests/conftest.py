@@ -19,6 +19,7 @@ from project.place import Place  # noqa: E402
 from project.records.receipt import Run  # noqa: E402
 from project.watch import Watch  # noqa: E402
 from tests.claims import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
+from tests.trees import house, index, tree  # noqa: E402, F401
 
 ROOT = Path(__file__).parents[1]
 
