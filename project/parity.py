@@ -19,11 +19,12 @@ from project.watch import Watch
 
 @dataclass(frozen=True)
 class Trial:
-    """One training in one place; its receipt, or why there is none."""
+    """One training in one place: its receipt, or what the place lacks, or how it failed."""
 
     place: str
-    receipt: dict[str, Any] | None
-    missing: str = ""
+    receipt: dict[str, Any] | None = None
+    lacking: str = ""
+    failure: str = ""
 
     @property
     def weights(self) -> str:
@@ -43,7 +44,8 @@ class Trial:
     def row(self) -> list[str]:
         """A line of the table that people read."""
         if not self.receipt:
-            return [self.place, f"not tried: {self.missing}", "", "", ""]
+            why = f"failed: {self.failure}" if self.failure else f"not tried: {self.lacking}"
+            return [self.place, why, "", "", ""]
         packages = f"{len(self.facts['packages'])} as locked"
         if self.facts["drift"]:
             packages = "; ".join(self.facts["drift"])
@@ -54,7 +56,8 @@ class Trial:
         """All of it as plain values."""
         return {
             "place": self.place,
-            "missing": self.missing or None,
+            "lacking": self.lacking or None,
+            "failure": self.failure or None,
             "weights_sha256": self.weights or None,
             "trace_sha256": self.trace or None,
         } | {key: self.facts.get(key) for key in ("python", "packages", "drift", "cpu", "image")}
@@ -72,6 +75,9 @@ def parity(recipe: str, data: Path, watch: Watch, *, gpu: bool = False) -> list[
     trials = []
     for name in ("host", "image cpu", *(["image gpu"] if gpu else []), "dev container"):
         watch.say(f"parity: {recipe}, {name}")
+        if lacking := _lacking(name):
+            trials.append(Trial(name, lacking=lacking))
+            continue
         with tempfile.TemporaryDirectory(prefix="lockstep-parity-") as folder:
             place = Place(Path(folder) / "runs", data.absolute())
             try:
@@ -82,20 +88,30 @@ def parity(recipe: str, data: Path, watch: Watch, *, gpu: bool = False) -> list[
                 else:
                     receipt = _in_image(name.removeprefix("image "), words, place, watch)
             except ImageError as error:
-                trials.append(Trial(name, None, str(error)))
+                trials.append(Trial(name, failure=str(error)))
             else:
                 trials.append(Trial(name, receipt))
     return trials
 
 
+def _lacking(name: str) -> str:
+    """What this machine lacks to train in a place; nothing if it is all there."""
+    try:
+        if name != "host":
+            images.refuse_without_engine()
+    except ImageError as error:
+        return str(error)
+    if name == "dev container" and not shutil.which("devcontainer"):
+        return "no command devcontainer; npm install -g @devcontainers/cli"
+    return ""
+
+
 def differences(trials: Sequence[Trial]) -> list[str]:
     """What is not the same in all places, or not as locked; one line each, the first first."""
+    found = [f"{trial.place}: {trial.failure}" for trial in trials if trial.failure]
     done = [trial for trial in trials if trial.receipt]
-    found = [f"{trial.place}: {line}" for trial in done for line in trial.facts["drift"]]
-    if not done:
-        return found
-    first = done[0]
-    for other in done[1:]:
+    found += [f"{trial.place}: {line}" for trial in done for line in trial.facts["drift"]]
+    for first, other in zip(done, done[1:], strict=False):
         for name in sorted(first.facts["packages"].keys() & other.facts["packages"].keys()):
             one, two = first.facts["packages"][name], other.facts["packages"][name]
             if one.partition("+")[0] != two.partition("+")[0]:
@@ -129,9 +145,6 @@ def _receipt(place: Place, code: int) -> dict[str, Any]:
 
 
 def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
-    images.refuse_without_engine()
-    if not shutil.which("devcontainer"):
-        raise ImageError("no devcontainer command on PATH; npm install -g @devcontainers/cli")
     where = ["--workspace-folder", str(images.ROOT), "--docker-path", str(shutil.which("docker"))]
     variables = os.environ | {"DOCKER_BUILDKIT": "1"}
     watch.doing("starting the dev container")
@@ -139,7 +152,7 @@ def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
     done = subprocess.run(up, env=variables, capture_output=True, text=True)
     watch.end()
     if done.returncode:
-        raise ImageError(f"devcontainer up: {images.last_line(done.stderr)}")
+        raise ImageError(f"devcontainer up: {images.last_line(done.stdout or done.stderr)}")
     # Runs and data of its own: the workspace may belong to another user than the container's.
     command = ["devcontainer", "exec", *where, "--remote-env", "LOCKSTEP_DATA=/tmp/parity/data"]
     command += ["python", "-m", "project", *words, "--runs", "/tmp/parity/runs", "--json"]

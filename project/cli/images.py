@@ -73,5 +73,5 @@ def parity(options: argparse.Namespace) -> int:
         for recipe, trials in found.items():
             print(recipe)
             console.table(HEAD, [trial.row() for trial in trials])
-            print("\n".join(wrong[recipe]) or "the same bits, as locked")
+            print("\n".join(wrong[recipe]) or "no difference")
     return 1 if any(wrong.values()) else 0
