@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -204,6 +205,14 @@ def shell(torch: str, watch: Watch) -> int:
 def lab(torch: str, port: int, watch: Watch) -> int:
     """JupyterLab of the develop image, on this working tree, at a port of this machine alone."""
     command = ["invoke", "notebook", "--ip", "0.0.0.0", "--port", str(port)]
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise ImageError(
+                f"port {port}: found it taken, wanted a free one; try --port N."
+            ) from None
     return _develop(torch, watch, command, ["--publish", f"127.0.0.1:{port}:{port}"])
 
 
@@ -217,10 +226,7 @@ def _develop(torch: str, watch: Watch, command: Sequence[str], options: Sequence
     words += ["--mount", mount(ROOT, INSIDE), "--mount", f"{volume},target={INSIDE / '.venv'}"]
     words += ["--shm-size", "1g", "--env", "HOME=/tmp", "--sig-proxy=false", *options]
     words += ["--interactive", *(["--tty"] if sys.stdin.isatty() else [])]
-    code = _wait([*words, image, *command], name, None)
-    if code == 125 and "--publish" in options:  # the engine's own code; it has said the rest
-        raise ImageError(f"port {options[-1]}: the engine cannot publish it; try --port N.")
-    return code
+    return _wait([*words, image, *command], name, None)
 
 
 def push(repository: str, torch: str, watch: Watch) -> str:

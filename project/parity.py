@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def differences(trials: Sequence[Trial]) -> list[str]:
     found = [f"{trial.place}: {trial.failure}" for trial in trials if trial.failure]
     done = [trial for trial in trials if trial.receipt]
     found += [f"{trial.place}: {line}" for trial in done for line in trial.facts["drift"]]
-    for first, other in zip(done, done[1:], strict=False):
+    for first, other in pairwise(done):
         for name in sorted(first.facts["packages"].keys() & other.facts["packages"].keys()):
             one, two = first.facts["packages"][name], other.facts["packages"][name]
             if one.partition("+")[0] != two.partition("+")[0]:
