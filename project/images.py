@@ -28,9 +28,9 @@ INSIDE = Path("/workspace")  # where the code stands in all images
 
 # What a failed build says, in our words, and what to do about it; the first that fits counts.
 _CAUSES = (
-    (r"no space left on device", "the engine's disk is full", "free some: docker system prune"),
+    (r"(no space left on device)", "the engine's disk is full", "free some: docker system prune"),
     (
-        r"workbench: ((?:Pipfile\.lock|installing|making room|LOCKSTEP).*)",
+        r"workbench: (.+; .+)",
         "the locked packages could not be installed",
         "mend that, then build again",
     ),
@@ -104,8 +104,8 @@ def _failure(said: str) -> str:
     ) as log:
         log.write(said)
     for pattern, cause, next_move in _CAUSES:
-        if found := re.search(pattern, said, re.IGNORECASE):
-            return f"image: {cause} ({found[0].strip()[:200]}); {next_move}. The log: {log.name}"
+        if found := re.findall(pattern, said, re.IGNORECASE):
+            return f"image: {cause} ({found[-1].strip()[:300]}); {next_move}. The log: {log.name}"
     step = re.findall(
         r"^ > \[.*\n([\s\S]*?)^------$", said, re.MULTILINE
     )  # what failed, with its words

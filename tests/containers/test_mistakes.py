@@ -113,19 +113,20 @@ def test_a_port_that_is_taken(engine: None, wheelhouse: Path) -> None:
 
 @pytest.fixture
 def small_engine(engine: None, tmp_path: Path) -> Iterator[str]:
-    """The address of an engine of its own, which has 300 MB of disk and the base image."""
+    """The address of an engine of its own, which has 600 MB of disk and the base image."""
     base = os.environ.get("LOCKSTEP_BASE_IMAGE")
     if not base or os.geteuid() or not shutil.which("dockerd"):
         pytest.skip("takes the engine that tests/containers/engine.py starts")
     disk, home = tmp_path / "disk.img", tmp_path / "home"
     home.mkdir()
-    subprocess.run(["truncate", "--size", "320M", disk], check=True)
+    subprocess.run(["truncate", "--size", "600M", disk], check=True)
     subprocess.run(["mkfs.ext4", "-q", disk], check=True)
     subprocess.run(["mount", "-o", "loop", disk, home], check=True)
     address = f"unix://{tmp_path}/small.sock"
-    command = ["dockerd", f"--data-root={home}/data", f"--exec-root={tmp_path}/run"]
-    command += [f"--host={address}", f"--pidfile={tmp_path}/pid", "--bridge=none"]
-    command += ["--iptables=false", "--storage-driver=overlay2"]
+    # In a network of its own, for it would take the bridge of the other away.
+    command = ["unshare", "--net", "dockerd", f"--data-root={home}/data"]
+    command += [f"--exec-root={tmp_path}/run", f"--host={address}", f"--pidfile={tmp_path}/pid"]
+    command += ["--bridge=none", "--iptables=false", "--storage-driver=overlay2"]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:

@@ -1,0 +1,41 @@
+"""JupyterLab in the image: at this machine's own address, on the working tree, with its kernel."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from tests.containers.conftest import docker
+
+
+def test_it_answers_to_its_token_and_shows_the_working_tree(clone: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "project", "image", "lab", "--port", str(port)]
+    variables = os.environ | {"PYTHONPATH": str(clone)}
+    with subprocess.Popen(
+        command, cwd=clone, env=variables, stderr=subprocess.PIPE, text=True
+    ) as lab:
+        assert lab.stderr
+        for line in lab.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:\d+/lab\S*token=(\w+)", line):
+                break
+        assert found
+        ask = f"http://127.0.0.1:{port}/api"
+        with urllib.request.urlopen(f"{ask}/contents?token={found[1]}") as answer:
+            names = {entry["name"] for entry in json.load(answer)["content"]}
+        with urllib.request.urlopen(f"{ask}/kernelspecs?token={found[1]}") as answer:
+            kernels = json.load(answer)
+        published = docker("ps", "--filter", f"publish={port}", "--format", "{{.Ports}}").stdout
+        lab.send_signal(signal.SIGTERM)
+        lab.stderr.read()
+    assert {"notebooks", "project", "README.md"} <= names
+    assert kernels["kernelspecs"][kernels["default"]]["spec"]["display_name"] == "Lockstep"
+    assert published.strip() == f"127.0.0.1:{port}->{port}/tcp"
+    assert docker("ps", "--filter", f"publish={port}", "--quiet").stdout == ""
