@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tests.containers.conftest import docker
 
@@ -27,15 +29,26 @@ def test_it_answers_to_its_token_and_shows_the_working_tree(clone: Path) -> None
             if found := re.search(r"http://127\.0\.0\.1:\d+/lab\S*token=(\w+)", line):
                 break
         assert found
-        ask = f"http://127.0.0.1:{port}/api"
-        with urllib.request.urlopen(f"{ask}/contents?token={found[1]}") as answer:
-            names = {entry["name"] for entry in json.load(answer)["content"]}
-        with urllib.request.urlopen(f"{ask}/kernelspecs?token={found[1]}") as answer:
-            kernels = json.load(answer)
-        published = docker("ps", "--filter", f"publish={port}", "--format", "{{.Ports}}").stdout
-        lab.send_signal(signal.SIGTERM)
-        lab.stderr.read()
+        try:
+            names = {entry["name"] for entry in asked(port, "contents", found[1])["content"]}
+            kernels = asked(port, "kernelspecs", found[1])
+            published = docker("ps", "--filter", f"publish={port}", "--format", "{{.Ports}}").stdout
+        finally:
+            lab.send_signal(signal.SIGTERM)
+            lab.stderr.read()
     assert {"notebooks", "project", "README.md"} <= names
     assert kernels["kernelspecs"][kernels["default"]]["spec"]["display_name"] == "Lockstep"
     assert published.strip() == f"127.0.0.1:{port}->{port}/tcp"
     assert docker("ps", "--filter", f"publish={port}", "--quiet").stdout == ""
+
+
+def asked(port: int, what: str, token: str) -> dict[str, Any]:
+    """JupyterLab's answer, once it listens: it prints its address a moment before."""
+    address = f"http://127.0.0.1:{port}/api/{what}?token={token}"
+    for _ in range(100):
+        try:
+            with urllib.request.urlopen(address) as answer:
+                return dict(json.load(answer))
+        except ConnectionError:
+            time.sleep(0.1)
+    raise AssertionError(f"nobody listens at {port}")

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from project.parity import Trial, differences
+import pytest
+
+from project.parity import Trial, _lacking, differences
 from tests.conftest import ROOT
 from tests.containers.conftest import IN_CI, project
 
@@ -32,9 +34,12 @@ def test_host_image_and_dev_container_have_the_same_bits(cpu_image: str) -> None
     assert [trial["place"] for trial in trials] == ["host", "image cpu", "dev container"]
 
 
-def test_without_an_engine_the_host_alone_is_tried_and_that_is_said(tmp_path: Path) -> None:
-    done = project(ROOT, "parity", DOCKER_HOST=f"unix://{tmp_path}/none")
-    assert (done.returncode, done.stdout.count("not tried: docker:")) == (0, 2)
+def test_a_place_that_is_not_to_be_had_is_told_and_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    lacking = {place: _lacking(place).partition(" at ")[0] for place in ("host", "image cpu")}
+    assert lacking == {"host": "", "image cpu": "docker: no engine answers"}
 
 
 def test_one_bit_one_package_or_a_drift_is_a_difference() -> None:
