@@ -53,6 +53,11 @@ CLAIMS = (
         ("faults/test_workers.py",),
     ),
     Claim(
+        "One lock, the same bits: host, image, dev container",
+        "trained in each, packages compared name by name; begun on the host, ended in the image",
+        ("containers/test_parity.py", "containers/test_images.py"),
+    ),
+    Claim(
         "Neither user nor surroundings show",
         "threads, loaders, affinity, OMP, MKL and oneDNN variables, locale, time zone, path, user, "
         "umask, hash seed",
