@@ -34,7 +34,6 @@ def packages(_):
 def prefix(_):
     print(sys.prefix)
 """
-PIPFILE = '[[source]]\nname = "none"\nurl = "file:///none"\nverify_ssl = true\n[packages]\n'
 
 INVOKE = f"invoke{LOCK['default']['invoke']['version']}"
 FIRST = {INVOKE, "alpha==1.0", "beta==1.0", "torch==2.13.0+cpu"}
@@ -140,7 +139,7 @@ class Tree:
         (folder / "project").mkdir()
         (folder / "project" / "__init__.py").touch()
         (folder / "tasks.py").write_text(TASKS)
-        (folder / "Pipfile").write_text(PIPFILE)
+        (folder / "Pipfile").write_text("[packages]\n")
         self.lock("alpha==1.0", "beta==1.0")
 
     def copied(self, folder: Path) -> "Tree":
