@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cases, faults, workers
+from benchmarks import cases, containers, faults, workers
 from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
@@ -23,6 +23,7 @@ CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "workers": (workers.workers, 5),
     "order": (cases.order, 5),
     "runs": (cases.listing, 5),
+    "containers": (containers.containers, 3),
     "faults": (faults.table, 100),
 }
 

@@ -59,6 +59,8 @@ def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str
     ``torch`` is ``cpu`` or ``gpu``. ``offline`` allows no network: the packages come from the
     wheelhouse. Returns the image's name. Raises ImageError.
     """
+    if not DOCKERFILE.exists():
+        raise ImageError(f"image: found no {DOCKERFILE}; work in a clone of the repository.")
     refuse_without_engine()
     commit = environment.git()
     words = ["build", "--file", str(DOCKERFILE), "--target", stage, "--tag", tag(stage, torch)]
@@ -106,10 +108,8 @@ def _failure(said: str) -> str:
     for pattern, cause, next_move in _CAUSES:
         if found := re.findall(pattern, said, re.IGNORECASE):
             return f"image: {cause} ({found[-1].strip()[:300]}); {next_move}. The log: {log.name}"
-    step = re.findall(
-        r"^ > \[.*\n([\s\S]*?)^------$", said, re.MULTILINE
-    )  # what failed, with its words
-    last = re.sub(r"^#\d+ [\d.]+ ", "", last_line(step[-1] if step else said))
+    failed = re.findall(r"^ > \[.*\n([\s\S]*?)^------$", said, re.MULTILINE)
+    last = re.sub(r"^#\d+ [\d.]+ ", "", last_line(failed[-1] if failed and failed[-1] else said))
     return f"image: the build failed ({last}); the log: {log.name}"
 
 
