@@ -67,8 +67,9 @@ def test_the_receipt_has_its_keys(finished_run: Run) -> None:
     assert sorted(receipt["identity"]) == [
         *("data", "digest", "experiment", "packages", "profile", "source")
     ]
-    wanted = {"python", "torch", "platform", "cpu", "threads", "git", "image", "drift"} | {
-        "packages"
+    wanted = {"python", "torch", "platform", "cpu", "threads", "git", "image", "notebook"} | {
+        "packages",
+        "drift",
     }
     assert set(receipt["environment"]) == wanted
     assert receipt["environment"]["threads"] == 1

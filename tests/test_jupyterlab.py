@@ -155,13 +155,14 @@ def test_news_and_packages_beside_the_lock_are_switched_off(lab: Lab) -> None:
     ],
 )
 def test_a_port_that_cannot_be_is_told_in_one_line(port: str, told: str) -> None:
-    done = subprocess.run([INVOKE, "notebook", f"--port={port}"], capture_output=True, text=True)
+    words = [INVOKE, "notebook", f"--port={port}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (2, f"error: --port: {told}\n")
 
 
 def test_a_port_that_is_taken_is_not_exchanged_for_another(lab: Lab) -> None:
     words = [INVOKE, "notebook", f"--port={lab.port}"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, (done.stdout + done.stderr).count("\n")) == (2, 1)
     assert done.stderr.startswith(f"error: --port: {lab.port} is not to be had")
     assert "invoke notebook --port N" in done.stderr
@@ -188,6 +189,14 @@ RAN = f"""() => {{
     return cells.every(cell => cell.cell_type !== 'code' || cell.execution_count) &&
         {KERNEL}.status === 'idle';
 }}"""
+WHERE = f"""async () => {{
+    let told = '';
+    const code = 'import project; print(project.__file__)';
+    const request = {KERNEL}.requestExecute({{code, store_history: false}});
+    request.onIOPub = message => told += message.content.text ?? '';
+    await request.done;
+    return told;
+}}"""
 WIDTHS = "images => images.map(image => image.complete ? image.naturalWidth : 0)"
 
 
@@ -208,6 +217,7 @@ def test_in_a_browser_the_token_opens_notebook_1_which_runs_draws_and_saves(
 
     page.wait_for_function(f"() => {KERNEL}?.status === 'idle'")
     assert page.inner_text(".jp-Toolbar-kernelName").strip().startswith("Lockstep")
+    assert page.evaluate(WHERE) == f"{lab.clone / 'project' / '__init__.py'}\n"
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function(RAN)
     pictures = page.locator(".jp-OutputArea-output img")
