@@ -89,11 +89,15 @@ def copy_of_tracked_files(folder: Path) -> Path:
 
 
 def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """``python -m project ...`` as a process of its own, run to its end."""
+    """``python -m project ...`` as a process of its own, run to its end.
+
+    Not with the variables of the profile that this process has entered: people's shells have none.
+    """
+    ours = profiles.variables("portable")
     return subprocess.run(
         [sys.executable, "-m", "project", *words],
         cwd=ROOT,
-        env=os.environ | variables,
+        env={name: os.environ[name] for name in os.environ if name not in ours} | variables,
         capture_output=True,
         text=True,
         timeout=300,

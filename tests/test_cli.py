@@ -174,6 +174,18 @@ def test_evaluation_finds_what_the_receipt_says(call: Call, finished_run: Run, r
     assert (code, json.loads(out)) == (0, {"test": wanted, "as_in_receipt": True})
 
 
+def test_evaluation_and_prediction_are_processes_that_enter_the_profile(
+    finished_run: Run, runs: Path, pictures: list[str]
+) -> None:
+    where = ("--runs", str(runs))
+    found = [
+        command("evaluate", finished_run.name, *where),
+        command("predict", finished_run.name, pictures[0], *where),
+    ]
+    assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 2
+    assert found[0].stdout.endswith("as in the receipt\n")
+
+
 def test_evaluation_says_so_when_the_receipt_says_otherwise(
     call: Call, finished_run: Run, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ from project.cli.verbs import Verbs, add_image, add_recipe
 
 if TYPE_CHECKING:
     from project.config import Experiment, Source
+    from project.place import Place
+    from project.records.receipt import Run
 
 
 def add_to(verbs: Verbs) -> None:
@@ -86,13 +88,11 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a run's weights on the test split again; exit 1 if its receipt says otherwise."""
+    run, place = _run_to_load(options)
     from project import console
     from project.experiment import evaluate_run
-    from project.place import Place
-    from project.records.receipt import find_run
 
-    place = Place.default(options.runs)
-    found, wanted = evaluate_run(find_run(options.run, place.runs), place, console.watch())
+    found, wanted = evaluate_run(run, place, console.watch())
     if options.json:
         print(json.dumps({"test": found, "as_in_receipt": found == wanted}, indent=2))
     else:
@@ -105,14 +105,24 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> None:
     """Label files with the model of a run, in the order given."""
+    run, _ = _run_to_load(options)
     from project.experiment import predictor
-    from project.place import Place
-    from project.records.receipt import find_run
 
-    run = find_run(options.run, Place.default(options.runs).runs)
     answers = predictor(run).predict(options.inputs)
     if options.json:
         print(json.dumps(answers, indent=2))
         return
     for name, answer in zip(options.inputs, answers, strict=True):
         print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
+
+
+def _run_to_load(options: argparse.Namespace) -> tuple["Run", "Place"]:
+    """The run that is named; its profile is entered, for torch is about to be loaded."""
+    from project.place import Place
+    from project.records.receipt import find_run
+    from project.training import profiles
+
+    place = Place.default(options.runs)
+    run = find_run(options.run, place.runs)
+    profiles.enter(run.experiment()["training"]["profile"])
+    return run, place

@@ -49,6 +49,7 @@ class Predictor:
             raise ModelError(f"{folder}: holds a model {stored['model']!r}, wanted {wanted!r}.")
         model = model_class(config_class(**stored["config"]), len(stored["labels"]))
         model.load_state_dict(safetensors.torch.load(weights))
+        model.to(memory_format=torch.channels_last)  # as in training; the layout decides bits
         return cls(model, preprocess_class.from_state(stored))
 
     def read(self, source: Any) -> NDArray[Any]:

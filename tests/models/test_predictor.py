@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from project import load
+from project.data.batches import Blocks
 from project.errors import ModelError, RunError
-from project.experiment import open_data
+from project.experiment import Setup, open_data
 from project.models.digits import Preprocess
 from project.place import Place
 from project.records.receipt import Run
+from project.training.distributed import ALONE
+from project.training.evaluation import probabilities
 from project.watch import Watch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, experiment
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,21 @@ def test_a_run_is_found_by_path_name_beginning_and_identity(
     assert [load("digits", way, runs).predict(pictures[:3]) == answers for way in ways] == [
         True
     ] * len(ways)
+
+
+def test_it_answers_bit_for_bit_as_the_model_does_in_training(
+    finished_run: Run, place: Place
+) -> None:
+    settings = experiment()
+    dataset = open_data("digits", place, Watch())
+    setup, predictor = Setup(settings, dataset, ALONE), load("digits", finished_run.folder)
+    setup.model.load_state_dict(predictor.model.state_dict())
+    blocks = Blocks(
+        dataset.splits["test"], predictor.preprocess, settings.training.evaluation_batch
+    )
+    found, _ = probabilities(predictor.model, blocks, len(dataset.labels))
+    wanted, _ = setup.answers("test")
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_an_answer_has_a_label_and_how_sure_the_model_is_of_it(
