@@ -92,10 +92,10 @@ def copy_of_tree(folder: Path) -> None:
     changed = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in changed.splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).exists():
+        if (ROOT / name).is_file():
             shutil.copy(ROOT / name, folder / name)
-        else:
-            (folder / name).unlink()
+        else:  # removed, or another test's file that is gone again
+            (folder / name).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
