@@ -127,7 +127,7 @@ def tried(
         return [
             report
             for report in reports
-            if any(re.match(f"{re.escape(name)}($|::|\\[|@)", report.nodeid) for name in names)
+            if any(re.match(f"{re.escape(name)}($|::|\\[)", report.nodeid) for name in names)
         ]
 
     passed = [report for report in of_claim("passed") if report.when == "call"]

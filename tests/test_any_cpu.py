@@ -16,7 +16,6 @@ from tests.conftest import ROOT
 QEMU = shutil.which("qemu-x86_64")
 IN_CI = os.environ.get("CI") or os.environ.get("LOCKSTEP_CI")
 pytestmark = [
-    pytest.mark.xdist_group("emulated"),
     pytest.mark.slow,
     pytest.mark.skipif(not QEMU and not IN_CI, reason="no qemu-x86_64 (Debian: qemu-user)"),
 ]

@@ -1,5 +1,6 @@
 """What the README says can be done, is done; what it points to, is there."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,12 +34,16 @@ def run(words: list[str], folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_run_and_digits_learns_what_its_recipe_says(
+    tmp_path: Path,
+) -> None:
     copy = copy_of_tracked_files(tmp_path)
     words = commands("run") + commands("in a copy")
     assert len(words) == 10
     for word in words:
         run(word, copy)
+    (receipt,) = copy.glob("runs/digits-base-s42-*/receipt.json")
+    assert json.loads(receipt.read_bytes())["results"]["metrics"]["test"]["accuracy"] >= 0.98
 
 
 def test_the_two_commands_stand_on_top() -> None:

@@ -19,10 +19,9 @@ BRIEF = ("training.epochs=2", "data.limit=300", "training.checkpoint_every=3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them in one process, which builds each image once; none is quick."""
+    """None of them is quick. (That one process runs all of them is said in tests/conftest.py.)"""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("engine"))
             item.add_marker(pytest.mark.slow)
 
 

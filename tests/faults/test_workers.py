@@ -32,7 +32,7 @@ SAME = ("weights.safetensors", "preprocess.json", "trace.bin", "metrics.jsonl", 
 LAST = 33
 MODULE = [sys.executable, "-m", "project"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workers")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

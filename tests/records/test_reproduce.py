@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,8 @@ def test_what_a_killed_reproduction_leaves_is_removed_by_the_next_when_nobody_wo
     process, child = reproducing(finished_run, tmp_path)
     (left,) = tmp_path.iterdir()
     os.kill(int(child), signal.SIGSTOP)
+    while state(child) != "T":  # or the end of its parent might end it first
+        time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert (is_held(left), remove_abandoned(left), left.exists()) == (True, False, True)
@@ -329,14 +332,21 @@ def reproducing(run: Run, temporary: Path) -> tuple[subprocess.Popen[bytes], str
 def training_child(pid: int) -> str:
     """The process that trains for a process, or nothing while there is none."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    words = {child: Path(f"/proc/{child}/cmdline") for child in children}
-    training = [child for child, path in words.items() if b"train\0" in path.read_bytes()]
-    return next(iter(training), "")
+    for child in children:
+        with suppress(FileNotFoundError, ProcessLookupError):  # git's, which have ended meanwhile
+            if b"train\0" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
+    return ""
 
 
 def running(pid: str) -> bool:
     """Whether a process lives; one that ended and was not asked after does not."""
+    return state(pid) not in ("", "Z")
+
+
+def state(pid: str) -> str:
+    """A process's state as the kernel names it: R, S, T, Z; nothing if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""
