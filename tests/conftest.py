@@ -28,7 +28,9 @@ ROOT = Path(__file__).parents[1]
 TOGETHER = (
     "tests/faults/test_workers.py",
     "tests/test_any_cpu.py",
+    "tests/test_jupyterlab.py",
     "tests/test_lock.py",
+    "tests/test_notebooks.py",
 )
 
 

@@ -25,7 +25,6 @@ needs_chromium = pytest.mark.skipif(
     not Path(CHROMIUM).exists() and "LOCKSTEP_CI" not in os.environ,
     reason="no chromium here (Debian: apt-get install chromium)",
 )
-pytestmark = pytest.mark.xdist_group("jupyterlab")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize(
     ("name", "folder"),
     [(name, NOTEBOOKS) for name in PICTURES] + [("1-explore-the-data", ROOT)],
