@@ -98,3 +98,9 @@ def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
     )
+
+
+def plain_environment() -> dict[str, str]:
+    """The variables of a shell that knows nothing of profiles; this process has entered one."""
+    entered = profiles.variables("portable")
+    return {name: value for name, value in os.environ.items() if name not in entered}

@@ -86,13 +86,16 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a run's weights on the test split again; exit 1 if its receipt says otherwise."""
-    from project import console
-    from project.experiment import evaluate_run
+    from project import console, trained
     from project.place import Place
     from project.records.receipt import find_run
 
     place = Place.default(options.runs)
-    found, wanted = evaluate_run(find_run(options.run, place.runs), place, console.watch())
+    run = find_run(options.run, place.runs)
+    predictor = trained.predictor(run)
+    from project.experiment import evaluate_run  # loads torch, for which the profile now stands
+
+    found, wanted = evaluate_run(run, predictor, place, console.watch())
     if options.json:
         print(json.dumps({"test": found, "as_in_receipt": found == wanted}, indent=2))
     else:
@@ -105,9 +108,9 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> None:
     """Label files with the model of a run, in the order given."""
-    from project.experiment import predictor
     from project.place import Place
     from project.records.receipt import find_run
+    from project.trained import predictor
 
     run = find_run(options.run, Place.default(options.runs).runs)
     answers = predictor(run).predict(options.inputs)
