@@ -28,6 +28,9 @@ class Predictor:
 
     def __init__(self, model: torch.nn.Module, preprocess: Any):
         self.model, self.preprocess = model.eval(), preprocess
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() == 4:  # as in training: how weights lie decides the kernel and the bits
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from project.experiment import open_data
 from project.models.digits import Preprocess
 from project.place import Place
 from project.records.receipt import Run
+from project.training.parameters import FlatParameters
 from project.watch import Watch
 from tests.conftest import ROOT
 
@@ -74,6 +76,15 @@ def test_answers_are_those_of_the_run_itself_in_the_order_of_the_inputs(
     assert np.bincount(pairs, minlength=100).reshape(10, 10).tolist() == test["confusion"]
     assert [answer["label"] for answer in model.predict(pictures[::-1])] == found[::-1]
     assert model.predict([]) == []
+
+
+def test_the_model_computes_the_bits_that_it_had_in_training(
+    finished_run: Run, pictures: list[Any]
+) -> None:
+    loaded = load("digits", finished_run.folder)
+    trained = deepcopy(loaded)
+    FlatParameters(trained.model)  # as training lays out the weights
+    assert trained.predict(pictures) == loaded.predict(pictures)
 
 
 def test_a_python_that_had_torch_before_us_gets_the_same_answer(
