@@ -33,7 +33,7 @@ from project.files import (
 from project.place import Place
 from project.recorder import NullRecorder, Recorder, due
 from project.records import environment, report, source, trace
-from project.records.receipt import Run, identity, level, receipt, refuse_changed
+from project.records.receipt import Run, identity, level, receipt
 from project.training import profiles, selftest
 from project.training.determinism import enforce, refuse_broken, reseed
 from project.training.distributed import Workers, joined
@@ -378,23 +378,16 @@ def _level(recorder: Recorder) -> dict[str, Any]:
     return level(settings.profile, settings.device, cpu, gpu, sorted(recorder.doubts))
 
 
-def predictor(run: Run) -> Any:
-    """The Predictor of a finished run, under the profile that the run was trained in."""
-    refuse_changed(run)
+def evaluate_run(
+    run: Run, predictor: Any, place: Place, watch: Watch
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The test metrics of a finished run's Predictor, measured now, and those of its receipt."""
     experiment = run.experiment()
-    profiles.enter(experiment["training"]["profile"])
-    enforce(experiment["training"]["profile"], "cpu")
-    return models.module(experiment["name"]).Predictor.load(run.folder)
-
-
-def evaluate_run(run: Run, place: Place, watch: Watch) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The test metrics of a finished run's weights, measured now, and those of its receipt."""
-    loaded, experiment = predictor(run), run.experiment()
     dataset = open_data(experiment["data"]["name"], place, watch)
     blocks = Blocks(
-        dataset.splits["test"], loaded.preprocess, experiment["training"]["evaluation_batch"]
+        dataset.splits["test"], predictor.preprocess, experiment["training"]["evaluation_batch"]
     )
     receipt = run.receipt
     assert receipt  # or the predictor would not have loaded
-    found = probabilities(loaded.model, blocks, len(dataset.labels))
+    found = probabilities(predictor.model, blocks, len(dataset.labels))
     return metrics(*found), receipt["results"]["metrics"]["test"]

@@ -117,16 +117,18 @@ def copy_of_tracked_files(folder: Path) -> Path:
 
 
 def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """``python -m project ...`` as a process of its own, run to its end.
-
-    Not with the variables of the profile that this process has entered: people's shells have none.
-    """
-    ours = profiles.variables("portable")
+    """``python -m project ...`` as a process of its own, run to its end."""
     return subprocess.run(
         [sys.executable, "-m", "project", *words],
         cwd=ROOT,
-        env={name: os.environ[name] for name in os.environ if name not in ours} | variables,
+        env=plain_environment() | variables,
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def plain_environment() -> dict[str, str]:
+    """The variables of a shell that knows nothing of profiles; this process has entered one."""
+    entered = profiles.variables("portable")
+    return {name: value for name, value in os.environ.items() if name not in entered}

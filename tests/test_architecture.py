@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "recorder": LEAVES | {"config", "data", "training", "records", "watch"},
     "experiment": LEAVES
     | {"config", "data", "models", "training", "records", "recorder", "place", "watch"},
+    "trained": {"models", "records", "training"},
     "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
     | {"experiment"},
     "__init__": {"models", "records", "training", "place"},

@@ -15,7 +15,7 @@ from project import cli
 from project.errors import DataError
 from project.models.digits import Preprocess
 from project.records.receipt import Run
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, command, plain_environment
 
 BRIEF = ("digits", "training.epochs=1", "data.limit=100", "training.checkpoint_every=3")
 Call = Callable[..., tuple[int, str, str]]
@@ -216,6 +216,21 @@ def test_predictions_come_in_the_order_of_the_files(
             for name, answer in zip(pictures, answers, strict=True)
         ],
     )
+
+
+def test_a_shell_that_knows_nothing_of_profiles_predicts_and_evaluates(
+    call: Call, finished_run: Run, pictures: list[str]
+) -> None:
+    run = str(finished_run.folder)
+    for words in (("predict", run, pictures[0], "--json"), ("evaluate", run, "--json")):
+        done = subprocess.run(
+            [sys.executable, "-m", "project", *words],
+            cwd=ROOT,
+            env=plain_environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == call(*words)[:2], done.stderr
 
 
 def test_a_file_that_is_no_picture_is_refused_by_name(

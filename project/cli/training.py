@@ -10,8 +10,6 @@ from project.cli.verbs import Verbs, add_image, add_recipe
 
 if TYPE_CHECKING:
     from project.config import Experiment, Source
-    from project.place import Place
-    from project.records.receipt import Run
 
 
 def add_to(verbs: Verbs) -> None:
@@ -88,11 +86,16 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a run's weights on the test split again; exit 1 if its receipt says otherwise."""
-    run, place = _run_to_load(options)
-    from project import console
-    from project.experiment import evaluate_run
+    from project import console, trained
+    from project.place import Place
+    from project.records.receipt import find_run
 
-    found, wanted = evaluate_run(run, place, console.watch())
+    place = Place.default(options.runs)
+    run = find_run(options.run, place.runs)
+    predictor = trained.predictor(run)
+    from project.experiment import evaluate_run  # loads torch, for which the profile now stands
+
+    found, wanted = evaluate_run(run, predictor, place, console.watch())
     if options.json:
         print(json.dumps({"test": found, "as_in_receipt": found == wanted}, indent=2))
     else:
@@ -105,24 +108,14 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> None:
     """Label files with the model of a run, in the order given."""
-    run, _ = _run_to_load(options)
-    from project.experiment import predictor
+    from project.place import Place
+    from project.records.receipt import find_run
+    from project.trained import predictor
 
+    run = find_run(options.run, Place.default(options.runs).runs)
     answers = predictor(run).predict(options.inputs)
     if options.json:
         print(json.dumps(answers, indent=2))
         return
     for name, answer in zip(options.inputs, answers, strict=True):
         print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
-
-
-def _run_to_load(options: argparse.Namespace) -> tuple["Run", "Place"]:
-    """The run that is named; its profile is entered, for torch is about to be loaded."""
-    from project.place import Place
-    from project.records.receipt import find_run
-    from project.training import profiles
-
-    place = Place.default(options.runs)
-    run = find_run(options.run, place.runs)
-    profiles.enter(run.experiment()["training"]["profile"])
-    return run, place

