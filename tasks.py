@@ -97,6 +97,14 @@ def predict(
     project("predict", run, *file, *given(runs=runs, json=json))
 
 
+@task(help={"host": "at which address; any but this machine's own lets others in"})
+def serve(
+    _: Context, run: str, host: str = "127.0.0.1", port: str = "8000", runs: str | None = None
+) -> None:
+    """Answer over HTTP with the model of a finished run."""
+    project("serve", run, *given(host=host, port=port, runs=runs))
+
+
 @task(help={"report": "a page to write, that shows where they part"})
 def compare(
     _: Context,

@@ -7,6 +7,7 @@ LockstepError
 ├── RunError          the runs folder or one run in it cannot be used
 │   └── CheckpointError   a checkpoint cannot be written or read back
 ├── ImageError        a container image cannot be built or run here
+├── ServingError      a run cannot be served where it was asked for
 ├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
 └── Diverged          training produced numbers that are not finite
 
@@ -43,6 +44,10 @@ class CheckpointError(RunError):
 
 class ImageError(LockstepError):
     """A container image cannot be built or run here."""
+
+
+class ServingError(LockstepError):
+    """A run cannot be served where it was asked for."""
 
 
 class EnvironmentMismatch(LockstepError):

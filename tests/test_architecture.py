@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "recorder": LEAVES | {"config", "data", "training", "records", "watch"},
     "experiment": LEAVES
     | {"config", "data", "models", "training", "records", "recorder", "place", "watch"},
+    "serving": LEAVES | {"records", "trained"},
     "trained": {"models", "records", "training"},
     "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
     | {"experiment"},
@@ -49,6 +50,9 @@ OWNER = {
     "sklearn": "training",
     "matplotlib": "records",
     "rich": "console",
+    "fastapi": "serving",
+    "starlette": "serving",
+    "uvicorn": "serving",
 }
 
 

@@ -61,7 +61,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 VERBS = (
-    "train, evaluate, predict, runs, compare, reproduce, config, doctor, new-model, image, parity"
+    "train, evaluate, predict, runs, compare, reproduce, serve, config, doctor, new-model, image, "
+    "parity"
 )
 
 
@@ -80,13 +81,16 @@ VERBS = (
         (("train", "data.name=digitz"), "data.name: 'digitz' is not in the catalog. Did you mean"),
         (("evaluate", "digits-base-s43"), "digits-base-s43: no such run in "),
         (("predict", "nothing", "file.png"), "nothing: no such run in "),
+        (("serve", "nothing"), "nothing: no such run in "),
+        (("serve",), "serve: found 0 runs in "),
+        (("serve", "nothing", "--port", "65536"), "argument --port: invalid port value: '65536'"),
         (("new-model", "My-Model"), "My-Model: no name for a model; wanted small letters, digits"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_exit_code_2(
     call: Call, tmp_path: Path, words: tuple[str, ...], told: str
 ) -> None:
-    if words and words[0] in ("train", "evaluate", "predict"):
+    if words and words[0] in ("train", "evaluate", "predict", "serve"):
         words = (*words, "--runs", str(tmp_path / "runs"))
     code, out, err = call(*words)
     assert (code, out, err.count("\n"), (tmp_path / "runs").exists()) == (2, "", 1, False)
@@ -118,7 +122,13 @@ def test_the_exit_code_is_that_of_the_process() -> None:
 def test_help_names_every_verb_and_what_it_is_for(call: Call) -> None:
     code, out, _ = call("--help")
     told = " ".join(out.split())
-    parts = {**vars(cli.training), **vars(cli.runs), **vars(cli.workspace), **vars(cli.images)}
+    parts = {
+        **vars(cli.training),
+        **vars(cli.runs),
+        **vars(cli.serving),
+        **vars(cli.workspace),
+        **vars(cli.images),
+    }
     meant = [parts[verb.replace("-", "_")].__doc__ for verb in VERBS.split(", ")]
     assert code == 0
     assert [doc for doc in meant if doc.partition("\n")[0] not in told] == []
@@ -325,7 +335,8 @@ def test_the_doctor_has_a_line_for_each_thing(call: Call) -> None:
     assert code == (0 if all(well) else 1)
 
 
-HEAVY = {"torch", "mlflow", "sklearn", "matplotlib", "pandas", "PIL"}
+SERVERS = {"fastapi", "starlette", "uvicorn", "mlflow"}
+HEAVY = {"torch", "sklearn", "matplotlib", "pandas", "PIL"} | SERVERS
 CODE = """
 import sys
 try:
@@ -351,4 +362,13 @@ def test_what_does_not_train_loads_nothing_heavy(statement: str) -> None:
         pytest.skip("looks at the GPU through torch")
     words = [sys.executable, "-c", CODE.format(statement, HEAVY)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_training_loads_no_server(tmp_path: Path) -> None:
+    words = ["train", *BRIEF, "--runs", str(tmp_path)]
+    code = CODE.format(f"from project.cli import main; main({words})", SERVERS)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stderr.splitlines()[-1] == "[]"

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from project.cli.verbs import Verbs, count
+from project.cli.verbs import Verbs, port
 from project.errors import ImageError
 
 
@@ -14,7 +14,7 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("name", nargs="?", metavar="REPOSITORY", help="where to push")
     verb.add_argument("--gpu", action="store_true", help="with torch for CUDA")
     verb.add_argument("--stage", choices=("develop", "train", "serve"), default="train")
-    verb.add_argument("--port", type=count, default=8888, help="of the lab")
+    verb.add_argument("--port", type=port, default=8888, help="of the lab")
     verb.add_argument("--offline", action="store_true", help="install from wheelhouse/ alone")
     verb = verbs.add(parity)
     verb.add_argument("--full", action="store_true", help="apparel/base as well")

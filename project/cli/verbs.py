@@ -45,6 +45,13 @@ def count(text: str) -> int:
     return number
 
 
+def port(text: str) -> int:
+    """A port's number, for argparse."""
+    if not 0 < (number := int(text)) < 65536:
+        raise ValueError
+    return number
+
+
 def add_recipe(verb: argparse.ArgumentParser) -> None:
     """What names an experiment: a recipe, overrides, a seed."""
     verb.add_argument("recipe", nargs="?", default="digits/base", metavar="MODEL[/RECIPE]")

@@ -1,12 +1,13 @@
 """Reading pictures of one channel, for the models that look at them."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from project.errors import DataError
 
@@ -14,18 +15,14 @@ from project.errors import DataError
 def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A picture as grey values 0 to 255 of shape ``size`` (height, width).
 
-    ``source`` is a path, a PIL image, or a NumPy array or tensor: whole numbers 0 to 255 or floats
-    0 to 1, of shape (height, width), (1, height, width) or (height, width, 3). Another size is
-    scaled. Raises DataError for what is no picture.
+    ``source`` is a path, the bytes of a PNG or JPEG, a PIL image, or a NumPy array or tensor: whole
+    numbers 0 to 255 or floats 0 to 1, of shape (height, width), (1, height, width) or (height,
+    width, 3). Another size is scaled. Raises DataError for what is no picture.
     """
     if isinstance(source, str | Path):
-        try:
-            with Image.open(source) as picture:
-                return _scaled(picture, size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{source}: no readable picture ({error}); give a PNG or JPEG."
-            ) from error
+        return _read(source, str(source), size)
+    if isinstance(source, bytes):  # from who knows where: no format that takes a program to read
+        return _read(io.BytesIO(source), "picture", size, formats=("PNG", "JPEG"))
     if isinstance(source, Image.Image):
         return _scaled(source, size)
     try:
@@ -49,6 +46,18 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     elif array.min() < 0 or array.max() > 255:
         raise DataError("picture: found whole numbers outside 0 to 255; scale them.")
     return _scaled(Image.fromarray(array.astype(np.uint8)), size)
+
+
+def _read(
+    file: Any, name: str, size: tuple[int, int], formats: tuple[str, ...] | None = None
+) -> NDArray[np.uint8]:
+    try:
+        with Image.open(file, formats=formats) as picture:
+            return _scaled(picture, size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)  # which tells of an object of Python
+        reason = "no such format" if unknown else error
+        raise DataError(f"{name}: no readable picture ({reason}); give a PNG or JPEG.") from error
 
 
 def _scaled(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:

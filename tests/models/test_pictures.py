@@ -1,5 +1,6 @@
 """Pictures as people have them: a path, an image, an array or a tensor, all read alike."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from PIL import Image
 from project.errors import DataError
 from project.models.pictures import grey
 
+
+def encoded(kind: str) -> bytes:
+    """The bytes of a file with the picture."""
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, kind)
+    return file.getvalue()
+
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+PNG, GIF = (encoded(kind) for kind in ("PNG", "GIF"))
 COLOURS = np.random.default_rng(1).integers(0, 256, (28, 28, 3), np.uint8)
 
 
@@ -21,6 +31,7 @@ def test_every_way_to_give_a_picture_gives_the_same_pixels(tmp_path: Path) -> No
     sources = {
         "path": path,
         "text": str(path),
+        "content": path.read_bytes(),
         "image": Image.fromarray(PIXELS),
         "bytes": PIXELS,
         "whole numbers": PIXELS.astype(np.int64),
@@ -71,6 +82,9 @@ def test_another_size_is_scaled_to_height_and_width() -> None:
         ("no/such.png", "no/such.png: no readable picture ("),
         (__file__, "test_pictures.py: no readable picture ("),
         (Path(__file__).parent, "models: no readable picture ("),
+        (b"", "picture: no readable picture (no such format); give a PNG or JPEG."),
+        (PNG[:100], "picture: no readable picture ("),
+        (GIF, "picture: no readable picture (no such format); give a PNG or JPEG."),
         (None, "found an array of shape (), wanted (height, width)"),
         (np.zeros((0, 3)), "found an array of shape (0, 3)"),
         (np.zeros((28, 28, 4)), "found an array of shape (28, 28, 4)"),

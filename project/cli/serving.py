@@ -1,0 +1,36 @@
+"""The verb that serves a finished run."""
+
+import argparse
+import os
+
+from project.cli.verbs import Verbs, port
+from project.errors import RunError
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add serve."""
+    verb = verbs.add(serve, json=False, runs=True)
+    text = "default: LOCKSTEP_RUN, or else the only one there is"
+    verb.add_argument("run", nargs="?", metavar="RUN", help=text)
+    verb.add_argument("--host", default="127.0.0.1", help="the address to listen at")
+    verb.add_argument("--port", type=port, default=8000)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Answer over HTTP with the model of a finished run, until a signal asks to stop."""
+    from project.place import Place
+    from project.records.receipt import find_run, runs
+
+    folder = Place.default(options.runs).runs
+    given = options.run or os.environ.get("LOCKSTEP_RUN")
+    if not given:
+        if len(found := runs(folder)) != 1:
+            raise RunError(
+                f"serve: found {len(found)} runs in {folder}, wanted one, or the name of one; "
+                "serve RUN, or LOCKSTEP_RUN=RUN (`invoke runs` lists all)."
+            )
+        given = found[0].name
+    run = find_run(given, folder)
+    from project.serving.app import serve as listen
+
+    listen(run.folder, options.host, options.port, lambda line: print(line, flush=True))
