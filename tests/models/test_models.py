@@ -160,10 +160,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tree")
     dust = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "project", folder / "project", ignore=dust)
+    shutil.copytree(ROOT / "environment", folder / "environment", ignore=dust)
     (folder / "tests" / "models").mkdir(parents=True)
     for name in (
+        "Pipfile.lock",
         "pyproject.toml",
-        *(f"tests/{name}.py" for name in ("conftest", "claims", "__init__")),
+        *(f"tests/{name}.py" for name in ("conftest", "claims", "trees", "__init__")),
     ):
         shutil.copy(ROOT / name, folder / name)
     (folder / "tests" / "models" / "__init__.py").touch()
