@@ -310,6 +310,16 @@ def _refuse_without_gpu(image: str) -> None:
         )
 
 
+def remove_containers(label: str) -> None:
+    """End the containers with a label and remove them, and the volumes that they had mounted."""
+    template = '{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{end}}{{end}}'
+    for name in _docker("ps", "--all", "--quiet", "--filter", f"label={label}").split():
+        volumes = _docker("inspect", "--format", template, name).split()
+        _docker("rm", "--force", name)
+        if volumes:
+            _docker("volume", "rm", *volumes)
+
+
 def mount(source: Path, target: Path, writable: bool = True) -> str:
     """The value of ``--mount`` for a folder of this machine, whatever its name holds."""
     line = io.StringIO()

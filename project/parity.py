@@ -146,18 +146,25 @@ def _receipt(place: Place, code: int) -> dict[str, Any]:
 
 
 def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
+    """In a dev container of its own, which is gone afterwards: that of the user stays as it is."""
+    label = f"lockstep.parity={images.ROOT}"
     where = ["--workspace-folder", str(images.ROOT), "--docker-path", str(shutil.which("docker"))]
+    where += ["--id-label", label]
+    images.remove_containers(label)  # what was killed before its end
     variables = os.environ | {"DOCKER_BUILDKIT": "1"}
     watch.doing("starting the dev container")
-    up = ["devcontainer", "up", *where]
-    done = subprocess.run(up, env=variables, capture_output=True, text=True)
-    watch.end()
-    if done.returncode:
-        raise ImageError(f"devcontainer up: {images.last_line(done.stdout or done.stderr)}")
-    # Runs and data of its own: the workspace may belong to another user than the container's.
-    command = ["devcontainer", "exec", *where, "--remote-env", "LOCKSTEP_DATA=/tmp/parity/data"]
-    command += ["python", "-m", "project", *words, "--runs", "/tmp/parity/runs", "--json"]
-    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise ImageError(f"training ended with exit code {done.returncode}, see above")
-    return dict(json.loads(done.stdout))
+    try:
+        up = ["devcontainer", "up", *where]
+        done = subprocess.run(up, env=variables, capture_output=True, text=True)
+        watch.end()
+        if done.returncode:
+            raise ImageError(f"devcontainer up: {images.last_line(done.stdout or done.stderr)}")
+        # Runs and data of its own: the workspace may belong to another user than the container's.
+        command = ["devcontainer", "exec", *where, "--remote-env", "LOCKSTEP_DATA=/tmp/parity/data"]
+        command += ["python", "-m", "project", *words, "--runs", "/tmp/parity/runs", "--json"]
+        done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise ImageError(f"training ended with exit code {done.returncode}, see above")
+        return dict(json.loads(done.stdout))
+    finally:
+        images.remove_containers(label)

@@ -38,9 +38,8 @@ def engine() -> None:
 def wheelhouse(engine: None) -> Path:
     """The archive of all locked wheels, where the builds look for it."""
     project = [sys.executable, str(ROOT / "environment" / "wheelhouse.py")]
-    subprocess.run(project, cwd=ROOT, check=True, capture_output=True)
-    [archive] = (ROOT / "wheelhouse").glob("lockstep-cpu-*.tar")
-    return archive
+    done = subprocess.run(project, cwd=ROOT, check=True, capture_output=True, text=True)
+    return ROOT / done.stdout.partition(":")[0]
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from project.images import remove_containers
 from project.records.receipt import Run
 from tests.conftest import ROOT
-from tests.containers.conftest import BRIEF, IN_CI, copy_of_tree, docker
+from tests.containers.conftest import BRIEF, IN_CI, copy_of_tree
 
 USER = "lockstep-dev"
 Exec = Callable[..., subprocess.CompletedProcess[str]]
@@ -28,16 +29,14 @@ def checkout(wheelhouse: Path) -> Iterator[Path]:
     subprocess.run(["useradd", "--create-home", "--groups", "docker", "--uid", "1500", USER])
     home = Path(pwd.getpwnam(USER).pw_dir)
     folder = home / "work shop"
+    label = f"devcontainer.local_folder={folder}"
+    remove_containers(label)  # of a run of the tests that was killed
     shutil.rmtree(folder, ignore_errors=True)
     copy_of_tree(folder)
     shutil.copy(wheelhouse, folder / "wheelhouse")
     subprocess.run(["chown", "--recursive", f"{USER}:", home], check=True)
     yield folder
-    listed = docker(
-        "ps", "--all", "--quiet", "--filter", f"label=devcontainer.local_folder={folder}"
-    )
-    for name in listed.stdout.split():
-        docker("rm", "--force", "--volumes", name)
+    remove_containers(label)
     shutil.rmtree(folder)
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,24 +125,25 @@ def small_engine(engine: None, tmp_path: Path) -> Iterator[str]:
     subprocess.run(["mount", "-o", "loop", disk, home], check=True)
     address = f"unix://{tmp_path}/small.sock"
     # In a network of its own, for it would take the bridge of the other away.
-    command = ["unshare", "--net", "dockerd", f"--data-root={home}/data"]
+    command = ["unshare", "--net", "--mount", "dockerd", f"--data-root={home}/data"]
     command += [f"--exec-root={tmp_path}/run", f"--host={address}", f"--pidfile={tmp_path}/pid"]
     command += ["--bridge=none", "--iptables=false", "--storage-driver=overlay2"]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         variables = os.environ | {"DOCKER_HOST": address}
-        for _ in range(100):
-            if subprocess.run(["docker", "info"], env=variables, capture_output=True).returncode:
-                continue
-            break
+        for _ in range(600):
+            asked = subprocess.run(["docker", "info"], env=variables, capture_output=True)
+            if asked.returncode == 0:
+                break
+            time.sleep(0.1)
         with subprocess.Popen(["docker", "save", base], stdout=subprocess.PIPE) as saved:
             subprocess.run(["docker", "load", "-q"], env=variables, stdin=saved.stdout, check=True)
         yield address
     finally:
         server.terminate()
         server.wait()
-        subprocess.run(["umount", home], check=True)
+        subprocess.run(["umount", "--lazy", home], check=True)
 
 
 def test_a_disk_that_fills_during_the_build(small_engine: str, wheelhouse: Path) -> None:
