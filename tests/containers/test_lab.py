@@ -1,4 +1,4 @@
-"""JupyterLab in the image: at this machine's own address, on the working tree, with its kernel."""
+"""Working in the image: JupyterLab at this machine's own address, and a shell, on the tree."""
 
 import json
 import os
@@ -40,6 +40,20 @@ def test_it_answers_to_its_token_and_shows_the_working_tree(clone: Path) -> None
     assert kernels["kernelspecs"][kernels["default"]]["spec"]["display_name"] == "Lockstep"
     assert published.strip() == f"127.0.0.1:{port}->{port}/tcp"
     assert docker("ps", "--filter", f"publish={port}", "--quiet").stdout == ""
+
+
+def test_a_shell_has_the_tasks_and_the_working_tree(clone: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "project", "image", "shell"],
+        cwd=clone,
+        env=os.environ | {"PYTHONPATH": str(clone)},
+        input="invoke doctor | grep lock; cat Pipfile; exit 3",
+        capture_output=True,
+        text=True,
+    )
+    first, _, rest = done.stdout.partition("\n")
+    assert (done.returncode, first[:9]) == (3, "ok    loc"), done.stderr
+    assert rest == (clone / "Pipfile").read_text()
 
 
 def asked(port: int, what: str, token: str) -> dict[str, Any]:
