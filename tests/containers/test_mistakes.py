@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,22 +114,24 @@ def test_a_port_that_is_taken(engine: None, wheelhouse: Path) -> None:
 
 
 @pytest.fixture
-def small_engine(engine: None, tmp_path: Path) -> Iterator[str]:
+def small_engine(engine: None) -> Iterator[str]:
     """The address of an engine of its own, which has 600 MB of disk and the base image."""
     base = os.environ.get("LOCKSTEP_BASE_IMAGE")
     if not base or os.geteuid() or not shutil.which("dockerd"):
         pytest.skip("takes the engine that tests/containers/engine.py starts")
-    disk, home = tmp_path / "disk.img", tmp_path / "home"
+    # A socket's path has 107 characters at most, and pytest's folders may have most of them.
+    place = Path(tempfile.mkdtemp(prefix="lockstep-"))
+    disk, home = place / "disk.img", place / "home"
     home.mkdir()
     subprocess.run(["truncate", "--size", "600M", disk], check=True)
     subprocess.run(["mkfs.ext4", "-q", disk], check=True)
     subprocess.run(["mount", "-o", "loop", disk, home], check=True)
-    address = f"unix://{tmp_path}/small.sock"
+    address = f"unix://{place}/small.sock"
     # In a network of its own, for it would take the bridge of the other away.
     command = ["unshare", "--net", "--mount", "dockerd", f"--data-root={home}/data"]
-    command += [f"--exec-root={tmp_path}/run", f"--host={address}", f"--pidfile={tmp_path}/pid"]
+    command += [f"--exec-root={place}/run", f"--host={address}", f"--pidfile={place}/pid"]
     command += ["--bridge=none", "--iptables=false", "--storage-driver=overlay2"]
-    with (tmp_path / "log").open("wb") as log:
+    with (place / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         variables = os.environ | {"DOCKER_HOST": address}
@@ -137,6 +140,8 @@ def small_engine(engine: None, tmp_path: Path) -> Iterator[str]:
             if asked.returncode == 0:
                 break
             time.sleep(0.1)
+        else:
+            raise RuntimeError(f"no engine at {address}: {(place / 'log').read_text()[-2000:]}")
         with subprocess.Popen(["docker", "save", base], stdout=subprocess.PIPE) as saved:
             subprocess.run(["docker", "load", "-q"], env=variables, stdin=saved.stdout, check=True)
         yield address
@@ -144,6 +149,7 @@ def small_engine(engine: None, tmp_path: Path) -> Iterator[str]:
         server.terminate()
         server.wait()
         subprocess.run(["umount", "--lazy", home], check=True)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def test_a_disk_that_fills_during_the_build(small_engine: str, wheelhouse: Path) -> None:
