@@ -20,6 +20,7 @@ from project.place import Place  # noqa: E402
 from project.records.receipt import Run  # noqa: E402
 from project.watch import Watch  # noqa: E402
 from tests.claims import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
+from tests.services import postgres, s3  # noqa: E402, F401
 from tests.trees import house, index, tree  # noqa: E402, F401
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,7 @@ TOGETHER = (
     "tests/test_jupyterlab.py",
     "tests/test_lock.py",
     "tests/test_notebooks.py",
+    "tests/test_services.py",
 )
 
 
