@@ -59,6 +59,9 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shared = shared.parent
     os.environ["LOCKSTEP_DATA"] = str(shared / "data")
     os.environ.pop("LOCKSTEP_RUNS", None)
+    beside = ROOT.parent / "shared" / "data"  # files that are in no mirror of ours nor in git
+    if beside.is_dir():
+        os.environ.setdefault("LOCKSTEP_DATA_PATH", str(beside))
     # Where bytecode is not to be written, each of hundreds of processes would compile torch anew.
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         os.environ["PYTHONPYCACHEPREFIX"] = str(shared / "bytecode")

@@ -46,6 +46,7 @@ PARTS = {path.relative_to(ROOT / "project").parts[0].removesuffix(".py") for pat
 OWNER = {
     "omegaconf": "config",
     "pooch": "data",
+    "pyarrow": "data",
     "PIL": "models",
     "sklearn": "training",
     "matplotlib": "records",

@@ -1,6 +1,6 @@
 """What data sets there are: names, digests, licences, shapes and where their files may be had."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set of the catalog; ``rows`` counts the examples of each split."""
+    """One data set of the catalog; ``rows`` counts the examples of each split.
+
+    ``reading`` is what the decoder needs to know besides: columns, shares of the splits.
+    """
 
     name: str
     title: str
@@ -38,12 +41,14 @@ class Entry:
     labels: tuple[str, ...]
     rows: dict[str, int]
     files: tuple[SourceFile, ...]
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """What decides the decoded arrays, as far as the catalog knows it."""
         files = [[file.name, file.sha256] for file in self.files]
-        return digest_of(canonical_json([files, self.decoder, self.rows, self.shape, self.labels]))
+        parts = [files, self.decoder, self.rows, self.shape, self.labels]
+        return digest_of(canonical_json([*parts, *([self.reading] if self.reading else [])]))
 
 
 def entry(name: str, catalog: Path = CATALOG) -> Entry:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from project.data import problems, split, table
 from project.data.catalog import SPLITS, Entry
 from project.data.order import Order
 from project.errors import DataError
 
-Pair = tuple[NDArray[np.uint8], NDArray[np.int64]]  # inputs (rows, *shape) and labels (rows,)
+Pair = tuple[NDArray[Any], NDArray[np.int64]]  # inputs (rows, *shape) and labels (rows,)
+# The code that decides the arrays, besides the catalog.
+NAMES = ("decode.py", "problems.py", "split.py", "table.py")
+FILES = [Path(__file__).with_name(name) for name in NAMES]
 
 
 def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
@@ -23,8 +27,8 @@ def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     of rows, none at all, or a label that is not in the list.
     """
     splits = DECODERS[entry.decoder](entry, paths)
-    for split in SPLITS:
-        _check(entry, split, *splits[split])
+    for name in SPLITS:
+        _check(entry, name, *splits[name])
     return splits
 
 
@@ -86,9 +90,31 @@ def _digits(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     }
 
 
+def _table(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    """A CSV or Parquet file with columns of text or of numbers, and one of labels."""
+    (path,) = paths.values()
+    found = problems.Problems()
+    examples = table.read(path, columns(entry), found)
+    for place, label in zip(examples.places, examples.labels, strict=True):
+        if label not in entry.labels:
+            found.add(place, f"label {label!r} is not in the catalog ({', '.join(entry.labels)})")
+    found.refuse(entry.name)
+    rows = split.by_hash(examples.keys, examples.labels, entry.reading["shares"])
+    labels = np.array([entry.labels.index(label) for label in examples.labels], np.int64)
+    return {name: (examples.inputs[chosen], labels[chosen]) for name, chosen in rows.items()}
+
+
+def columns(entry: Entry) -> table.Columns:
+    """The columns of a data set that is a table."""
+    reading = entry.reading
+    text, numbers = (tuple(reading.get(kind, ())) for kind in ("text", "numbers"))
+    return table.Columns(reading["label"], text, numbers, reading.get("id"))
+
+
 DECODERS: dict[str, Callable[[Entry, dict[str, Path]], dict[str, Pair]]] = {
     "idx": _idx,
     "digits": _digits,
+    "table": _table,
 }
 
 
@@ -108,7 +134,7 @@ def _stratified(labels: NDArray[np.int64], wanted: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _check(entry: Entry, split: str, inputs: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+def _check(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[np.int64]) -> None:
     _check_pair(entry, split, inputs, labels)
     found, wanted = inputs.shape, (entry.rows[split], *entry.shape)
     if found != wanted:

@@ -1,0 +1,42 @@
+"""What is wrong with files that people bring: collected, then told all at once."""
+
+from collections import Counter
+
+from project.errors import DataError
+
+_SHOWN = 20
+
+
+class Problems:
+    """Collects what is wrong, each with its place, until ``refuse`` tells all of it."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, str]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, place: str, text: str) -> None:
+        """``place`` is the file, with the row if it is about one; ``text`` found and wanted."""
+        self._found.append((place, text))
+
+    def take(self, others: "Problems") -> None:
+        """Add all that another one collected."""
+        self._found += others._found
+
+    def refuse(self, name: str) -> None:
+        """Raise DataError if there is any: a line for each of the first, and a count of the rest.
+
+        Problems of a whole file come first: they explain many of a row.
+        """
+        if not self._found:
+            return
+        found = list(dict.fromkeys(self._found))
+        found.sort(key=lambda problem: ", " in problem[0])
+        lines = [f"{place}: {text}" for place, text in found[:_SHOWN]]
+        if rest := found[_SHOWN:]:
+            files = Counter(place.partition(", ")[0] for place, _ in rest)
+            lines.append("and " + ", ".join(f"{n:,} more in {file}" for file, n in files.items()))
+        count = "1 problem" if len(found) == 1 else f"{len(found):,} problems"
+        head = f"data {name}: {count}, and nothing was taken; mend the files and try again."
+        raise DataError("\n".join([head, *lines]))

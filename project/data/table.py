@@ -1,0 +1,176 @@
+"""Tables with a label column: CSV and Parquet, of text or of numbers."""
+
+import csv
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from project.data.problems import Problems
+from project.errors import DataError
+from project.files import nearest
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+Row = tuple[str, dict[str, Any]]  # its place, as "line 7", and its cells by column
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that count: either ``text`` or ``numbers``, the label, and perhaps an id."""
+
+    label: str
+    text: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    id: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return [*self.text, *self.numbers, self.label, *([self.id] if self.id else [])]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples before they are split: ``inputs`` (rows, *shape), and for each row its label, the
+    bytes whose hash decides its split, and its place as "dataset.csv, line 7"."""
+
+    inputs: NDArray[Any]
+    labels: list[str]
+    keys: list[bytes]
+    places: list[str]
+
+
+def read(path: Path, columns: Columns, problems: Problems) -> Examples:
+    """The rows of a table that are good; what is wrong with the others goes to ``problems``.
+
+    Text becomes bytes of UTF-8, padded with zeros to the longest row: uint8 (rows, width). The
+    columns are joined by line ends, and line ends within one become spaces, so the first line is
+    the first column. Numbers become float32 (rows, columns). The key is the id or, where no column
+    is named for it, the row's input.
+    """
+    rows = _parquet(path, columns, problems) if _is_parquet(path) else _csv(path, columns, problems)
+    inputs: list[bytes] = []
+    labels, keys, places = [], [], []
+    for where, cells in rows:
+        place, wrong = f"{path.name}, {where}", Problems()
+        for column in columns.names:
+            _check(place, column, cells[column], wrong)
+        content = b"" if wrong else _content(place, columns, cells, wrong)
+        if wrong:
+            problems.take(wrong)
+            continue
+        inputs.append(content)
+        labels.append(str(cells[columns.label]))
+        keys.append(str(cells[columns.id]).encode() if columns.id else content)
+        places.append(place)
+    return Examples(_array(inputs, columns), labels, keys, places)
+
+
+def _array(inputs: Sequence[bytes], columns: Columns) -> NDArray[Any]:
+    if columns.numbers:
+        return np.frombuffer(b"".join(inputs), np.float32).reshape(-1, len(columns.numbers))
+    width = max(map(len, inputs), default=0)
+    array = np.zeros((len(inputs), width), np.uint8)
+    for row, content in zip(array, inputs, strict=True):
+        row[: len(content)] = np.frombuffer(content, np.uint8)
+    return array
+
+
+def _check(place: str, column: str, cell: Any, problems: Problems) -> None:
+    """What no cell may be, whatever its column is for."""
+    if isinstance(cell, str) and any("\udc80" <= letter <= "\udcff" for letter in cell):
+        problems.add(place, f"{column} is not in UTF-8; store the file in that encoding")
+    elif isinstance(cell, str) and "\0" in cell:
+        problems.add(place, f"{column} has a zero byte, wanted text")
+
+
+def _content(place: str, columns: Columns, cells: dict[str, Any], problems: Problems) -> bytes:
+    """The input of a row as bytes, with its label and id looked at."""
+    for column in [columns.label, *([columns.id] if columns.id else [])]:
+        if not str("" if cells[column] is None else cells[column]).strip():
+            problems.add(place, f"{column} is empty, wanted a value")
+    if columns.numbers:
+        numbers = [_number(place, column, cells[column], problems) for column in columns.numbers]
+        return np.array(numbers, np.float32).tobytes()
+    texts = ["" if cells[column] is None else cells[column] for column in columns.text]
+    if wrong := [type(text).__name__ for text in texts if not isinstance(text, str)]:
+        problems.add(place, f"found {wrong[0]} in a column of text; name it with --numbers")
+        return b""
+    if not "".join(texts).strip():
+        problems.add(place, f"{' and '.join(columns.text)} empty, wanted text")
+    return "\n".join(_LINE_END.sub(" ", text) for text in texts).encode()
+
+
+def _number(place: str, column: str, cell: Any, problems: Problems) -> float:
+    try:
+        if isinstance(cell, str) and "_" in cell:  # which Python takes for a separator
+            raise ValueError
+        number = float(cell)
+    except (TypeError, ValueError):
+        found = "nothing" if cell in (None, "") else repr(cell)[:40]
+        problems.add(place, f"{column} has {found}, wanted a number")
+        return 0.0
+    if not abs(number) <= float(np.finfo(np.float32).max):  # so also for NaN
+        problems.add(place, f"{column} is {number}, wanted a finite number of 32 bits")
+        return 0.0
+    return number
+
+
+def _missing(name: str, found: Sequence[str], columns: Columns, problems: Problems) -> bool:
+    """Report the columns that a table does not have, or has twice; whether there is one."""
+    wrong = [column for column in dict.fromkeys(columns.names) if found.count(column) != 1]
+    for column in wrong:
+        count = "twice" if column in found else f"missing.{nearest(column, found)}"
+        problems.add(name, f"column {column} is {count} (it has {', '.join(found)})")
+    return bool(wrong)
+
+
+def _csv(path: Path, columns: Columns, problems: Problems) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # else a text of over 131,072 characters is refused
+    # Wrong bytes come as surrogates, so that each can be told with its line.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        try:
+            head = next(reader, [])
+            missing = _missing(path.name, head, columns, problems)
+            first = reader.line_num + 1
+            for cells in reader:
+                where, first = f"line {first}", reader.line_num + 1
+                if len(cells) == len(head) and not missing:
+                    yield where, dict(zip(head, cells, strict=True))
+                elif cells and len(cells) != len(head):
+                    text = f"has {len(cells)} fields, wanted {len(head)} as in the first line"
+                    problems.add(f"{path.name}, {where}", text)
+        except csv.Error as error:
+            problems.add(f"{path.name}, line {reader.line_num}", f"is no CSV ({error})")
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix in (".parquet", ".pq")
+
+
+def _parquet(path: Path, columns: Columns, problems: Problems) -> Iterator[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            f"{path}: pyarrow, which reads Parquet, is not installed here; prepare it on a "
+            "machine with the whole lock (./workbench data fetch); arrays once made are used as is."
+        ) from error
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        if _missing(path.name, file.schema_arrow.names, columns, problems):
+            return
+        row = 0
+        for batch in file.iter_batches(columns=list(dict.fromkeys(columns.names))):
+            for cells in batch.to_pylist():
+                row += 1
+                yield f"row {row}", cells
+    except (pyarrow.ArrowException, OSError) as error:
+        problems.add(path.name, f"is no Parquet file ({str(error).splitlines()[0]})")
