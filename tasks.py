@@ -89,12 +89,25 @@ def evaluate(_: Context, run: str, runs: str | None = None, json: bool = False) 
     project("evaluate", run, *given(runs=runs, json=json))
 
 
-@task(iterable=["file"], help={"file": "an input; may be repeated"})
+@task(
+    iterable=["file", "text"],
+    help={
+        "file": "a picture or a CSV file; may be repeated",
+        "text": "a text; may be repeated",
+        "output": "a CSV file to write, with a row for each",
+    },
+)
 def predict(
-    _: Context, run: str, file: list[str], runs: str | None = None, json: bool = False
+    _: Context,
+    run: str,
+    file: list[str],
+    text: list[str],
+    output: str | None = None,
+    runs: str | None = None,
+    json: bool = False,
 ) -> None:
-    """Label files with the model of a run."""
-    project("predict", run, *file, *given(runs=runs, json=json))
+    """Label files or texts with the model of a run."""
+    project("predict", run, *file, *text, *given(output=output, runs=runs, json=json))
 
 
 @task(help={"host": "at which address; any but this machine's own lets others in"})

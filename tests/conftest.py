@@ -76,15 +76,15 @@ def place(tmp_path: Path, data_folder: Path) -> Place:
 
 def experiment(recipe: str = "digits/base", *overrides: str, seed: int = 42) -> Experiment:
     """A recipe made brief: 2 epochs of 300 examples, in 8 shards."""
-    model, _, name = recipe.partition("/")
     brief = ("training.epochs=2", "data.limit=300", "training.checkpoint_every=3")
-    return resolve(
-        model,
-        models.recipe(model, name or "base"),
-        models.config_of(model),
-        seed=seed,
-        overrides=(*brief, *overrides),
-    )[0]
+    return full_experiment(recipe, *brief, *overrides, seed=seed)
+
+
+def full_experiment(recipe: str, *overrides: str, seed: int = 42) -> Experiment:
+    """A recipe as it is, but for the overrides."""
+    model, _, name = recipe.partition("/")
+    path = models.recipe(model, name or "base")
+    return resolve(model, path, models.config_of(model), seed=seed, overrides=overrides)[0]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from project import models
 from project.cli.images import in_image
@@ -21,7 +21,8 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("--until", type=int, default=0, metavar="STEP", help="stop there")
     for verb in (verbs.add(evaluate, runs=True), verbs.add(predict, runs=True)):
         verb.add_argument("run", metavar="RUN")
-    verb.add_argument("inputs", nargs="+", metavar="FILE")
+    verb.add_argument("inputs", nargs="+", metavar="INPUT", help="a picture, a text, a CSV file")
+    verb.add_argument("--output", metavar="FILE", help="write a CSV file with a row for each")
 
 
 def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Source"]]:
@@ -107,15 +108,35 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Label files with the model of a run, in the order given."""
+    """Label files, or texts, with the model of a run, in the order given."""
     from project.place import Place
     from project.records.receipt import find_run
     from project.trained import predictor
 
-    run = find_run(options.run, Place.default(options.runs).runs)
-    answers = predictor(run).predict(options.inputs)
+    model = predictor(find_run(options.run, Place.default(options.runs).runs))
+    named = [named for word in options.inputs for named in model.given(word)]
+    answers = model.predict([source for _, source in named])
     if options.json:
         print(json.dumps(answers, indent=2))
-        return
-    for name, answer in zip(options.inputs, answers, strict=True):
-        print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
+    elif options.output:
+        _write_answers(options.output, [name for name, _ in named], answers)
+    else:
+        for (name, _), answer in zip(named, answers, strict=True):
+            print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
+
+
+def _write_answers(output: str, names: list[str], answers: list[dict[str, Any]]) -> None:
+    """A CSV file with a row for each answer: input, label, confidence."""
+    import csv
+    import io
+    from pathlib import Path
+
+    from project.files import write_atomically
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("input", "label", "confidence"))
+    for name, answer in zip(names, answers, strict=True):
+        rows.writerow((name, answer["label"], answer["confidence"]))
+    write_atomically(Path(output), text.getvalue().encode(), "--output FILE")
+    print(f"{output}: {len(answers)} answers")

@@ -31,7 +31,12 @@ class Parts:
         config = experiment(f"{name}/base", *overrides)
         found, self.module = entry(config.data.name), models.module(name)
         made = np.random.default_rng(0)
-        self.raw = made.integers(0, 17, (24, *found.shape), np.uint8)
+        if name == "tags":  # bytes at random would be no words
+            words = np.array(["graph", "video", "OpenCV", "text", "deploy", "agents"])
+            texts = [" ".join(made.choice(words, 3)).encode() for _ in range(24)]
+            self.raw = np.array([list(text.ljust(40, b"\0")) for text in texts], np.uint8)
+        else:
+            self.raw = made.integers(0, 17, (24, *found.shape), np.uint8)
         self.labels = torch.arange(24) % len(found.labels)
         self.preprocess = self.module.Preprocess.fit(config.settings, self.raw, list(found.labels))
         self.model = self.module.Model(config.settings, len(found.labels)).eval()
@@ -143,6 +148,11 @@ def test_what_preprocessing_has_fitted_comes_back_from_its_state(name: str) -> N
     again = parts.module.Preprocess.from_state(parts.preprocess.state() | {"config": config})
     assert torch.equal(again(parts.raw), parts.preprocess(parts.raw))
     assert again.labels == parts.preprocess.labels
+
+
+@pytest.mark.parametrize("name", ["digits", "apparel"])
+def test_pixels_have_mean_0_and_deviation_1(name: str) -> None:
+    parts = Parts(name)
     pixels = parts.preprocess(parts.raw)
     assert (abs(float(pixels.mean())) < 1e-5, abs(float(pixels.std()) - 1) < 1e-3) == (True, True)
 
@@ -156,7 +166,7 @@ def test_a_small_apparel_model_trains(train_briefly: Callable[..., Run]) -> None
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package and of what its tests need, with a model named `tags` added."""
+    """A copy of the package and of what its tests need, with a model named `mine` added."""
     folder = tmp_path_factory.mktemp("tree")
     dust = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "project", folder / "project", ignore=dust)
@@ -165,11 +175,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (
         "Pipfile.lock",
         "pyproject.toml",
-        *(f"tests/{name}.py" for name in ("conftest", "claims", "trees", "__init__")),
+        *(f"tests/{name}.py" for name in ("conftest", "claims", "services", "trees", "__init__")),
     ):
         shutil.copy(ROOT / name, folder / name)
     (folder / "tests" / "models" / "__init__.py").touch()
-    done = python(folder, "-m", "project", "new-model", "tags")
+    done = python(folder, "-m", "project", "new-model", "mine")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -189,25 +199,25 @@ def test_a_new_model_is_a_folder_like_the_others_and_nothing_else_changes(tree: 
 
     before, after = files(ROOT / "project"), files(tree / "project")
     added = set(after) - set(before)
-    model = {name.replace("digits", "tags") for name in before if name.startswith("models/digits/")}
+    model = {name.replace("digits", "mine") for name in before if name.startswith("models/digits/")}
     assert (added, [name for name in before if before[name] != after[name]]) == (model, [])
-    assert (tree / "tests" / "models" / "test_tags.py").exists()
+    assert (tree / "tests" / "models" / "test_mine.py").exists()
 
 
 def test_a_new_model_is_clean_at_once(tree: Path) -> None:
     tools = (("-m", "black", "--check", "-q"), ("-m", "ruff", "check", "-q"))
     for words in tools:
-        done = python(tree, *words, "project/models/tags", "tests/models/test_tags.py")
+        done = python(tree, *words, "project/models/mine", "tests/models/test_mine.py")
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.mark.slow
 def test_a_new_model_trains_and_passes_its_own_test(tree: Path) -> None:
-    done = python(tree, "-m", "pytest", "-n", "0", "tests/models/test_tags.py")
+    done = python(tree, "-m", "pytest", "-n", "0", "tests/models/test_mine.py")
     assert (done.returncode, done.stdout.split()[0]) == (0, "."), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["Tags", "2tags", "my-tags", "../tags", "tags/more", "digits"])
+@pytest.mark.parametrize("name", ["Mine", "2mine", "my-mine", "../mine", "mine/more", "digits"])
 def test_a_name_that_is_taken_or_cannot_be_a_package_is_refused(tree: Path, name: str) -> None:
     before = sorted(tree.glob("project/**/*.py"))
     done = python(tree, "-m", "project", "new-model", name)

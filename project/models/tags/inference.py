@@ -1,0 +1,56 @@
+"""Reading a text."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from project.errors import DataError
+from project.models import predictor
+from project.models.tags.config import Config
+from project.models.tags.model import Model
+from project.models.tags.preprocess import Preprocess
+
+_COLUMNS = ("title", "description")
+_LONGEST = 4096  # bytes of a text that are looked at
+
+
+class Predictor(predictor.Predictor):
+    """Title and description of a project, in two lines or in one, to its tag."""
+
+    parts = (Config, Preprocess, Model)
+
+    def read(self, source: Any) -> NDArray[Any]:
+        """The first 4,096 bytes of a text, padded with zeros."""
+        if not isinstance(source, str) or not source.strip():
+            raise DataError(f"text: found {source!r:.60}, wanted words.")
+        content = source.replace("\0", " ").encode(errors="replace")[:_LONGEST]
+        return np.frombuffer(content.ljust(_LONGEST, b"\0"), np.uint8)
+
+    def given(self, word: str) -> list[tuple[str, Any]]:
+        """A text, or the rows of a CSV file with the columns title and description."""
+        if not word.lower().endswith(".csv"):
+            return [(word, word)]
+        path = Path(word)
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = csv.DictReader(file, restval="")
+                if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
+                    raise DataError(
+                        f"{path}: found no column {missing[0]}, wanted {' and '.join(_COLUMNS)}."
+                    )
+                return [
+                    (f"{path.name}, row {number}", _joined(row[name] for name in _COLUMNS))
+                    for number, row in enumerate(rows, 1)
+                ]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path}: no readable CSV file in UTF-8 ({reason}).") from error
+
+
+def _joined(cells: Iterable[str]) -> str:
+    """Cells as the data set has them: a line for each."""
+    return "\n".join(" ".join(cell.splitlines()) for cell in cells)
