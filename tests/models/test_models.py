@@ -96,6 +96,7 @@ def test_no_model_imports_another(name: str) -> None:
         ("digits", ("model.shift=2",)),
         ("apparel", ()),
         ("apparel", ("model.shift=2", "model.erase=6")),
+        ("tags", ("model.forget=0.5",)),
     ],
 )
 def test_augmentation_keeps_shape_and_type_and_is_a_function_of_the_generator(

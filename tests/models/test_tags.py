@@ -1,4 +1,4 @@
-"""The tags model: what a classifier of texts must be able to do, and what must not change its mind."""
+"""The tags model: what a classifier of texts must do, and what must not change its mind."""
 
 import csv
 import io
@@ -162,7 +162,7 @@ def test_a_table_that_cannot_be_read_is_told(
 
 @pytest.mark.parametrize("wrong", ["", " \n", 3, None, ["a"]])
 def test_what_is_no_text_is_refused(wrong: Any) -> None:
-    with pytest.raises(DataError, match="^text: found .*, wanted words"):
+    with pytest.raises(DataError, match=r"^text: found .*, wanted words"):
         Predictor.read(object.__new__(Predictor), wrong)
 
 

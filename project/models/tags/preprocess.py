@@ -68,8 +68,10 @@ class Preprocess:
         return columns, np.fromiter(found.values(), np.float32, len(found))
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Texts as they are."""
-        return inputs
+        """Texts with some of their terms left out at random, in training only."""
+        if not self.config.forget:
+            return inputs
+        return inputs * (torch.rand(inputs.shape, generator=generator) >= self.config.forget)
 
     @staticmethod
     def show(example: NDArray[Any]) -> str:
