@@ -261,7 +261,7 @@ class Setup:
         )
 
 
-def _train(setup: Setup, recorder: NullRecorder, until: int) -> bool:
+def train_setup(setup: Setup, recorder: NullRecorder, until: int) -> bool:
     """Train from the recorder's last state to the end, or ``until`` a step; whether it is the end.
 
     At the end the model has the weights that are to be kept.
@@ -321,7 +321,7 @@ def _help(
     if first["finished"]:
         return
     setup = Setup(experiment, dataset, workers)
-    if _train(setup, NullRecorder(), until):
+    if train_setup(setup, NullRecorder(), until):
         with setup.training.kept_weights():
             setup.answers("validation"), setup.answers("test")
 
@@ -331,7 +331,7 @@ def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
     experiment, dataset, began = setup.experiment, setup.dataset, time.monotonic()
     environment.git()  # remembered now, because people commit while a run trains
     recorder = Recorder(run, setup.training, setup.batches, watch, experiment.training)
-    if not _train(setup, recorder, until):
+    if not train_setup(setup, recorder, until):
         return
 
     with setup.training.kept_weights():
