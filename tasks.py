@@ -83,6 +83,37 @@ def train(
     project("train", f"{model}/{recipe}", *set, *options)
 
 
+@task(
+    iterable=["set"],
+    help={
+        "trials": "how many in all; 20 unless told",
+        "parallel": "how many at the same time",
+        "batch": "how many are proposed together; 4 unless told",
+        "storage": "postgresql://..., for several machines",
+        "name": "of the recipe to write; tuned unless told",
+        "set": "a setting of all trials, key=value; may be repeated",
+    },
+)
+def tune(
+    _: Context,
+    seed: int = 0,
+    model: str = "digits",
+    recipe: str = "base",
+    set: list[str] = [],
+    trials: int | None = None,
+    parallel: int | None = None,
+    batch: int | None = None,
+    storage: str | None = None,
+    name: str | None = None,
+    runs: str | None = None,
+    json: bool = False,
+) -> None:
+    """Search for better settings; each trial is a run. The best becomes a recipe."""
+    options = given(trials=trials, parallel=parallel, batch=batch, storage=storage, name=name)
+    options = [*options, *given(seed=seed, runs=runs, json=json)]
+    project("tune", f"{model}/{recipe}", *set, *options)
+
+
 @task
 def evaluate(_: Context, run: str, runs: str | None = None, json: bool = False) -> None:
     """Measure a run's weights on the test split again."""

@@ -208,6 +208,7 @@ def _written(
         raise SettingError(
             f"{recipe}: holds {type(content).__name__}, wanted sections of settings."
         )
+    content.pop("tune", None)  # what a study may try; project.tuning reads it
     for section, values in content.items():
         if isinstance(values, dict):
             for name, value in values.items():

@@ -143,6 +143,18 @@ class _Bar(Watch):
     def saved(self, step: int) -> None:
         self._saved = step
 
+    def trials(self, ended: int, total: int, best: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        if self._progress is None:
+            text = TextColumn("best {task.fields[best]}")
+            columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), Elapsed(), text)
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._task = self._progress.add_task("", total=total, best="-")
+            self._progress.start()
+        self._progress.update(self._task, completed=ended, best=best or "-")
+
     def end(self) -> None:
         for drawn in (self._progress, self._status):
             if drawn:

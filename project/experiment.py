@@ -60,7 +60,7 @@ def run_experiment(
     profiles.enter(settings.profile)
     enforce(settings.profile, settings.device)
     dataset = open_data(experiment.data.name, place, watch)
-    files = _files_that_run(experiment)  # once, as people edit while a run starts
+    files = files_that_run(experiment)  # once, as people edit while a run starts
     parts = what_decides(experiment, dataset, files)
     with joined(settings.shards, settings.device) as workers:
         if workers.spare:
@@ -98,7 +98,7 @@ def what_decides(
     }
 
 
-def _files_that_run(experiment: Experiment) -> dict[str, bytes]:
+def files_that_run(experiment: Experiment) -> dict[str, bytes]:
     model = f"project.models.{experiment.model}.__init__"
     return source.files_that_run("project.experiment", model)
 

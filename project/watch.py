@@ -27,5 +27,8 @@ class Watch:
     def saved(self, step: int) -> None:
         """A checkpoint is being written."""
 
+    def trials(self, ended: int, total: int, best: str) -> None:
+        """So many trials of a study have ended; ``best`` is empty or tells of the best."""
+
     def end(self) -> None:
         """What took its time is over, however it ended."""

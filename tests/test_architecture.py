@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "recorder": LEAVES | {"config", "data", "training", "records", "watch"},
     "experiment": LEAVES
     | {"config", "data", "models", "training", "records", "recorder", "place", "watch"},
+    "tuning": LEAVES | {"config", "records", "processes", "watch"},
     "serving": LEAVES | {"records", "trained"},
     "trained": {"models", "records", "training"},
     "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
@@ -50,6 +51,7 @@ OWNER = {
     "PIL": "models",
     "sklearn": "training",
     "matplotlib": "records",
+    "optuna": "tuning",
     "rich": "console",
     "fastapi": "serving",
     "starlette": "serving",

@@ -62,10 +62,10 @@ def page(
     if content["environment"].get("notebook"):
         cautions.append("Trained from a notebook, whose cells are in no identity.")
     return _PAGE.format(
-        style=_STYLE,
+        style=STYLE,
         run=html.escape(content["run"]),
         warning="".join(f"<p class=warning>{text}</p>" for text in cautions),
-        facts=_table(
+        facts=table(
             [[name, f"<code>{html.escape(value)}</code>"] for name, value in facts.items()]
         ),
         curves=_curves(rows, trace),
@@ -89,14 +89,14 @@ def comparison(
     """
     escaped = [[html.escape(cell) for cell in row] for row in differences]
     return _COMPARISON.format(
-        style=_STYLE,
+        style=STYLE,
         title=html.escape(f"{names[0]} and {names[1]}"),
-        facts=_table(
+        facts=table(
             [["A", html.escape(names[0])], ["B", html.escape(names[1])]]
             + [[name, html.escape(text)] for name, text in facts]
         ),
         curves=_two_curves(losses, step),
-        differences=_table(escaped, ["", "A", "B"]) if escaped else "<p>None is recorded.</p>",
+        differences=table(escaped, ["", "A", "B"]) if escaped else "<p>None is recorded.</p>",
     ).encode()
 
 
@@ -119,7 +119,7 @@ def _two_curves(losses: Sequence[NDArray[np.float64]], step: int | None) -> str:
         axes.set(xlabel="step", ylabel="loss", yscale="log")
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _curves(rows: list[dict[str, Any]], trace: NDArray[np.void]) -> str:
@@ -144,7 +144,7 @@ def _curves(rows: list[dict[str, Any]], trace: NDArray[np.void]) -> str:
     for axes in (left, right):
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _confusion(counts: NDArray[np.int64], names: Sequence[str]) -> str:
@@ -162,10 +162,10 @@ def _confusion(counts: NDArray[np.int64], names: Sequence[str]) -> str:
     for i, j in zip(*np.nonzero(counts), strict=True):
         shade = "white" if shares[i, j] > 0.5 else "black"
         axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=shade, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     """A drawing as text, the same for the same figures: no date, no random names."""
     import matplotlib
 
@@ -186,10 +186,10 @@ def _classes(per_class: dict[str, list[float]], names: Sequence[str]) -> str:
         [html.escape(name), *(f"{per_class[column][i]:.4g}" for column in columns)]
         for i, name in enumerate(names)
     ]
-    return _table(body, head)
+    return table(body, head)
 
 
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
@@ -212,7 +212,7 @@ def _figure(mistake: Mistake) -> str:
     )
 
 
-_STYLE = """<style>
+STYLE = """<style>
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }
 body { padding: 0 1rem; }

@@ -1,0 +1,160 @@
+"""Training the trials of a study, and looking on."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from project.errors import Diverged, Interrupted, LockstepError, SettingError
+from project.files import write_atomically
+from project.processes import follow_parent
+from project.records.receipt import Run
+from project.tuning.study import Study, finished
+from project.watch import Watch
+
+Train = Callable[[dict[str, Any], Watch], Run]
+
+
+class GivenUp(Exception):
+    """A trial is not worth training on."""
+
+
+class Judge(Watch):
+    """Reports a trial's validation curve to the study and ends its training if it is hopeless."""
+
+    def __init__(self, study: Study, trial: Trial, monitor: str, runs: Path):
+        self._study, self._trial, self._monitor, self._runs = study, trial, monitor, runs
+        self._values: dict[int, float] = {}
+
+    def begin(self, run: str, step: int, *_: int) -> None:
+        rows = Run(self._runs / run).metrics()
+        self.judge([row for row in rows if row["step"] <= step])
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.judge([row])
+
+    def judge(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Look at epochs that were not looked at yet; raises GivenUp."""
+        for row in rows:
+            if (epoch := row["epoch"]) not in self._values:
+                self._values[epoch] = row["validation"][self._monitor]
+                if epoch not in self._study.reported(self._trial):
+                    self._trial.report(self._values[epoch], epoch)
+                if self._study.is_hopeless(self._trial.number, self._values):
+                    raise GivenUp
+
+
+def work(study: Study, total: int, train: Train, monitor: str, runs: Path) -> None:
+    """Train trials of the study until the first so many have ended.
+
+    ``train(settings, watch)`` makes the run of a trial or finds it finished. A trial whose settings
+    do not go together, or whose training diverges, has failed; any other error is raised.
+    """
+    while not study.is_done(total):
+        trial = study.claim(total)
+        if trial is None:
+            time.sleep(0.2)
+            continue
+        with study.working(trial) as tried:
+            judge = Judge(study, trial, monitor, runs)
+            try:
+                run = train(tried, judge)
+                judge.judge(run.metrics())  # also what was trained before this study looked on
+            except GivenUp:
+                study.end(trial, pruned=True)
+            except (Diverged, SettingError) as error:
+                trial.set_user_attr("failed", str(error).splitlines()[0])
+                study.end(trial)
+            else:
+                receipt: Any = run.receipt
+                results = receipt["results"]
+                # Also for those who have not the run itself, as it is on another machine.
+                trial.set_user_attr("run", run.name)
+                trial.set_user_attr("weights_sha256", results["weights_sha256"])
+                trial.set_user_attr("accuracy", results["metrics"]["test"]["accuracy"])
+                trial.set_user_attr("seconds", receipt["timing"]["seconds"])
+                study.end(trial, results["metrics"]["validation"][monitor])
+
+
+def follow(study: Study, total: int, parallel: int, words: Sequence[str], watch: Watch) -> None:
+    """Have so many processes work on the study, and tell of each trial that ends.
+
+    ``words`` are those of a worker, ``python -m project ...``. Raises LockstepError if one fails.
+    """
+    command = [sys.executable, "-m", "project", *words]
+    told: set[int] = set()
+    # In sessions of their own: a signal from the terminal reaches us alone, and we hand it on.
+    workers = [
+        subprocess.Popen(command, preexec_fn=follow_parent, start_new_session=True)
+        for _ in range(parallel)
+    ]
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        while not study.is_done(total):
+            _tell(study, total, told, watch)
+            if failed := next(filter(None, (worker.poll() for worker in workers)), None):
+                raise LockstepError(
+                    f"study {study.name}: a worker ended with code {failed}, its reason stands "
+                    "above; mend that and run the same command to go on."
+                )
+            time.sleep(0.2)
+    except BaseException:
+        for worker in workers:
+            worker.terminate()  # it saves, and gives its trial back
+        raise
+    finally:
+        for worker in workers:
+            worker.wait()
+        signal.signal(signal.SIGTERM, before)
+        watch.end()
+    _tell(study, total, told, watch)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Interrupted(number, "study stopped")
+
+
+def _tell(study: Study, total: int, told: set[int], watch: Watch) -> None:
+    trials = study.trials()[:total]
+    for trial in trials:
+        if trial.state.is_finished() and trial.number not in told:
+            told.add(trial.number)
+            watch.say(f"trial {trial.number}  {outcome(trial)}  {settings(trial)}")
+    best = study.best(total)
+    watch.trials(finished(trials), total, f"{best.value:.4f} (trial {best.number})" if best else "")
+
+
+def outcome(trial: FrozenTrial) -> str:
+    """What became of a trial, in a few words."""
+    if trial.state == TrialState.COMPLETE:
+        return f"{trial.value:.4f}"
+    if trial.state == TrialState.PRUNED:
+        return f"given up after epoch {max(trial.intermediate_values, default=0)}"
+    return "failed" if trial.state == TrialState.FAIL else "not ended"
+
+
+def settings(trial: FrozenTrial) -> str:
+    """What a trial tried, on one line."""
+    return " ".join(f"{key}={value}" for key, value in trial.params.items())
+
+
+def write_recipe(
+    base: Path, path: Path, first_lines: Sequence[str], overrides: Sequence[str]
+) -> None:
+    """A recipe like another, with overrides in it and without the space."""
+    content = yaml.safe_load(base.read_text())
+    content.pop("tune", None)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        section, _, name = key.strip().partition(".")
+        content.setdefault(section, {})[name] = yaml.safe_load(value)
+    text = "".join(f"# {line}\n" for line in first_lines)
+    text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    write_atomically(path, text.encode(), setting="")
