@@ -61,7 +61,6 @@ def child(*words: str) -> Process:
     ours |= {"PYTHONDONTWRITEBYTECODE"}
     plain = {name: value for name, value in os.environ.items() if name not in ours}
     plain |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    plain.setdefault("LOCKSTEP_TRACK", "off")
     command = [sys.executable, *words]
     began = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True)

@@ -104,9 +104,9 @@ def _follow(folder: Path, watch: Watch) -> dict[str, str]:
         running = any(mark.startswith("running") for mark in now.values())
         if not running and (failed > _TRIES or not failed):
             return now
-        # A folder of many runs is looked at less often.
-        pause = min(2.0**failed, _LONGEST)
-        time.sleep(max(pause, 50 * (time.monotonic() - began) if not changed else 0))
+        # A follower that has the processor for itself takes a twentieth of it at most.
+        pause = min(2.0 ** (1 + failed), _LONGEST)
+        time.sleep(max(pause, 20 * (time.monotonic() - began) if not failed else 0))
 
 
 def _try(folder: Path, send: Callable[[], object]) -> None:

@@ -22,6 +22,7 @@ from project.tracking.shown import FINISHED, IDENTITY, RUN, RUNNING, SENT, Shown
 from project.watch import Watch
 
 HOME = ".tracking"  # in the runs folder: the follower's log and what went wrong
+_DATABASE = "mlflow.db"
 AGAIN = "`invoke track --sync` sends what is missing"
 # No word to MLflow's makers, and no minutes of patience: who calls tries again, or gives up.
 VARIABLES = {
@@ -35,8 +36,11 @@ _METRICS, _OTHERS = 1000, 100  # what MLflow takes in one call
 
 def address(folder: Path) -> str:
     """Where the view of a runs folder is: MLFLOW_TRACKING_URI, or a SQLite file in the folder."""
-    default = f"sqlite:///{folder.absolute() / 'mlflow.db'}"
-    return os.environ.get("MLFLOW_TRACKING_URI") or default
+    return os.environ.get("MLFLOW_TRACKING_URI") or _default(folder)
+
+
+def _default(folder: Path) -> str:
+    return f"sqlite:///{folder.absolute() / _DATABASE}"
 
 
 def public(text: str) -> str:
@@ -53,7 +57,7 @@ def refuse_unreachable(place: str) -> None:
     import urllib.request
 
     try:
-        urllib.request.urlopen(f"{place.rstrip('/')}/health", timeout=5).close()
+        urllib.request.urlopen(f"{public(place).rstrip('/')}/health", timeout=5).close()
     except urllib.error.HTTPError:
         pass  # it answers; what it thinks of us, MLflow will hear
     except (OSError, ValueError) as error:
@@ -106,6 +110,18 @@ def _told(place: str) -> Iterator[None]:
         raise TrackingError(f"{public(place)}: {reason}; mend that, then {AGAIN}.") from error
 
 
+def _make_tables(folder: Path) -> None:
+    """Make the SQLite file aside: MLflow would not mend one whose making was cut off."""
+    from mlflow import MlflowClient
+
+    final, part = folder / _DATABASE, folder / HOME / "new.db"
+    if not final.exists():
+        for left in part.parent.glob(f"{part.name}*"):
+            left.unlink()
+        MlflowClient(tracking_uri=f"sqlite:///{part.absolute()}").search_experiments(max_results=1)
+        os.replace(part, final)
+
+
 class View:
     """MLflow at an address, and what it has of some runs."""
 
@@ -116,6 +132,8 @@ class View:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        if place == _default(folder):
+            _make_tables(folder)
         self._client = MlflowClient(tracking_uri=place)
         # A server knows where its artifacts go.
         alone = place.startswith("sqlite:")
