@@ -147,12 +147,11 @@ def history(address: str, run: Any) -> dict[str, list[tuple[int, float]]]:
 
 
 def written(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """The same, from the files of a finished run of less than 1,024 steps."""
+    """The same, from the files of a finished run."""
     receipt, rows = run.receipt, run.metrics()
     assert receipt
-    found = {
-        "train/loss": [*enumerate(map(float, trace.read(run.folder / "trace.bin")["loss"]), 1)]
-    }
+    losses = enumerate(map(float, trace.read(run.folder / "trace.bin")["loss"]), 1)
+    found = {"train/loss": [(step, loss) for step, loss in losses if kept(step)]}
     found["train/epoch_loss"] = [(row["step"], row["train"]["loss"]) for row in rows]
     found["train/rate"] = [(row["step"], row["rate"]) for row in rows]
     results = receipt["results"]
@@ -205,7 +204,8 @@ def test_a_killed_run_is_killed_there_and_goes_on_as_the_same_run_to_what_its_fi
     (killed,) = seen(server.address)
     stopped = int(runs(folder)[0].state.split()[-1])
     steps = [step for step, _ in history(server.address, killed)["train/loss"]]
-    assert (killed.info.status, steps) == ("KILLED", [*range(1, stopped + 1)])
+    wanted = [step for step in range(1, stopped + 1) if kept(step)]
+    assert (killed.info.status, steps) == ("KILLED", wanted)
 
     done = command(*words, **server.on)
     assert (done.returncode, "warning" in done.stderr) == (0, False), done.stderr

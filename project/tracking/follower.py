@@ -24,8 +24,8 @@ from project.watch import Watch
 
 SWITCH = "LOCKSTEP_TRACK"
 _LOG, _PROBLEM = "log", "problem"
-_TRIES = 8  # when nothing trains any more; four minutes
-_LONGEST = 60.0  # seconds between two tries
+_TRIES = 8  # when nothing trains any more: four minutes
+_LONGEST = 60.0  # seconds between two looks
 _NOT_ITS = ("RANK", "WORLD_SIZE", "LOCKSTEP_OUTCOME")  # variables of workers
 
 
@@ -101,12 +101,23 @@ def _follow(folder: Path, watch: Watch) -> dict[str, str]:
             except LockstepError as error:
                 watch.say(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {error}")
                 failed += 1
-        running = any(mark.startswith("running") for mark in now.values())
-        if not running and (failed > _TRIES or not failed):
+        if not _running(now) and (failed > _TRIES or not failed):
             return now
-        # A follower that has the processor for itself takes a twentieth of it at most.
-        pause = min(2.0 ** (1 + failed), _LONGEST)
-        time.sleep(max(pause, 20 * (time.monotonic() - began) if not failed else 0))
+        took = time.monotonic() - began
+        _rest(folder, now, min(2.0 ** failed if failed else max(2.0, 5 * took), _LONGEST))
+
+
+def _running(found: dict[str, str]) -> set[str]:
+    return {name for name, mark in found.items() if mark.startswith("running")}
+
+
+def _rest(folder: Path, last: dict[str, str], seconds: float) -> None:
+    """Wait so long, or until a training has begun or ended."""
+    end = time.monotonic() + seconds
+    while (began := time.monotonic()) < end:
+        if _running(marks(folder)) != _running(last):
+            return
+        time.sleep(max(1.0, 20 * (time.monotonic() - began)))  # many runs are looked at less often
 
 
 def _try(folder: Path, send: Callable[[], object]) -> None:
