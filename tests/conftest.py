@@ -33,6 +33,8 @@ TOGETHER = (
     "tests/test_lock.py",
     "tests/test_notebooks.py",
     "tests/test_services.py",
+    "tests/test_tracking.py",
+    "tests/test_tracking_page.py",
 )
 
 

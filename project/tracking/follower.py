@@ -19,7 +19,7 @@ from project.errors import LockstepError, SettingError, TrackingError
 from project.files import is_held, write_atomically
 from project.records.receipt import Run, runs
 from project.tracking.shown import last_step
-from project.tracking.view import HOME, address, refuse_unreachable, sync
+from project.tracking.view import HOME, address, home, refuse_unreachable, sync
 from project.watch import Watch
 
 SWITCH = "LOCKSTEP_TRACK"
@@ -80,7 +80,7 @@ def follow(folder: Path, watch: Watch, starter: int = 0) -> None:
         return
     seen: dict[str, str] | None = None
     # Who finds it taken relies on the other, who looks once more after letting it go.
-    while seen != marks(folder):
+    while folder.exists() and seen != marks(folder):
         with _alone(folder) as alone:
             if not alone:
                 return
@@ -166,12 +166,13 @@ def _has_begun(folder: Path, starter: int) -> bool:
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
     """Be the one who follows a folder, if there is none yet; whether we are."""
-    with (folder / HOME / _LOG).open("ab") as log:
+    with (home(folder) / _LOG).open("ab") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
+            alone = True
         except BlockingIOError:
-            yield False
+            alone = False
+        yield alone
 
 
 def _step_back() -> None:

@@ -79,6 +79,7 @@ def _shown(run: Run) -> Shown:
         ended = float(
             calendar.timegm(time.strptime(receipt["timing"]["finished"], "%Y-%m-%dT%H:%M:%SZ"))
         )
+        began = min(began, ended - receipt["timing"]["seconds"])  # a copy's files are younger
         tags |= _told(receipt)
     else:
         steps, results = last_step(run.folder), {}

@@ -43,6 +43,13 @@ def _default(folder: Path) -> str:
     return f"sqlite:///{folder.absolute() / _DATABASE}"
 
 
+def home(folder: Path) -> Path:
+    """The folder for what is noted beside the runs, made if it is not there."""
+    with told_in_one_line(folder):
+        (folder / HOME).mkdir(parents=True, exist_ok=True)
+    return folder / HOME
+
+
 def public(text: str) -> str:
     """A text with addresses, without the passwords in them."""
     return re.sub(r"://[^@/\s]*@", "://", text)
@@ -83,9 +90,7 @@ def sync(folder: Path, watch: Watch, only: Container[str] | None = None) -> list
             "mlflow: found none in this environment, wanted it to send runs; it is in the "
             "development packages, which ./workbench installs."
         )
-    with told_in_one_line(folder):
-        (folder / HOME).mkdir(parents=True, exist_ok=True)
-    with held(folder / HOME, watch.say), _told(place):
+    with held(home(folder), watch.say), _told(place):
         found = []
         for run in runs(folder):
             try:
@@ -156,7 +161,9 @@ class View:
 
         if not found():
             try:
-                self._client.create_experiment(name, artifact_location=artifacts)
+                self._client.create_experiment(
+                    name, artifacts, {"mlflow.experimentKind": "custom_model_development"}
+                )  # or its page would open on traces of language models
             except MlflowException:  # another was faster, or it was deleted and keeps its name
                 if not found():
                     raise
