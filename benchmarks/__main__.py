@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cases, containers, faults, folds, workers
+from benchmarks import cases, containers, faults, folds, tracking, workers
 from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
@@ -24,6 +24,7 @@ CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "workers": (workers.workers, 5),
     "order": (cases.order, 5),
     "runs": (cases.listing, 5),
+    "tracking": (tracking.tracking, 7),
     "containers": (containers.containers, 3),
     "folds": (folds.folds, 2),
     "faults": (faults.table, 100),

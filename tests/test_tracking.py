@@ -105,6 +105,7 @@ def until(folder: Path, holds: Callable[[], Any]) -> Any:
         assert time.monotonic() < patience, "in vain"
         for pid in followers(folder):
             with suppress(OSError):  # it has ended, or only root may
+                os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
                 os.setpriority(os.PRIO_PROCESS, pid, 0)
                 Path(f"/proc/{pid}/autogroup").write_text("0")
         time.sleep(0.3)

@@ -107,7 +107,7 @@ def test_in_a_browser_it_shows_each_run_and_its_curves_and_a_new_one_comes_by_it
             break
         shown.wait_for_timeout(1000)
     shown.get_by_role("link", name=new).wait_for()
-    shown.get_by_text("test", exact=True).first.click()  # points; folded away for the curves below them
+    shown.get_by_text("test", exact=True).first.click()  # its points make room for the curves
     shown.locator("svg.main-svg").nth(3).wait_for()
     shown.wait_for_timeout(2000)  # the curves are drawn in several goes
     shown.screenshot(path=tmp_path / "mlflow.png")

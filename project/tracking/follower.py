@@ -178,6 +178,8 @@ def _alone(folder: Path) -> Iterator[bool]:
 def _step_back() -> None:
     """Take only what nobody else wants of the processor."""
     os.nice(19)
-    with contextlib.suppress(OSError):
-        # Linux shares a processor between sessions first, and ours is a session of its own.
-        Path("/proc/self/autogroup").write_text("19")
+    with contextlib.suppress(OSError, AttributeError):  # the latter where there is no Linux
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        # Linux shares a processor between sessions first, so ours is made nice where it is ours.
+        if os.getsid(0) == os.getpid():
+            Path("/proc/self/autogroup").write_text("19")
