@@ -101,6 +101,8 @@ def _follow(folder: Path, watch: Watch) -> dict[str, str]:
             except LockstepError as error:
                 watch.say(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {error}")
                 failed += 1
+        else:
+            failed = 0  # what could not be sent was removed
         if not _running(now) and (failed > _TRIES or not failed):
             return now
         took = time.monotonic() - began
