@@ -212,6 +212,24 @@ def runs(_: Context, runs: str | None = None, all: bool = False, json: bool = Fa
     project("runs", *given(runs=runs, all=all, json=json))
 
 
+@task(help={"sync": "send what is missing (the default)", "follow": "until no run is running"})
+def track(
+    _: Context,
+    sync: bool = False,
+    follow: bool = False,
+    runs: str | None = None,
+    json: bool = False,
+) -> None:
+    """Send to MLflow what it lacks of the runs, each thing exactly once."""
+    project("track", *given(sync=sync, follow=follow, runs=runs, json=json))
+
+
+@task(help={"port": "where it listens"})
+def ui(_: Context, port: str = "5000", runs: str | None = None) -> None:
+    """Show the runs in MLflow's page, on this machine only."""
+    project("ui", *given(port=port, runs=runs))
+
+
 @task(iterable=["set"])
 def config(
     _: Context,

@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cases, containers, faults, folds, workers
+from benchmarks import cases, containers, faults, folds, tracking, workers
 from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
@@ -23,6 +24,7 @@ CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "workers": (workers.workers, 5),
     "order": (cases.order, 5),
     "runs": (cases.listing, 5),
+    "tracking": (tracking.tracking, 7),
     "containers": (containers.containers, 3),
     "folds": (folds.folds, 2),
     "faults": (faults.table, 100),
@@ -45,6 +47,7 @@ def main() -> None:
     )
     options = parser.parse_args()
 
+    os.environ["LOCKSTEP_TRACK"] = "off"  # but where it is what is measured
     where = machine()
     tables = []
     for name, (measure, rounds) in CASES.items():

@@ -19,11 +19,11 @@ from project import cli, console, models
 NETWORKS = Path(__file__).parent / "networks"
 
 
-class Probe(console._Lines):
+class Probe(console.Lines):
     """The plain lines of progress, with a clock."""
 
     def __init__(self, steps: int, block: int):
-        super().__init__()
+        super().__init__(sys.stderr)
         self.left, self.block, self.done = steps, block, list[float]()
 
     def begin(self, run: str, step: int, steps: int, steps_per_epoch: int, batch: int) -> None:

@@ -8,6 +8,7 @@ LockstepError
 │   └── CheckpointError   a checkpoint cannot be written or read back
 ├── ImageError        a container image cannot be built or run here
 ├── ServingError      a run cannot be served where it was asked for
+├── TrackingError     MLflow cannot be reached, or refuses what is sent
 ├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
 └── Diverged          training produced numbers that are not finite
 
@@ -48,6 +49,10 @@ class ImageError(LockstepError):
 
 class ServingError(LockstepError):
     """A run cannot be served where it was asked for."""
+
+
+class TrackingError(LockstepError):
+    """MLflow cannot be reached, or refuses what is sent."""
 
 
 class EnvironmentMismatch(LockstepError):

@@ -128,8 +128,9 @@ def differences(trials: Sequence[Trial]) -> list[str]:
 
 def _on_host(words: Sequence[str], place: Place) -> dict[str, Any]:
     command = [sys.executable, "-m", "project", *words, "--runs", str(place.runs)]
-    variables = os.environ | {"LOCKSTEP_DATA": str(place.data), "PYTHONPATH": str(images.ROOT)}
-    code = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL).returncode
+    variables = {"LOCKSTEP_DATA": str(place.data), "LOCKSTEP_TRACK": "off"}
+    variables |= {"PYTHONPATH": str(images.ROOT)}
+    code = subprocess.run(command, env=os.environ | variables, stdout=subprocess.DEVNULL).returncode
     return _receipt(place, code)
 
 
@@ -161,6 +162,7 @@ def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
             raise ImageError(f"devcontainer up: {images.last_line(done.stdout or done.stderr)}")
         # Runs and data of its own: the workspace may belong to another user than the container's.
         command = ["devcontainer", "exec", *where, "--remote-env", "LOCKSTEP_DATA=/tmp/parity/data"]
+        command += ["--remote-env", "LOCKSTEP_TRACK=off"]
         command += ["python", "-m", "project", *words, "--runs", "/tmp/parity/runs", "--json"]
         done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
         if done.returncode:

@@ -33,6 +33,8 @@ TOGETHER = (
     "tests/test_lock.py",
     "tests/test_notebooks.py",
     "tests/test_services.py",
+    "tests/test_tracking.py",
+    "tests/test_tracking_page.py",
 )
 
 
@@ -62,6 +64,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     beside = ROOT.parent / "shared" / "data"  # files that are in no mirror of ours nor in git
     if beside.is_dir():
         os.environ.setdefault("LOCKSTEP_DATA_PATH", str(beside))
+    os.environ["LOCKSTEP_TRACK"] = "off"  # hundreds of trainings; those of tracking switch it on
     # Where bytecode is not to be written, each of hundreds of processes would compile torch anew.
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         os.environ["PYTHONPYCACHEPREFIX"] = str(shared / "bytecode")

@@ -108,7 +108,7 @@ def postgres() -> Iterator[Postgres]:
                     "fsync": "off"}  # fmt: skip
         words = [server, "-D", "data", *(f"--{key}={value}" for key, value in settings.items())]
         made = Postgres(port, password)
-        with _running(words, folder / "log", lambda: _answers(made), signal.SIGINT, **user):
+        with running(words, folder / "log", lambda: _answers(made), signal.SIGINT, **user):
             yield made
 
 
@@ -146,7 +146,7 @@ def s3() -> Iterator[S3]:
         # Each bucket has volumes of its own, so there must be many, and small ones.
         words += ["-master.volumeSizeLimitMB=64", "-volume.max=1000"]
         # Asked to end in order it would take half a minute, to keep what is then thrown away.
-        with _running(words, folder / "log", lambda: _stores(made), signal.SIGKILL, cwd=folder):
+        with running(words, folder / "log", lambda: _stores(made), signal.SIGKILL, cwd=folder):
             yield made
 
 
@@ -204,11 +204,11 @@ def _folder(prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _running(
+def running(
     words: Sequence[str],
     log: Path,
     answers: Callable[[], bool],
-    end: signal.Signals,
+    end: signal.Signals = signal.SIGTERM,
     **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server that answers, ended by a signal; what it said is told if it does not come up."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from project import models
@@ -46,6 +47,19 @@ def train(options: argparse.Namespace) -> int:
     if options.workers is not None:
         options.overrides.append(f"training.workers={options.workers}")
     experiment, _ = resolved(options)
+    from project.place import Place
+    from project.tracking import follower
+    from project.training import launch
+
+    folder = Place.default(options.runs).runs
+    followed = not launch.is_watched() and not launch.rank() and follower.start(folder)
+    code = _train(options, experiment)
+    if followed and (problem := follower.problem(folder)):
+        print(f"warning: not to be seen in MLflow yet: {problem}", file=sys.stderr)
+    return code
+
+
+def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
     from project.processes import follow_parent
     from project.training import launch, profiles
 

@@ -162,7 +162,9 @@ def _project(words: list[str], folder: Path, lock: int, data: Path) -> int:
     child = subprocess.Popen(
         [sys.executable, "-m", "project", *words],
         cwd=folder,
-        env=os.environ | variables | {"LOCKSTEP_DATA": str(data.absolute())},
+        env=os.environ
+        | variables
+        | {"LOCKSTEP_DATA": str(data.absolute()), "LOCKSTEP_TRACK": "off"},
         stdout=subprocess.DEVNULL,
         preexec_fn=follow_parent,
         pass_fds=[lock],  # if we are killed, the folder is held until the child has ended

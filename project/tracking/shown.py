@@ -1,0 +1,158 @@
+"""What a run's files say of it, as MLflow's words have it: params, metrics, tags, artifacts."""
+
+import calendar
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from project.errors import RunError
+from project.files import canonical_json, is_held
+from project.records.receipt import Run
+
+FINISHED, RUNNING, KILLED = "FINISHED", "RUNNING", "KILLED"
+IDENTITY, RUN, SENT = "lockstep.identity", "lockstep.run", "lockstep.sent"
+# Those at the end have a receipt beside them; before that they are not there or not yet what they
+# will be.
+_BEGUN = ("identity.json", "experiment.yaml")
+_ENDED = ("report.html", "weights.safetensors", "preprocess.json", "receipt.json")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as it is to be seen: ``metrics`` by name and step, times in ms since 1970.
+
+    ``mark`` says how far its files are; what has this mark and status already needs nothing.
+    """
+
+    run: Run
+    experiment: str
+    status: str
+    mark: str
+    began: int
+    ended: int
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[tuple[str, int], float]
+    files: list[Path]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By what the run is found again: its identity and its name."""
+        return self.tags[IDENTITY], self.tags[RUN]
+
+
+def last_step(folder: Path) -> int:
+    """The step of a run's newest checkpoint; 0 if it has none."""
+    return max((int(p.name) for p in folder.glob("checkpoints/*") if p.name.isdigit()), default=0)
+
+
+def shown(run: Run) -> Shown:
+    """What there is to be seen of a run now; of one in training, up to its newest checkpoint.
+
+    What lies beyond may be cut off and trained again. Raises RunError if a file was altered.
+    """
+    try:
+        return _shown(run)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"{run.folder}: altered or removed ({reason}); not sent.") from error
+
+
+def _shown(run: Run) -> Shown:
+    receipt, identity, parts = run.receipt, run.identity, run.parts
+    if not identity or not parts:
+        raise RunError(f"{run.folder}: identity.json or parts.json is missing; not sent.")
+    began = (run.folder / "identity.json").stat().st_mtime
+    tags = {
+        IDENTITY: identity["digest"],
+        RUN: run.name,
+        "lockstep.data_sha256": parts["data"],
+        "lockstep.profile": parts["profile"]["name"],
+    }
+    if receipt:
+        results = receipt["results"]
+        steps, status = results["steps"], FINISHED
+        # Not of the receipt, which holds times: the same bits from two machines are one run.
+        mark = "finished " + " ".join(results[f"{name}_sha256"] for name in ("weights", "trace"))
+        ended = float(
+            calendar.timegm(time.strptime(receipt["timing"]["finished"], "%Y-%m-%dT%H:%M:%SZ"))
+        )
+        began = min(began, ended - receipt["timing"]["seconds"])  # a copy's files are younger
+        tags |= _told(receipt)
+    else:
+        steps, results = last_step(run.folder), {}
+        status = RUNNING if is_held(run.folder) else KILLED
+        mark, ended = f"step {steps}", time.time()
+    return Shown(
+        run,
+        experiment=f"lockstep/{parts['experiment']['name']}",
+        status=status,
+        mark=mark,
+        began=int(began * 1000),
+        ended=int(max(began, ended) * 1000),
+        params={name: _text(value) for name, value in _flat(parts["experiment"], ".")},
+        tags=tags,
+        metrics=dict(_metrics(run, steps, results)),
+        files=[run.folder / name for name in (*_BEGUN, *(_ENDED if receipt else ()))],
+    )
+
+
+def _told(receipt: dict[str, Any]) -> dict[str, str]:
+    """The tags that a receipt gives."""
+    environment = receipt["environment"]
+    git = environment.get("git") or {}
+    found = {
+        "lockstep.weights_sha256": receipt["results"]["weights_sha256"],
+        "lockstep.level": receipt.get("level", {}).get("promise"),
+        "lockstep.image": environment.get("image"),
+        "lockstep.notebook": "yes" if environment.get("notebook") else "no",
+        "lockstep.dirty": "yes" if git.get("dirty") else "no",
+        "mlflow.source.git.commit": git.get("commit"),  # its page has a column for this name
+    }
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _metrics(
+    run: Run, steps: int, results: dict[str, Any]
+) -> Iterator[tuple[tuple[str, int], float]]:
+    import numpy as np
+
+    from project.records.trace import RECORD
+
+    path = run.folder / "trace.bin"
+    if steps and path.exists():
+        # Not memory-mapped: a run that goes on cuts its trace to where it does.
+        for step, loss in enumerate(np.fromfile(path, RECORD, steps)["loss"], 1):
+            if kept(step):
+                yield ("train/loss", step), float(loss)
+    for row in run.metrics() if steps else []:
+        if row["step"] <= steps:
+            values = {"train": {"epoch_loss": row["train"]["loss"], "rate": row["rate"]}}
+            for name, value in _flat(values | {"validation": row["validation"]}, "/"):
+                yield (name, row["step"]), float(value)
+    for name, value in _flat({"test": results.get("metrics", {}).get("test", {})}, "/"):
+        if isinstance(value, int | float):
+            yield (name, results["kept_step"]), float(value)
+
+
+def kept(step: int) -> bool:
+    """Whether a step's loss is sent: each of the first 1,024, then 512 for each doubling.
+
+    It follows from the step alone, so that it is the same however far the run is.
+    """
+    return step % (1 << max(step.bit_length() - 10, 0)) == 0
+
+
+def _flat(tree: dict[str, Any], dot: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested settings, by their whole names."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}{dot}{rest}", leaf) for rest, leaf in _flat(value, dot))
+        else:
+            yield name, value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value).decode()
