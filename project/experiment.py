@@ -99,6 +99,7 @@ def what_decides(
 
 
 def files_that_run(experiment: Experiment) -> dict[str, bytes]:
+    """Name and content of each source file that a training of the experiment runs."""
     model = f"project.models.{experiment.model}.__init__"
     return source.files_that_run("project.experiment", model)
 

@@ -61,8 +61,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 VERBS = (
-    "train, evaluate, predict, runs, compare, reproduce, serve, config, doctor, new-model, image, "
-    "parity"
+    "train, evaluate, predict, tune, runs, compare, reproduce, track, ui, serve, config, doctor, "
+    "new-model, image, parity"
 )
 
 

@@ -45,8 +45,10 @@ def tune(options: argparse.Namespace) -> None:
     study, monitor = _study(options, place)
     if options.as_worker:
         return _work(options, study, monitor, place)
+    from project.tracking import follower
     from project.tuning import work
 
+    follower.start(place.runs)
     path = _new_recipe(options, study)
     watch = console.watch()
     watch.say(f"study {study.name}")

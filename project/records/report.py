@@ -190,6 +190,8 @@ def _classes(per_class: dict[str, list[float]], names: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """A table whose cells are HTML already."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
