@@ -135,7 +135,7 @@ def _open_run(
     def contents() -> dict[str, bytes]:
         # What training runs is in the identity; with the rest the archive can train by itself.
         kept = source.files_that_run("project.__main__") | files
-        kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
+        kept |= source.data_files(catalog.file_of(experiment.data.name), selftest.GOLDEN)
         return {
             "experiment.yaml": experiment.as_yaml(),
             "source.zip": source.archive(kept),

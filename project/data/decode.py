@@ -140,13 +140,13 @@ def _check(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[np.in
     if found != wanted:
         raise DataError(
             f"data {entry.name}: {split} has inputs of shape {found}, the catalog says {wanted}; "
-            "correct catalog.yaml or bring the right files."
+            "correct the catalog or bring the right files."
         )
     if outside := sorted({int(label) for label in labels} - set(range(len(entry.labels)))):
         row = int(np.flatnonzero(labels == outside[0])[0])
         raise DataError(
             f"data {entry.name}: row {row} of {split} has label {outside[0]}, wanted 0 to "
-            f"{len(entry.labels) - 1}; correct the file or the labels in catalog.yaml."
+            f"{len(entry.labels) - 1}; correct the file or the labels in the catalog."
         )
 
 
