@@ -109,7 +109,7 @@ def open_data(name: str, place: Place, watch: Watch) -> Dataset:
     return open_dataset(
         entry,
         place.data / "arrays",
-        lambda wanted: fetch(wanted, place.data / "raw", watch.say, watch.bar),
+        lambda wanted: fetch(wanted, place.data, watch.say, watch.bar),
         watch.say,
     )
 

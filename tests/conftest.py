@@ -33,6 +33,7 @@ TOGETHER = (
     "tests/test_lock.py",
     "tests/test_notebooks.py",
     "tests/test_services.py",
+    "tests/test_storage.py",
 )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from project.data import decode as decoding
 from project.data.catalog import SPLITS, Entry
+from project.data.store import signature
 from project.errors import DataError, RunError
 from project.files import (
     DATA,
@@ -129,7 +130,7 @@ def _manifest(entry: Entry, home: Path) -> dict[str, Any]:
 
 
 def _verify(entry: Entry, home: Path, manifest: dict[str, Any], say: Callable[[str], None]) -> None:
-    present = {name: _signature(home / name) for name in manifest["sha256"]}
+    present = {name: signature(home / name) for name in manifest["sha256"]}
     if present == _checked(home):
         return
     with held(home, say):
@@ -151,15 +152,6 @@ def _checked(home: Path) -> Any:
         return json.loads((home / "checked.json").read_text())
     except (OSError, ValueError):
         return None
-
-
-def _signature(path: Path) -> list[int]:
-    """What changes when a file is written to, without reading it."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What data sets there are: a file for each, with its versions, known by the digests of their files.
+"""What data sets there are: a file for each, with its versions, known by digests.
 
 ``project/data/catalog/<name>.yaml`` has title, licence and origin, and under ``versions`` what
 decides the arrays, the newest first. An address is only a place to look: ``package:`` is a file
@@ -35,8 +35,9 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """A version of a data set; ``rows`` counts the examples of each split, ``counts`` of each label.
+    """A version of a data set; ``rows`` counts the examples of each split.
 
+    ``counts`` has those of each label, for people.
     ``reading`` is what the decoder needs to know besides: columns, shares of the splits.
     """
 

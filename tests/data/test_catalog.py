@@ -94,7 +94,7 @@ def test_a_version_that_was_edited_by_hand_is_refused(tmp_path: Path) -> None:
     path.write_text(text.replace("- decoder: digits", version))
     assert entry("mine", tmp_path).digest == entry("digits").digest
     path.write_text(path.read_text().replace("test: 360", "test: 361"))
-    with pytest.raises(DataError, match="^data mine: version 71ea69db was altered"):
+    with pytest.raises(DataError, match="data mine: version 71ea69db was altered"):
         entry("mine", tmp_path)
 
 

@@ -184,7 +184,7 @@ def test_a_file_that_is_no_table_is_told_in_a_line(tmp_path: Path) -> None:
 def test_the_projects_of_made_with_ml_are_the_same_ones_everywhere(tmp_path: Path) -> None:
     """Where the file is to be had: LOCKSTEP_DATA_PATH, or else its mirror."""
     known = entry("tags")
-    found = open_dataset(known, tmp_path, lambda wanted: fetch(wanted, tmp_path / "raw"))
+    found = open_dataset(known, tmp_path / "arrays", lambda wanted: fetch(wanted, tmp_path))
     assert found.digest == "b2396220c7db106b510e50731efe3f1168a31c0bb17f3cc5cc595b89e4155a3b"
     counts = Counter(texts(found).values())
     assert [counts[label] for label in known.labels] == [285, 63, 310, 106]
