@@ -20,7 +20,7 @@ def test_an_entry_says_all_that_is_to_be_known(name: str) -> None:
     assert sum(found.counts) == sum(found.rows.values())
     assert len(found.counts) == len(found.labels)
     assert all((found.title, found.licence, found.origin, found.shape, found.files))
-    assert found.decoder in decode.DECODERS
+    assert found.decoder in decode.DECODERS | decode.READERS
     assert (tuple(found.rows), len(set(found.labels))) == (SPLITS, len(found.labels))
     assert all(re.fullmatch("[0-9a-f]{64}", file.sha256) for file in found.files)
     assert all(file.addresses and file.size for file in found.files)
