@@ -348,6 +348,7 @@ def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
         "metrics_sha256": digest_of(run.folder / "metrics.jsonl"),
         "source_sha256": digest_of(run.folder / "source.zip"),
         "labels": list(dataset.labels),
+        "data_version": dataset.version,
         "metrics": {"validation": validation, "test": metrics(*test)},
         "data": trace.epochs_seen(run.folder / "trace.bin", setup.batches.steps_per_epoch),
     }

@@ -44,12 +44,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared data set; ``digest`` stands for every byte of its arrays."""
+    """A prepared data set; ``digest`` stands for every byte of its arrays.
+
+    ``version`` is what names it in the catalog for good: ``digits@`` and the version's digest.
+    """
 
     name: str
     labels: tuple[str, ...]
     digest: str
     splits: dict[str, Split]
+    version: str
 
 
 def open_dataset(
@@ -74,7 +78,7 @@ def open_dataset(
             for split in SPLITS
         }
     digest = digest_of(canonical_json(manifest))
-    return Dataset(entry.name, entry.labels, digest, splits)
+    return Dataset(entry.name, entry.labels, digest, splits, f"{entry.name}@{entry.digest}")
 
 
 def prepared(folder: Path) -> list[str]:
