@@ -188,8 +188,8 @@ def _inspect(
 ) -> None:
     """Report what no single row can know: classes, ids, the same input in two splits."""
     counts = Counter(examples.labels)
-    if len(counts) < 2:
-        found = f"one class only ({next(iter(counts))})" if counts else "no row that is good"
+    if len(counts) < 2 and (counts or not problems):
+        found = f"one class only ({next(iter(counts))})" if counts else "no rows"
         problems.add(name, f"has {found}, wanted two classes or more")
     for label, count in sorted(counts.items()):
         if count < len(catalog.SPLITS):
@@ -228,7 +228,9 @@ def _keep(
                 put.append(store.put(paths[file.name], file.sha256))
         path = folder / f"{entry.name}.yaml"
         before = path.read_text() if newer else None
-        write_atomically(path, _written(entry, before, request).encode(), "")
+        text = _written(entry, before, request)
+        catalog.parsed(path, text)  # so that no edit of the file by hand spoils it
+        write_atomically(path, text.encode(), "")
     except BaseException:
         for one in put:
             one.unlink(missing_ok=True)
@@ -252,7 +254,7 @@ def _written(entry: Entry, before: str | None, request: Request) -> str:
     }
     if before is None:
         head = {"title": entry.title, "licence": entry.licence, "origin": entry.origin}
-        return _yaml(head) + "versions:\n" + _yaml([version])
+        return _yaml(head, flow=False) + "versions:\n" + _yaml([version])
     # What is said of this version alone stands in it; the rest of the file stays as people left it.
     said = {key: getattr(request, key) for key in ("title", "licence", "origin")}
     version |= {key: text for key, text in said.items() if text}
@@ -262,8 +264,9 @@ def _written(entry: Entry, before: str | None, request: Request) -> str:
     return before.replace(mark, mark + _yaml([version]))
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: Any, *, flow: bool | None = None) -> str:
+    """YAML for people: what holds no other collection in one line, unless ``flow`` is false."""
     text: str = yaml.safe_dump(
-        value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+        value, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=100
     )
     return text

@@ -85,8 +85,13 @@ def file_of(reference: str, catalog: Path = CATALOG) -> Path:
 def versions(name: str, catalog: Path = CATALOG) -> list[Entry]:
     """All versions of a data set, the newest first. Raises DataError for an unreadable file."""
     path = file_of(name, catalog)
+    return parsed(path, path.read_text())
+
+
+def parsed(path: Path, text: str) -> list[Entry]:
+    """The versions in the text of a catalog's file. Raises DataError, with its path, for others."""
     try:
-        known = yaml.safe_load(path.read_text())
+        known = yaml.safe_load(text)
         return [_entry(path.stem, known, version) for version in known["versions"]]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

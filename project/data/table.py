@@ -49,11 +49,12 @@ def read(path: Path, name: str, columns: Columns, problems: Problems) -> Example
     labels, ids, places = [], [], []
     for where, cells in rows:
         place, wrong = f"{name}, {where}", Problems()
-        for column in columns.names:
+        present = [column for column in columns.names if column in cells]
+        for column in present:
             _check(place, column, cells[column], wrong)
         content = b"" if wrong else _content(place, columns, cells, wrong)
-        if wrong:
-            problems.take(wrong)
+        problems.take(wrong)
+        if wrong or len(present) < len(columns.names):
             continue
         inputs.append(content)
         labels.append(str(cells[columns.label]))
@@ -82,13 +83,15 @@ def _check(place: str, column: str, cell: Any, problems: Problems) -> None:
 
 
 def _content(place: str, columns: Columns, cells: dict[str, Any], problems: Problems) -> bytes:
-    """The input of a row as bytes, with its label and id looked at."""
-    for column in [columns.label, *([columns.id] if columns.id else [])]:
-        if not str("" if cells[column] is None else cells[column]).strip():
+    """The input of a row as bytes, with its label and id looked at; of the columns there are."""
+    for column in (columns.label, columns.id):
+        if column in cells and not str("" if cells[column] is None else cells[column]).strip():
             problems.add(place, f"{column} is empty, wanted a value")
     if columns.numbers:
-        numbers = [_number(place, column, cells[column], problems) for column in columns.numbers]
+        numbers = [_number(place, c, cells[c], problems) for c in columns.numbers if c in cells]
         return np.array(numbers, np.float32).tobytes()
+    if not all(column in cells for column in columns.text):
+        return b""
     texts = ["" if cells[column] is None else cells[column] for column in columns.text]
     if wrong := [type(text).__name__ for text in texts if not isinstance(text, str)]:
         problems.add(place, f"found {wrong[0]} in a column of text; name it with --numbers")
@@ -113,13 +116,12 @@ def _number(place: str, column: str, cell: Any, problems: Problems) -> float:
     return number
 
 
-def _missing(name: str, found: Sequence[str], columns: Columns, problems: Problems) -> bool:
-    """Report the columns that a table does not have, or has twice; whether there is one."""
+def _refuse_missing(name: str, found: Sequence[str], columns: Columns, problems: Problems) -> None:
+    """Report the columns that a table does not have, or has twice."""
     wrong = [column for column in dict.fromkeys(columns.names) if found.count(column) != 1]
     for column in wrong:
         count = "twice" if column in found else f"missing.{nearest(column, found)}"
         problems.add(name, f"column {column} is {count} (it has {', '.join(found)})")
-    return bool(wrong)
 
 
 def _csv(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
@@ -129,13 +131,13 @@ def _csv(path: Path, name: str, columns: Columns, problems: Problems) -> Iterato
         reader = csv.reader(file, delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
         try:
             head = next(reader, [])
-            missing = _missing(name, head, columns, problems)
+            _refuse_missing(name, head, columns, problems)
             first = reader.line_num + 1
             for cells in reader:
                 where, first = f"line {first}", reader.line_num + 1
-                if len(cells) == len(head) and not missing:
+                if len(cells) == len(head):
                     yield where, dict(zip(head, cells, strict=True))
-                elif cells and len(cells) != len(head):
+                elif cells:
                     text = f"has {len(cells)} fields, wanted {len(head)} as in the first line"
                     problems.add(f"{name}, {where}", text)
         except csv.Error as error:
@@ -158,10 +160,11 @@ def _parquet(path: Path, name: str, columns: Columns, problems: Problems) -> Ite
         ) from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        if _missing(name, file.schema_arrow.names, columns, problems):
-            return
+        there = file.schema_arrow.names
+        _refuse_missing(name, there, columns, problems)
+        wanted = [column for column in dict.fromkeys(columns.names) if there.count(column) == 1]
         row = 0
-        for batch in file.iter_batches(columns=list(dict.fromkeys(columns.names))):
+        for batch in file.iter_batches(columns=wanted):
             for cells in batch.to_pylist():
                 row += 1
                 yield f"row {row}", cells

@@ -133,7 +133,7 @@ def verify(entries: Iterable[Entry], data: Path, catalog: Path) -> tuple[Done, l
     """
     store, done, altered = Store(data), Done(), []
     everything = [version for name in names(catalog) for version in versions(name, catalog)]
-    digests = _distinct(everything)
+    digests = _distinct([*everything, *(entries := list(entries))])
     for entry in entries:
         for file in entry.files:
             found = copies(entry, file, store, again=True)
