@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 # Files whose tests share what takes long to make, so that one process runs all of them. (The mark
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
 TOGETHER = (
+    "tests/data/test_transfer.py",
     "tests/faults/test_workers.py",
     "tests/test_any_cpu.py",
     "tests/test_jupyterlab.py",

@@ -51,7 +51,7 @@ def _add_add(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--text", help="of a table: text to learn from; may be repeated", **many)
     verb.add_argument("--numbers", help="of a table: numbers, likewise", **many)
     verb.add_argument("--id", metavar="COLUMN", help="of a table: what a row keeps when it changes")
-    verb.add_argument("--size", type=_size, metavar="HxW", help="pictures are scaled to it")
+    verb.add_argument("--size", type=height_x_width, metavar="HxW", help="pictures are scaled to it")
     verb.add_argument("--rgb", action="store_true", help="pictures in colours, else in greys")
     verb.add_argument("--validation", type=float, default=0.1, metavar="SHARE")
     verb.add_argument("--test", type=float, default=0.1, metavar="SHARE")
@@ -59,7 +59,8 @@ def _add_add(verb: argparse.ArgumentParser) -> None:
         verb.add_argument(name, metavar="TEXT")
 
 
-def _size(text: str) -> tuple[int, int]:
+def height_x_width(text: str) -> tuple[int, int]:
+    """The size of a picture, as 28x28, for argparse."""
     height, width = (int(side) for side in text.split("x"))
     if min(height, width) < 1:
         raise ValueError
