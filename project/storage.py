@@ -5,12 +5,13 @@ finds endpoint and credentials by its own variables and files (``AWS_ENDPOINT_UR
 """
 
 import base64
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -87,23 +88,22 @@ class Folder:
 
     def put(self, key: str, path: Path, sha256: str, moved: Moved) -> bool:
         final = self.folder / key
-        if final.exists():
-            return False
-        part = final.with_name(f".{final.name}.{os.uname().nodename}-{os.getpid()}.part")
+        # One name for each machine, so that what a killed process left is written over by the next.
+        part = final.with_name(f".{final.name}.{os.uname().nodename}.part")
         with told_in_one_line(final, setting=""):
             final.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with part.open("wb") as target, path.open("rb") as source:
+            with part.open("ab") as target, path.open("rb") as source:
+                fcntl.flock(target, fcntl.LOCK_EX)
+                if new := not final.exists():
+                    target.truncate(0)
                     found = _copied(source, target, moved)
                     target.flush()
                     os.fsync(target.fileno())
-                _refuse_other(path, found, sha256)
-                with suppress(FileExistsError):  # a link, unlike a rename, replaces nothing
-                    os.link(part, final)
-                flush_folder(final.parent)
-            finally:
+                    _refuse_other(path, found, sha256)
+                    new = _named(part, final)
+                    flush_folder(final.parent)
                 part.unlink(missing_ok=True)
-        return True
+        return new
 
     def get(self, key: str, path: Path, moved: Moved) -> None:
         try:
@@ -273,6 +273,17 @@ _MOVES = {
     "SignatureDoesNotMatch": _CREDENTIALS,
     "AccessDenied": "use a key that may, or have this one allowed to.",
 }
+
+
+def _named(part: Path, final: Path) -> bool:
+    """Give a file its final name; False, and it stays as it is, if another has that by now."""
+    try:
+        os.link(part, final)  # which, unlike a rename, replaces nothing
+    except FileExistsError:
+        return False
+    except OSError:  # a share that has no links
+        os.replace(part, final)
+    return True
 
 
 class _Told:

@@ -62,7 +62,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 VERBS = (
     "train, evaluate, predict, runs, compare, reproduce, serve, config, doctor, new-model, image, "
-    "parity"
+    "parity, data"
 )
 
 
@@ -128,6 +128,7 @@ def test_help_names_every_verb_and_what_it_is_for(call: Call) -> None:
         **vars(cli.serving),
         **vars(cli.workspace),
         **vars(cli.images),
+        **vars(cli.data),
     }
     meant = [parts[verb.replace("-", "_")].__doc__ for verb in VERBS.split(", ")]
     assert code == 0

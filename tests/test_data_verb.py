@@ -167,7 +167,10 @@ def test_without_a_good_action_all_are_told_in_a_line(call: Call, words: tuple[s
         (("pull", "--from", "none/such"), "none/such: no such folder; make it"),
         (("add", "none.csv", "--name", "Mine"), "--name: found 'Mine', wanted small letters"),
         (("add", "none.csv", "--name", "mine"), "none.csv: found nothing, wanted a table"),
-        (("add", "x", "--name=y", "--size=28"), "argument --size: invalid height_x_width value: '28'"),
+        (
+            ("add", "x", "--name=y", "--size=28"),
+            "argument --size: invalid height_x_width value: '28'",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_a_line(

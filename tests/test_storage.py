@@ -161,3 +161,25 @@ def test_what_is_no_storage_is_told_in_a_line(tmp_path: Path) -> None:
     assert told(lambda: open_storage(str(missing)).get("a", tmp_path / "a", nothing)).startswith(
         f"{missing}/a: No such file"
     )
+
+
+def test_what_a_killed_process_left_in_a_folder_is_written_over_and_not_listed(
+    tmp_path: Path,
+) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from project.storage import open_storage
+def moved(count):
+    os.kill(os.getpid(), signal.SIGKILL)
+open_storage(sys.argv[1]).put("ab/key", Path(sys.argv[2]), sys.argv[3], moved)
+"""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    path, digest = written(tmp_path / "file", os.urandom(3 << 20))
+    words = [sys.executable, "-c", script, str(shared), str(path), digest]
+    assert subprocess.run(words, cwd=ROOT).returncode == -signal.SIGKILL
+    storage = open_storage(str(shared))
+    assert (len([*shared.rglob("*.part")]), storage.list(), storage.size("ab/key")) == (1, {}, None)
+    assert storage.put("ab/key", path, digest, nothing)
+    assert ([*shared.rglob("*.part")], storage.list()) == ([], {"ab/key": 3 << 20})

@@ -77,6 +77,6 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         prog="project", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    for part in (training, runs, data, serving, workspace, images):
+    for part in (training, runs, serving, workspace, images, data):
         part.add_to(verbs)
     return parser, verbs.names

@@ -51,7 +51,9 @@ def _add_add(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--text", help="of a table: text to learn from; may be repeated", **many)
     verb.add_argument("--numbers", help="of a table: numbers, likewise", **many)
     verb.add_argument("--id", metavar="COLUMN", help="of a table: what a row keeps when it changes")
-    verb.add_argument("--size", type=height_x_width, metavar="HxW", help="pictures are scaled to it")
+    verb.add_argument(
+        "--size", type=height_x_width, metavar="HxW", help="pictures are scaled to it"
+    )
     verb.add_argument("--rgb", action="store_true", help="pictures in colours, else in greys")
     verb.add_argument("--validation", type=float, default=0.1, metavar="SHARE")
     verb.add_argument("--test", type=float, default=0.1, metavar="SHARE")

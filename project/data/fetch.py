@@ -1,5 +1,6 @@
 """Brings the files of a data set to this machine, each checked against its digest."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from project.data.catalog import Entry, SourceFile
 from project.data.store import Store
 from project.errors import DataError, RunError, StorageError
 from project.files import DATA, told_in_one_line
-from project.storage import open_storage
+from project.storage import Storage, open_storage
 
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 REMOTE = "LOCKSTEP_DATA_REMOTE"
@@ -30,9 +31,9 @@ def fetch(
     not hashed again while its size, time and inode stay. ``bar(name)`` may give pooch a progress
     bar. Raises DataError with all that was tried.
     """
-    store = Store(data)
+    store, remote = Store(data), functools.cache(open_storage)
     try:
-        return {file.name: _fetched(entry, file, store, say, bar) for file in entry.files}
+        return {file.name: _fetched(entry, file, store, remote, say, bar) for file in entry.files}
     finally:
         store.digests.save()
 
@@ -60,6 +61,7 @@ def _fetched(
     entry: Entry,
     file: SourceFile,
     store: Store,
+    remote: Callable[[str], Storage],
     say: Callable[[str], None],
     bar: Callable[[str], Any] | None,
 ) -> Path:
@@ -74,9 +76,9 @@ def _fetched(
             f"{path} is altered or truncated ({path.stat().st_size} bytes, sha256 {found[:12]})"
         )
         say(f"warning: {tried[-1]}, wanted sha256 {file.sha256[:12]}; looking further")
-    if remote := os.environ.get(REMOTE):
+    if shared := os.environ.get(REMOTE):
         try:
-            storage = open_storage(remote)
+            storage = remote(shared)
             say(f"fetching {file.name} from {storage}")
             return store.bring(storage, file, lambda _: None)
         except StorageError as error:
