@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from invoke import Context, Exit, task
@@ -55,6 +56,15 @@ def given(**options: object) -> Sequence[str]:
             [name] if value is True else [name, str(value)] if value not in (None, False) else []
         )
     return words
+
+
+def words_after(task: str) -> int:
+    """How many words follow a task's name before its first option.
+
+    invoke has no positional argument that may be left out: as many are declared as are given.
+    """
+    after = sys.argv[sys.argv.index(task) + 1 :] if task in sys.argv else []
+    return len(list(takewhile(lambda word: not word.startswith("-"), after)))
 
 
 @task(
@@ -176,8 +186,7 @@ def reproduce(
 
 
 @task(
-    positional=["action", "name"],
-    optional=["name"],
+    positional=["action", "name"][: max(1, words_after("image"))],
     help={
         "action": "build, shell or push",
         "name": "where to push: HOST/NAME",
@@ -189,7 +198,7 @@ def reproduce(
 def image(
     _: Context,
     action: str,
-    name: str = "",
+    name: str | None = None,
     gpu: bool = False,
     stage: str = "train",
     offline: bool = False,
@@ -198,6 +207,49 @@ def image(
     """Build an image of this tree, open a shell in one, or push one."""
     words = [action, *([name] if name else [])]
     project("image", *words, *given(gpu=gpu, stage=stage, offline=offline, json=json))
+
+
+@task(
+    positional=["action", "what", "other"][: words_after("data")],
+    iterable=["text", "numbers"],
+    help={
+        "action": "list, fetch, add, verify, push, pull or diff",
+        "what": "NAME or NAME@VERSION, for add a path; for diff either, twice",
+        "name": "under which a data set is added",
+        "label": "column of a table that is to be learnt; --text, --numbers: those to learn from",
+        "id": "column of a table by which a row is known when it changes",
+        "size": "HEIGHTxWIDTH to which pictures are scaled",
+        "to": "where to push: a folder or s3://BUCKET/PREFIX; --from: where to pull",
+    },
+)
+def data(
+    _: Context,
+    action: str | None = None,
+    what: str | None = None,
+    other: str | None = None,
+    name: str | None = None,
+    label: str | None = None,
+    text: list[str] = [],
+    numbers: list[str] = [],
+    id: str | None = None,
+    size: str | None = None,
+    rgb: bool = False,
+    validation: str | None = None,
+    test: str | None = None,
+    title: str | None = None,
+    licence: str | None = None,
+    origin: str | None = None,
+    to: str | None = None,
+    from_: str | None = None,
+    json: bool = False,
+) -> None:
+    """Data sets: list, fetch, add, verify, push, pull, diff."""
+    columns = [word for one in text for word in ("--text", one)]
+    columns += [word for one in numbers for word in ("--numbers", one)]
+    options = given(name=name, label=label, id=id, size=size, rgb=rgb, validation=validation,
+                    test=test, title=title, licence=licence, origin=origin, to=to, from_=from_,
+                    json=json)  # fmt: skip
+    project("data", *filter(None, (action, what, other)), *columns, *options)
 
 
 @task(help={"full": "apparel/base as well", "gpu": "the GPU image as well, on the CPU"})

@@ -65,7 +65,7 @@ def main(kind: str, network: str, steps: str) -> None:
     data = open_dataset(
         catalog.entry("fashion-mnist"),
         place.data / "arrays",
-        lambda entry: fetch(entry, place.data / "raw"),
+        lambda entry: fetch(entry, place.data),
         print,
     ).splits["train"]
     pictures = torch.from_numpy(np.array(data.inputs))

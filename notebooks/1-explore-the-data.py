@@ -2,7 +2,7 @@
 # # 1. Explore the data
 #
 # The examples of `digits` as training sees them: 8 x 8 pixels of grey, a label each, in three splits.
-# Another data set of `project/data/catalog.yaml` is opened by its name.
+# Another data set of `project/data/catalog/` is opened by its name.
 
 # %%
 import matplotlib.pyplot as plt

@@ -3,6 +3,7 @@
 LockstepError
 ├── SettingError      a recipe or an override holds something that is no setting or no value for it
 ├── DataError         a data set is missing, altered, truncated or not what the catalog says
+├── StorageError      a shared folder or bucket cannot be reached, or holds something else
 ├── ModelError        a model folder or a stored model is missing or incomplete
 ├── RunError          the runs folder or one run in it cannot be used
 │   └── CheckpointError   a checkpoint cannot be written or read back
@@ -29,6 +30,10 @@ class SettingError(LockstepError):
 
 class DataError(LockstepError):
     """A data set is missing, altered, truncated or not what the catalog says."""
+
+
+class StorageError(LockstepError):
+    """A shared folder or bucket cannot be reached, or holds something else."""
 
 
 class ModelError(LockstepError):

@@ -110,7 +110,7 @@ def open_data(name: str, place: Place, watch: Watch) -> Dataset:
     return open_dataset(
         entry,
         place.data / "arrays",
-        lambda wanted: fetch(wanted, place.data / "raw", watch.say, watch.bar),
+        lambda wanted: fetch(wanted, place.data, watch.say, watch.bar),
         watch.say,
     )
 
@@ -136,7 +136,7 @@ def _open_run(
     def contents() -> dict[str, bytes]:
         # What training runs is in the identity; with the rest the archive can train by itself.
         kept = source.files_that_run("project.__main__") | files
-        kept |= source.data_files(catalog.CATALOG, selftest.GOLDEN)
+        kept |= source.data_files(catalog.file_of(experiment.data.name), selftest.GOLDEN)
         return {
             "experiment.yaml": experiment.as_yaml(),
             "source.zip": source.archive(kept),
@@ -349,6 +349,7 @@ def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
         "metrics_sha256": digest_of(run.folder / "metrics.jsonl"),
         "source_sha256": digest_of(run.folder / "source.zip"),
         "labels": list(dataset.labels),
+        "data_version": dataset.version,
         "metrics": {"validation": validation, "test": metrics(*test)},
         "data": trace.epochs_seen(run.folder / "trace.bin", setup.batches.steps_per_epoch),
     }

@@ -27,12 +27,14 @@ ROOT = Path(__file__).parents[1]
 # Files whose tests share what takes long to make, so that one process runs all of them. (The mark
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
 TOGETHER = (
+    "tests/data/test_transfer.py",
     "tests/faults/test_workers.py",
     "tests/test_any_cpu.py",
     "tests/test_jupyterlab.py",
     "tests/test_lock.py",
     "tests/test_notebooks.py",
     "tests/test_services.py",
+    "tests/test_storage.py",
     "tests/test_tracking.py",
     "tests/test_tracking_page.py",
 )

@@ -61,8 +61,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 VERBS = (
-    "train, evaluate, predict, tune, runs, compare, reproduce, track, ui, serve, config, doctor, "
-    "new-model, image, parity"
+    "train, evaluate, predict, tune, runs, compare, reproduce, track, ui, data, serve, config, "
+    "doctor, new-model, image, parity"
 )
 
 
@@ -122,13 +122,8 @@ def test_the_exit_code_is_that_of_the_process() -> None:
 def test_help_names_every_verb_and_what_it_is_for(call: Call) -> None:
     code, out, _ = call("--help")
     told = " ".join(out.split())
-    parts = {
-        **vars(cli.training),
-        **vars(cli.runs),
-        **vars(cli.serving),
-        **vars(cli.workspace),
-        **vars(cli.images),
-    }
+    files = (cli.training, cli.tuning, cli.runs, cli.tracking, cli.data, cli.serving, cli.workspace)
+    parts = {name: part for file in (*files, cli.images) for name, part in vars(file).items()}
     meant = [parts[verb.replace("-", "_")].__doc__ for verb in VERBS.split(", ")]
     assert code == 0
     assert [doc for doc in meant if doc.partition("\n")[0] not in told] == []

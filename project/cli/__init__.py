@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from project.cli import images, runs, serving, tracking, training, tuning, workspace
+from project.cli import data, images, runs, serving, tracking, training, tuning, workspace
 from project.cli.verbs import Verbs
 from project.errors import Interrupted, LockstepError, WorkerLost
 from project.files import nearest
@@ -77,6 +77,6 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         prog="project", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    for part in (training, tuning, runs, tracking, serving, workspace, images):
+    for part in (training, tuning, runs, tracking, data, serving, workspace, images):
         part.add_to(verbs)
     return parser, verbs.names

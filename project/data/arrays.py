@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from project.data import decode as decoding
 from project.data.catalog import SPLITS, Entry
+from project.data.store import signature
 from project.errors import DataError, RunError
 from project.files import (
     DATA,
@@ -43,12 +44,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared data set; ``digest`` stands for every byte of its arrays."""
+    """A prepared data set; ``digest`` stands for every byte of its arrays.
+
+    ``version`` is what names it in the catalog for good: ``digits@`` and the version's digest.
+    """
 
     name: str
     labels: tuple[str, ...]
     digest: str
     splits: dict[str, Split]
+    version: str
 
 
 def open_dataset(
@@ -73,7 +78,7 @@ def open_dataset(
             for split in SPLITS
         }
     digest = digest_of(canonical_json(manifest))
-    return Dataset(entry.name, entry.labels, digest, splits)
+    return Dataset(entry.name, entry.labels, digest, splits, f"{entry.name}@{entry.digest}")
 
 
 def prepared(folder: Path) -> list[str]:
@@ -129,7 +134,7 @@ def _manifest(entry: Entry, home: Path) -> dict[str, Any]:
 
 
 def _verify(entry: Entry, home: Path, manifest: dict[str, Any], say: Callable[[str], None]) -> None:
-    present = {name: _signature(home / name) for name in manifest["sha256"]}
+    present = {name: signature(home / name) for name in manifest["sha256"]}
     if present == _checked(home):
         return
     with held(home, say):
@@ -151,15 +156,6 @@ def _checked(home: Path) -> Any:
         return json.loads((home / "checked.json").read_text())
     except (OSError, ValueError):
         return None
-
-
-def _signature(path: Path) -> list[int]:
-    """What changes when a file is written to, without reading it."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -1,5 +1,11 @@
-"""What data sets there are: names, digests, licences, shapes and where their files may be had."""
+"""What data sets there are: a file for each, with its versions, known by digests.
 
+``project/data/catalog/<name>.yaml`` has title, licence and origin, and under ``versions`` what
+decides the arrays, the newest first. An address is only a place to look: ``package:`` is a file
+inside a locked package, the rest are mirrors; a file without any is had from a remote.
+"""
+
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +15,14 @@ import yaml
 from project.errors import DataError
 from project.files import canonical_json, digest_of, nearest
 
-CATALOG = Path(__file__).with_name("catalog.yaml")
+CATALOG = Path(__file__).with_name("catalog")
 SPLITS = ("train", "validation", "test")
+NAME = r"[a-z0-9][a-z0-9._-]*"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as its makers published it, known by its digest.
+    """A file as its makers published it, known by its digest; ``size`` in bytes.
 
     An address that ends in ``/`` is a folder that holds the file under its name.
     """
@@ -23,12 +30,14 @@ class SourceFile:
     name: str
     sha256: str
     addresses: tuple[str, ...] = ()
+    size: int | None = None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set of the catalog; ``rows`` counts the examples of each split.
+    """A version of a data set; ``rows`` counts the examples of each split.
 
+    ``counts`` has those of each label, for people.
     ``reading`` is what the decoder needs to know besides: columns, shares of the splits.
     """
 
@@ -42,30 +51,83 @@ class Entry:
     rows: dict[str, int]
     files: tuple[SourceFile, ...]
     reading: dict[str, Any] = field(default_factory=dict)
+    counts: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
-        """What decides the decoded arrays, as far as the catalog knows it."""
+        """The version: what decides the decoded arrays, as far as the catalog knows it."""
         files = [[file.name, file.sha256] for file in self.files]
         parts = [files, self.decoder, self.rows, self.shape, self.labels]
         return digest_of(canonical_json([*parts, *([self.reading] if self.reading else [])]))
 
+    @property
+    def reference(self) -> str:
+        """What names this version, also when there are newer ones: ``digits@``, 8 hex digits."""
+        return f"{self.name}@{self.digest[:8]}"
 
-def entry(name: str, catalog: Path = CATALOG) -> Entry:
-    """The data set of that name. Raises DataError for an unknown one, with the nearest name."""
-    known = yaml.safe_load(catalog.read_text())
+
+def names(catalog: Path = CATALOG) -> list[str]:
+    """The data sets of the catalog, in the order of the alphabet."""
+    return sorted(path.stem for path in catalog.glob("*.yaml"))
+
+
+def file_of(reference: str, catalog: Path = CATALOG) -> Path:
+    """The file of the catalog that a reference is looked up in. Raises DataError as ``entry``."""
+    name, known = reference.partition("@")[0], names(catalog)
     if name not in known:
         raise DataError(
             f"data.name: {name!r} is not in the catalog.{nearest(name, known)}"
-            f" ({catalog.name} has {', '.join(sorted(known))})"
+            f" (it has {', '.join(known)})"
         )
-    return _entry(name, known[name])
+    return catalog / f"{name}.yaml"
 
 
-def _entry(name: str, fields: dict[str, Any]) -> Entry:
+def versions(name: str, catalog: Path = CATALOG) -> list[Entry]:
+    """All versions of a data set, the newest first. Raises DataError for an unreadable file."""
+    path = file_of(name, catalog)
+    return parsed(path, path.read_text())
+
+
+def parsed(path: Path, text: str) -> list[Entry]:
+    """The versions in the text of a catalog's file. Raises DataError, with its path, for others."""
+    try:
+        known = yaml.safe_load(text)
+        return [_entry(path.stem, known, version) for version in known["versions"]]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path}: is no entry of the catalog ({reason}); mend it.") from error
+
+
+def entry(reference: str, catalog: Path = CATALOG) -> Entry:
+    """The newest version of a data set, or the one that is meant by ``NAME@VERSION``.
+
+    Raises DataError for an unknown one, with the nearest name or the versions that there are.
+    """
+    name, at, version = reference.partition("@")
+    known = versions(name, catalog)
+    if not at:
+        return known[0]
+    found = [one for one in known if one.digest.startswith(version)]
+    if re.fullmatch("[0-9a-f]{8,64}", version) and found:
+        return found[0]
+    raise DataError(
+        f"data.name: {reference}: no such version, wanted 8 or more hex digits of one of "
+        f"{', '.join(one.reference for one in known)}"
+    )
+
+
+def _entry(name: str, known: dict[str, Any], version: dict[str, Any]) -> Entry:
+    fields = {key: value for key, value in known.items() if key != "versions"} | version
     files = tuple(
-        SourceFile(file["name"], file["sha256"], tuple(file.get("addresses", ())))
+        SourceFile(file["name"], file["sha256"], tuple(file.get("addresses", ())), file.get("size"))
         for file in fields["files"]
     )
-    lists = {"shape": tuple(fields["shape"]), "labels": tuple(fields["labels"])}
-    return Entry(**(fields | lists | {"name": name, "files": files}))
+    lists = {key: tuple(fields.get(key, ())) for key in ("shape", "labels", "counts")}
+    digest = fields.pop("version", None)  # written by `data add` for who reads the file
+    found = Entry(**(fields | lists | {"name": name, "files": files}))
+    if digest not in (None, found.digest):
+        raise DataError(
+            f"data {name}: version {digest[:8]} was altered in the catalog (its digest is now "
+            f"{found.digest[:12]}); put it back as it was, and add what is new as a new version."
+        )
+    return found

@@ -1,7 +1,5 @@
 """Turns the files of a data set into arrays, one function for each published format."""
 
-import gzip
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,38 +7,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.data import problems, split, table
+from project.data import archive, problems, raw, table
 from project.data.catalog import SPLITS, Entry
+from project.data.idx import idx_array, unpacked
 from project.data.order import Order
+from project.data.split import Examples
 from project.errors import DataError
 
 Pair = tuple[NDArray[Any], NDArray[np.int64]]  # inputs (rows, *shape) and labels (rows,)
 # The code that decides the arrays, besides the catalog.
-NAMES = ("decode.py", "problems.py", "split.py", "table.py")
-FILES = [Path(__file__).with_name(name) for name in NAMES]
+NAMES = ("archive", "decode", "idx", "problems", "raw", "split", "table", "../pictures")
+FILES = [Path(__file__).parent / f"{name}.py" for name in NAMES]
 
 
 def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     """The examples of each split as ``(inputs, labels)``.
 
     Raises DataError if a file does not hold what the catalog says: another shape, another number
-    of rows, none at all, or a label that is not in the list.
+    of rows, none at all, or a label that is not in the list; for a data set that was added, with
+    all that is wrong, each with its file and row.
     """
-    splits = DECODERS[entry.decoder](entry, paths)
+    if entry.decoder in READERS:
+        splits = _split(entry, paths)
+    else:
+        splits = DECODERS[entry.decoder](entry, paths)
     for name in SPLITS:
         _check(entry, name, *splits[name])
     return splits
 
 
+def _split(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    found = problems.Problems()
+    examples = READERS[entry.decoder](entry, paths, found)
+    for place, label in zip(examples.places, examples.labels, strict=True):
+        if label not in entry.labels:
+            found.add(place, f"label {label!r} is not in the catalog ({', '.join(entry.labels)})")
+    found.refuse(entry.name)
+    labels = np.array([entry.labels.index(label) for label in examples.labels], np.int64)
+    rows = examples.split(entry.reading["shares"])
+    return {name: (examples.inputs[chosen], labels[chosen]) for name, chosen in rows.items()}
+
+
 def _idx(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     """Four IDX files (http://yann.lecun.com/exdb/mnist): two of pictures, two of labels."""
     train = (
-        _idx_array(paths["train-images-idx3-ubyte.gz"]),
-        _idx_array(paths["train-labels-idx1-ubyte.gz"]).astype(np.int64),
+        idx_array(paths["train-images-idx3-ubyte.gz"]),
+        idx_array(paths["train-labels-idx1-ubyte.gz"]).astype(np.int64),
     )
     test = (
-        _idx_array(paths["t10k-images-idx3-ubyte.gz"]),
-        _idx_array(paths["t10k-labels-idx1-ubyte.gz"]).astype(np.int64),
+        idx_array(paths["t10k-images-idx3-ubyte.gz"]),
+        idx_array(paths["t10k-labels-idx1-ubyte.gz"]).astype(np.int64),
     )
     _check_pair(entry, "train", *train)
     held_out = _stratified(train[1], entry.rows["validation"])
@@ -51,29 +67,10 @@ def _idx(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     }
 
 
-def _idx_array(path: Path) -> NDArray[np.uint8]:
-    content = _unpacked(path)
-    axes = content[3] if len(content) >= 4 else 0
-    if content[:3] != b"\0\0\x08" or axes == 0 or len(content) < 4 + 4 * axes:
-        raise DataError(f"{path}: starts with {content[:4].hex()}, which is no IDX file of bytes.")
-    shape = np.frombuffer(content, ">u4", axes, offset=4)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    if values.size != int(np.prod(shape)):
-        raise DataError(f"{path}: holds {values.size} values; its head says {shape.tolist()}.")
-    return values.reshape(shape)
-
-
-def _unpacked(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: is truncated or no gzip file ({error}).") from error
-
-
 def _digits(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     """Rows of 64 pixels of 0 to 16 and the digit, as scikit-learn ships them."""
     path = paths["digits.csv.gz"]
-    lines = _unpacked(path).decode(errors="replace").splitlines()
+    lines = unpacked(path).decode(errors="replace").splitlines()
     try:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8).reshape(-1, 65)
     except ValueError as error:
@@ -90,31 +87,36 @@ def _digits(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     }
 
 
-def _table(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+def _table(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Examples:
     """A CSV or Parquet file with columns of text or of numbers, and one of labels."""
-    (path,) = paths.values()
-    found = problems.Problems()
-    examples = table.read(path, columns(entry), found)
-    for place, label in zip(examples.places, examples.labels, strict=True):
-        if label not in entry.labels:
-            found.add(place, f"label {label!r} is not in the catalog ({', '.join(entry.labels)})")
-    found.refuse(entry.name)
-    rows = split.by_hash(examples.keys, examples.labels, entry.reading["shares"])
-    labels = np.array([entry.labels.index(label) for label in examples.labels], np.int64)
-    return {name: (examples.inputs[chosen], labels[chosen]) for name, chosen in rows.items()}
-
-
-def columns(entry: Entry) -> table.Columns:
-    """The columns of a data set that is a table."""
+    ((name, path),) = paths.items()
     reading = entry.reading
     text, numbers = (tuple(reading.get(kind, ())) for kind in ("text", "numbers"))
-    return table.Columns(reading["label"], text, numbers, reading.get("id"))
+    columns = table.Columns(reading["label"], text, numbers, reading.get("id"))
+    return table.read(path, name, columns, found)
 
 
+def _pictures(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Examples:
+    """An archive of pictures for each class."""
+    height, width = entry.reading["size"]
+    return archive.read(paths, (height, width), entry.reading["rgb"], found)
+
+
+def _arrays(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Examples:
+    """One or two pairs of NPY or IDX files."""
+    return raw.read(paths, entry.reading["pairs"], found)
+
+
+# Those that give examples with their places, which are then split by the catalog's shares ...
+READERS: dict[str, Callable[[Entry, dict[str, Path], problems.Problems], Examples]] = {
+    "table": _table,
+    "pictures": _pictures,
+    "arrays": _arrays,
+}
+# ... and those that give the splits as the makers of the data set, or this workbench, drew them.
 DECODERS: dict[str, Callable[[Entry, dict[str, Path]], dict[str, Pair]]] = {
     "idx": _idx,
     "digits": _digits,
-    "table": _table,
 }
 
 
@@ -140,13 +142,13 @@ def _check(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[np.in
     if found != wanted:
         raise DataError(
             f"data {entry.name}: {split} has inputs of shape {found}, the catalog says {wanted}; "
-            "correct catalog.yaml or bring the right files."
+            "correct the catalog or bring the right files."
         )
     if outside := sorted({int(label) for label in labels} - set(range(len(entry.labels)))):
         row = int(np.flatnonzero(labels == outside[0])[0])
         raise DataError(
             f"data {entry.name}: row {row} of {split} has label {outside[0]}, wanted 0 to "
-            f"{len(entry.labels) - 1}; correct the file or the labels in catalog.yaml."
+            f"{len(entry.labels) - 1}; correct the file or the labels in the catalog."
         )
 
 

@@ -1,5 +1,6 @@
 """Brings the files of a data set to this machine, each checked against its digest."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -7,51 +8,87 @@ from pathlib import Path
 from typing import Any
 
 from project.data.catalog import Entry, SourceFile
-from project.errors import DataError, RunError
-from project.files import DATA, digest_of, told_in_one_line
+from project.data.store import Store
+from project.errors import DataError, RunError, StorageError
+from project.files import DATA, told_in_one_line
+from project.storage import Storage, open_storage
 
 SYSTEM_FOLDER = Path("/usr/share/datasets")
+REMOTE = "LOCKSTEP_DATA_REMOTE"
 
 
 def fetch(
     entry: Entry,
-    cache: Path,
+    data: Path,
     say: Callable[[str], None] = print,
     bar: Callable[[str], Any] | None = None,
 ) -> dict[str, Path]:
     """A path for each file of the data set, every one verified.
 
     A good copy on this machine is used where it lies: in the folders of ``LOCKSTEP_DATA_PATH``, in
-    ``/usr/share/datasets/<name>``, in a locked package, or in the cache; else the mirrors are asked
-    in turn. ``bar(name)`` may give pooch a progress bar. Raises DataError with all that was tried.
+    ``/usr/share/datasets/<name>``, in a locked package, or in the store in the folder ``data``;
+    else ``LOCKSTEP_DATA_REMOTE`` and then the mirrors are asked, for the store. A file is
+    not hashed again while its size, time and inode stay. ``bar(name)`` may give pooch a progress
+    bar. Raises DataError with all that was tried.
     """
-    return {file.name: _fetched(entry, file, cache, say, bar) for file in entry.files}
+    store, remote = Store(data), functools.cache(open_storage)
+    try:
+        return {file.name: _fetched(entry, file, store, remote, say, bar) for file in entry.files}
+    finally:
+        store.digests.save()
+
+
+def copies(entry: Entry, file: SourceFile, store: Store, *, again: bool = False) -> dict[Path, str]:
+    """The places on this machine where a file of its name lies, with the digest of what is there.
+
+    ``again`` hashes each of them, also if nothing seems to have changed.
+    """
+    paths = filter(Path.is_file, _local_places(entry, file, store))
+    return {path: store.digests.of(path, again=again) for path in paths}
+
+
+def located(entry: Entry, store: Store) -> dict[str, Path]:
+    """A good copy of each file of the data set that is on this machine."""
+    found: dict[str, Path] = {}
+    for file in entry.files:
+        for path, digest in copies(entry, file, store).items():
+            if digest == file.sha256:
+                found.setdefault(file.name, path)
+    return found
 
 
 def _fetched(
     entry: Entry,
     file: SourceFile,
-    cache: Path,
+    store: Store,
+    remote: Callable[[str], Storage],
     say: Callable[[str], None],
     bar: Callable[[str], Any] | None,
 ) -> Path:
     tried = []
-    for path in _local_places(entry, file, cache):
+    for path in _local_places(entry, file, store):
         if not path.is_file():
             continue
-        found = digest_of(path)
+        found = store.digests.of(path)
         if found == file.sha256:
             return path
         tried.append(
             f"{path} is altered or truncated ({path.stat().st_size} bytes, sha256 {found[:12]})"
         )
         say(f"warning: {tried[-1]}, wanted sha256 {file.sha256[:12]}; looking further")
+    if shared := os.environ.get(REMOTE):
+        try:
+            storage = remote(shared)
+            say(f"fetching {file.name} from {storage}")
+            return store.bring(storage, file, lambda _: None)
+        except StorageError as error:
+            tried.append(str(error))
     for address in file.addresses:
         if address.startswith("package:"):
             continue
         address += file.name if address.endswith("/") else ""
         try:
-            return _downloaded(address, file, cache / entry.name, say, bar)
+            return _downloaded(address, file, store, say, bar)
         except RunError:  # our own folder, not the mirror
             raise
         except Exception as error:  # whatever one mirror does, the next may be well
@@ -59,12 +96,12 @@ def _fetched(
             tried.append(f"{address}: {reason[:160]}")
     raise DataError(
         f"data {entry.name}: {file.name} (sha256 {file.sha256[:12]}) was not found: "
-        f"{'; '.join(tried) or 'no copy on this machine'}. "
-        f"Put a good copy into a folder and name that folder in LOCKSTEP_DATA_PATH."
+        f"{'; '.join(tried) or 'no copy on this machine'}. Put a good copy into a folder and name "
+        f"that folder in LOCKSTEP_DATA_PATH, or name in {REMOTE} a storage that has it."
     )
 
 
-def _local_places(entry: Entry, file: SourceFile, cache: Path) -> Iterator[Path]:
+def _local_places(entry: Entry, file: SourceFile, store: Store) -> Iterator[Path]:
     for folder in os.environ.get("LOCKSTEP_DATA_PATH", "").split(os.pathsep):
         if folder:
             yield Path(folder) / entry.name / file.name
@@ -76,13 +113,13 @@ def _local_places(entry: Entry, file: SourceFile, cache: Path) -> Iterator[Path]
             spec = find_spec(package)
             for folder in (spec and spec.submodule_search_locations) or ():
                 yield Path(folder) / inside
-    yield cache / entry.name / file.name
+    yield store.path(file.sha256)
 
 
 def _downloaded(
     address: str,
     file: SourceFile,
-    folder: Path,
+    store: Store,
     say: Callable[[str], None],
     bar: Callable[[str], Any] | None,
 ) -> Path:
@@ -92,9 +129,11 @@ def _downloaded(
 
     pooch.get_logger().setLevel(logging.ERROR)
     say(f"fetching {file.name} from {address}")
-    with told_in_one_line(folder, DATA):
-        folder.mkdir(parents=True, exist_ok=True)
+    final = store.path(file.sha256)
+    with told_in_one_line(final, DATA):
+        final.parent.mkdir(parents=True, exist_ok=True)
     downloader = pooch.HTTPDownloader(progressbar=bar(file.name) if bar else False, timeout=30)
     # pooch downloads to a temporary file, checks the digest and only then renames.
     known = f"sha256:{file.sha256}"
-    return Path(pooch.retrieve(address, known, file.name, folder, downloader=downloader))
+    found = pooch.retrieve(address, known, final.name, final.parent, downloader=downloader)
+    return Path(found)

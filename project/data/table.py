@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from project.data.problems import Problems
+from project.data.split import Examples
 from project.errors import DataError
 from project.files import nearest
 
@@ -34,41 +36,32 @@ class Columns:
         return [*self.text, *self.numbers, self.label, *([self.id] if self.id else [])]
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Examples before they are split: ``inputs`` (rows, *shape), and for each row its label, the
-    bytes whose hash decides its split, and its place as "dataset.csv, line 7"."""
-
-    inputs: NDArray[Any]
-    labels: list[str]
-    keys: list[bytes]
-    places: list[str]
-
-
-def read(path: Path, columns: Columns, problems: Problems) -> Examples:
+def read(path: Path, name: str, columns: Columns, problems: Problems) -> Examples:
     """The rows of a table that are good; what is wrong with the others goes to ``problems``.
 
     Text becomes bytes of UTF-8, padded with zeros to the longest row: uint8 (rows, width). The
     columns are joined by line ends, and line ends within one become spaces, so the first line is
-    the first column. Numbers become float32 (rows, columns). The key is the id or, where no column
-    is named for it, the row's input.
+    the first column. Numbers become float32 (rows, columns). The key is of the id or, where no
+    column is named for it, of the row's input. ``name`` is the file's, wherever its bytes lie.
     """
-    rows = _parquet(path, columns, problems) if _is_parquet(path) else _csv(path, columns, problems)
+    rows = (_parquet if is_parquet(name) else _csv)(path, name, columns, problems)
     inputs: list[bytes] = []
-    labels, keys, places = [], [], []
+    labels, ids, places = [], [], []
     for where, cells in rows:
-        place, wrong = f"{path.name}, {where}", Problems()
-        for column in columns.names:
+        place, wrong = f"{name}, {where}", Problems()
+        present = [column for column in columns.names if column in cells]
+        for column in present:
             _check(place, column, cells[column], wrong)
         content = b"" if wrong else _content(place, columns, cells, wrong)
-        if wrong:
-            problems.take(wrong)
+        problems.take(wrong)
+        if wrong or len(present) < len(columns.names):
             continue
         inputs.append(content)
         labels.append(str(cells[columns.label]))
-        keys.append(str(cells[columns.id]).encode() if columns.id else content)
+        ids.append(str(cells[columns.id]).encode() if columns.id else content)
         places.append(place)
-    return Examples(_array(inputs, columns), labels, keys, places)
+    keys, contents = ([sha256(one).digest() for one in many] for many in (ids, inputs))
+    return Examples(_array(inputs, columns), labels, keys, contents, places)
 
 
 def _array(inputs: Sequence[bytes], columns: Columns) -> NDArray[Any]:
@@ -90,13 +83,15 @@ def _check(place: str, column: str, cell: Any, problems: Problems) -> None:
 
 
 def _content(place: str, columns: Columns, cells: dict[str, Any], problems: Problems) -> bytes:
-    """The input of a row as bytes, with its label and id looked at."""
-    for column in [columns.label, *([columns.id] if columns.id else [])]:
-        if not str("" if cells[column] is None else cells[column]).strip():
+    """The input of a row as bytes, with its label and id looked at; of the columns there are."""
+    for column in (columns.label, columns.id):
+        if column in cells and not str("" if cells[column] is None else cells[column]).strip():
             problems.add(place, f"{column} is empty, wanted a value")
     if columns.numbers:
-        numbers = [_number(place, column, cells[column], problems) for column in columns.numbers]
+        numbers = [_number(place, c, cells[c], problems) for c in columns.numbers if c in cells]
         return np.array(numbers, np.float32).tobytes()
+    if not all(column in cells for column in columns.text):
+        return b""
     texts = ["" if cells[column] is None else cells[column] for column in columns.text]
     if wrong := [type(text).__name__ for text in texts if not isinstance(text, str)]:
         problems.add(place, f"found {wrong[0]} in a column of text; name it with --numbers")
@@ -121,40 +116,40 @@ def _number(place: str, column: str, cell: Any, problems: Problems) -> float:
     return number
 
 
-def _missing(name: str, found: Sequence[str], columns: Columns, problems: Problems) -> bool:
-    """Report the columns that a table does not have, or has twice; whether there is one."""
+def _refuse_missing(name: str, found: Sequence[str], columns: Columns, problems: Problems) -> None:
+    """Report the columns that a table does not have, or has twice."""
     wrong = [column for column in dict.fromkeys(columns.names) if found.count(column) != 1]
     for column in wrong:
         count = "twice" if column in found else f"missing.{nearest(column, found)}"
         problems.add(name, f"column {column} is {count} (it has {', '.join(found)})")
-    return bool(wrong)
 
 
-def _csv(path: Path, columns: Columns, problems: Problems) -> Iterator[Row]:
+def _csv(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # else a text of over 131,072 characters is refused
     # Wrong bytes come as surrogates, so that each can be told with its line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        reader = csv.reader(file, delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
         try:
             head = next(reader, [])
-            missing = _missing(path.name, head, columns, problems)
+            _refuse_missing(name, head, columns, problems)
             first = reader.line_num + 1
             for cells in reader:
                 where, first = f"line {first}", reader.line_num + 1
-                if len(cells) == len(head) and not missing:
+                if len(cells) == len(head):
                     yield where, dict(zip(head, cells, strict=True))
-                elif cells and len(cells) != len(head):
+                elif cells:
                     text = f"has {len(cells)} fields, wanted {len(head)} as in the first line"
-                    problems.add(f"{path.name}, {where}", text)
+                    problems.add(f"{name}, {where}", text)
         except csv.Error as error:
-            problems.add(f"{path.name}, line {reader.line_num}", f"is no CSV ({error})")
+            problems.add(f"{name}, line {reader.line_num}", f"is no CSV ({error})")
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.suffix in (".parquet", ".pq")
+def is_parquet(name: str) -> bool:
+    """Whether a file of that name is Parquet."""
+    return name.endswith((".parquet", ".pq"))
 
 
-def _parquet(path: Path, columns: Columns, problems: Problems) -> Iterator[Row]:
+def _parquet(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -165,12 +160,13 @@ def _parquet(path: Path, columns: Columns, problems: Problems) -> Iterator[Row]:
         ) from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        if _missing(path.name, file.schema_arrow.names, columns, problems):
-            return
+        there = file.schema_arrow.names
+        _refuse_missing(name, there, columns, problems)
+        wanted = [column for column in dict.fromkeys(columns.names) if there.count(column) == 1]
         row = 0
-        for batch in file.iter_batches(columns=list(dict.fromkeys(columns.names))):
+        for batch in file.iter_batches(columns=wanted):
             for cells in batch.to_pylist():
                 row += 1
                 yield f"row {row}", cells
     except (pyarrow.ArrowException, OSError) as error:
-        problems.add(path.name, f"is no Parquet file ({str(error).splitlines()[0]})")
+        problems.add(name, f"is no Parquet file ({str(error).splitlines()[0]})")

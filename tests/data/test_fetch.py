@@ -1,5 +1,6 @@
 """Fetching: any good copy will do, no bad one is used, and nothing half-done stays behind."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ import pytest
 
 from project.data.catalog import Entry, SourceFile, entry
 from project.data.fetch import fetch
+from project.data.store import Store
 from project.errors import DataError
 from project.files import digest_of
 
 GOOD = bytes(range(256)) * 1000
 WRONG = GOOD[:-1] + b"?"
-WANTED = digest_of(GOOD)[:12]
+WHOLE = digest_of(GOOD)
+WANTED = WHOLE[:12]
 
 
 class Mirror(BaseHTTPRequestHandler):
@@ -71,7 +74,8 @@ class Fetching:
 
     def left(self) -> list[str]:
         """The files in the cache."""
-        return [path.name for path in self.cache.rglob("*") if path.is_file()]
+        found = [path.name for path in self.cache.rglob("*") if path.is_file()]
+        return [name for name in found if name != "digests.json"]
 
 
 @pytest.fixture
@@ -96,8 +100,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 @pytest.mark.parametrize("first", ["missing", "wrong", "torn"])
 def test_the_next_mirror_is_asked_when_one_fails(fetching: Fetching, first: str) -> None:
     found = fetching.at(first, "good")
-    assert (found.read_bytes(), found.parent) == (GOOD, fetching.cache / "things")
-    assert (fetching.asked, fetching.left()) == ([first, "good"], ["thing.bin"])
+    assert (found.read_bytes(), found.parent) == (GOOD, fetching.cache / "store" / WHOLE[:2])
+    assert (fetching.asked, fetching.left()) == ([first, "good"], [WHOLE])
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(fetching: Fetching) -> None:
@@ -106,7 +110,7 @@ def test_what_is_in_the_cache_is_not_fetched_again(fetching: Fetching) -> None:
 
 def test_an_altered_file_in_the_cache_is_fetched_again(fetching: Fetching) -> None:
     fetching.at("good").write_bytes(WRONG)
-    assert (fetching.at("good").read_bytes(), fetching.left()) == (GOOD, ["thing.bin"])
+    assert (fetching.at("good").read_bytes(), fetching.left()) == (GOOD, [WHOLE])
 
 
 @pytest.mark.parametrize("inside", ["thing.bin", "things/thing.bin"])
@@ -121,7 +125,7 @@ def test_an_altered_copy_on_this_machine_is_told_of_and_passed_over(
     fetching: Fetching, elsewhere: Callable[..., Path]
 ) -> None:
     path = elsewhere(WRONG)
-    assert fetching.at("good") == fetching.cache / "things" / "thing.bin"
+    assert fetching.at("good") == fetching.cache / "store" / WHOLE[:2] / WHOLE
     assert fetching.said[0] == (
         f"warning: {path} is altered or truncated (256000 bytes, sha256 "
         f"{digest_of(WRONG)[:12]}), wanted sha256 {WANTED}; looking further"
@@ -141,9 +145,32 @@ def test_when_all_fail_everything_tried_is_named_and_nothing_is_left(
     named = [f"{base}/{folder}/thing.bin: " for folder in ("missing", "wrong", "torn")]
     assert [part for part in (str(path), *named) if part not in told] == []
     assert told.startswith(f"data things: thing.bin (sha256 {WANTED}) was not found: ")
-    assert told.endswith("LOCKSTEP_DATA_PATH.")
+    assert told.endswith("LOCKSTEP_DATA_REMOTE a storage that has it.")
     assert "404" in told
     assert "\n" not in told
+
+
+def test_what_is_as_it_was_is_not_hashed_again(fetching: Fetching) -> None:
+    """It is known by size, time and inode; whoever keeps all three alike deceives only this."""
+    path = fetching.at("good")
+    assert fetching.at("good") == path
+    before = path.stat()
+    path.write_bytes(WRONG)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (fetching.at("good"), Store(fetching.cache).has(WHOLE)) == (path, True)
+    assert Store(fetching.cache).digests.of(path, again=True) == digest_of(WRONG)
+    os.utime(path)
+    assert fetching.at("good").read_bytes() == GOOD
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"a": 1}'])
+def test_a_spoilt_list_of_digests_is_made_anew(fetching: Fetching, spoilt: str) -> None:
+    path = fetching.at("good")
+    assert fetching.at("good") == path
+    known = fetching.cache / "store" / "digests.json"
+    content = known.read_bytes()
+    known.write_text(spoilt)
+    assert (fetching.at("good"), known.read_bytes()) == (path, content)
 
 
 def test_a_server_that_is_not_there_is_one_more_that_fails(fetching: Fetching) -> None:

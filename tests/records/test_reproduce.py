@@ -166,7 +166,7 @@ def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
 
     kept = source.unpacked(finished_run.folder / "source.zip")
     ran = set(finished_run.parts["source"])
-    beside = {"project/__main__.py", "project/cli/__init__.py", "project/data/catalog.yaml"}
+    beside = {"project/__main__.py", "project/cli/__init__.py", "project/data/catalog/digits.yaml"}
     assert beside <= {*kept} - ran
     assert ran <= set(kept)
 

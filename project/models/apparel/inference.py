@@ -4,7 +4,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from project.models import pictures, predictor
+from project import pictures
+from project.models import predictor
 from project.models.apparel.config import Config
 from project.models.apparel.model import Model
 from project.models.apparel.preprocess import Preprocess

@@ -5,10 +5,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn import functional as F
 
 from project.models.apparel.config import Config
+from project.pictures import Picture, drawn
 
 _LOOKED_AT = 10_000  # pictures whose pixels are counted for mean and deviation
 
@@ -61,9 +61,9 @@ class Preprocess:
         return inputs
 
     @staticmethod
-    def show(example: NDArray[Any]) -> Image.Image:
+    def show(example: NDArray[Any]) -> Picture:
         """A raw example as people see it."""
-        return Image.fromarray(np.asarray(example))
+        return drawn(np.asarray(example))
 
     def state(self) -> dict[str, Any]:
         """What was fitted, as JSON."""

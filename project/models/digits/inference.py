@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.models import pictures, predictor
+from project import pictures
+from project.models import predictor
 from project.models.digits.config import Config
 from project.models.digits.model import Model
 from project.models.digits.preprocess import Preprocess

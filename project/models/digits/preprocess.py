@@ -5,10 +5,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn import functional as F
 
 from project.models.digits.config import Config
+from project.pictures import Picture, drawn
 
 
 class Preprocess:
@@ -43,9 +43,9 @@ class Preprocess:
         return padded[torch.arange(n)[:, None, None], 0, rows, columns].unsqueeze(1)
 
     @staticmethod
-    def show(example: NDArray[Any]) -> Image.Image:
+    def show(example: NDArray[Any]) -> Picture:
         """A raw example as people see it."""
-        return Image.fromarray((np.asarray(example) * 15.9375).astype(np.uint8))
+        return drawn((np.asarray(example) * 15.9375).astype(np.uint8))
 
     def state(self) -> dict[str, Any]:
         """What was fitted, as JSON."""

@@ -1,4 +1,4 @@
-"""Reading pictures of one channel, for the models that look at them."""
+"""Reading pictures: for data sets that are made of them, and models that look at them."""
 
 import io
 from pathlib import Path
@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from project.errors import DataError
+
+Picture = Image.Image
+
+
+def drawn(values: NDArray[Any]) -> Picture:
+    """Bytes (height, width) or (height, width, 3) as a picture for people."""
+    return Image.fromarray(values)
 
 
 def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -48,23 +55,36 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     return _scaled(Image.fromarray(array.astype(np.uint8)), size)
 
 
+def stored(content: bytes, name: str, size: tuple[int, int], *, rgb: bool) -> NDArray[np.uint8]:
+    """The bytes of a PNG or JPEG as (height, width) or, with ``rgb``, (height, width, 3).
+
+    Scaled to ``size``. Raises DataError, which begins with ``name``, for what is no picture.
+    """
+    mode = "RGB" if rgb else "L"
+    return _read(io.BytesIO(content), name, size, formats=("PNG", "JPEG"), mode=mode)
+
+
 def _read(
-    file: Any, name: str, size: tuple[int, int], formats: tuple[str, ...] | None = None
+    file: Any,
+    name: str,
+    size: tuple[int, int],
+    formats: tuple[str, ...] | None = None,
+    mode: str = "L",
 ) -> NDArray[np.uint8]:
     try:
         with Image.open(file, formats=formats) as picture:
-            return _scaled(picture, size)
+            return _scaled(picture, size, mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # which tells of an object of Python
         reason = "no such format" if unknown else error
         raise DataError(f"{name}: no readable picture ({reason}); give a PNG or JPEG.") from error
 
 
-def _scaled(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _scaled(picture: Image.Image, size: tuple[int, int], mode: str = "L") -> NDArray[np.uint8]:
     height, width = size
     if picture.mode.startswith("I"):  # 16 bits for each pixel, which convert() would cut off at 255
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = picture.convert("L")
+    picture = picture.convert(mode)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from project.errors import DataError
-from project.models.pictures import grey
+from project.pictures import grey
 
 
 def encoded(kind: str) -> bytes:
@@ -81,7 +81,7 @@ def test_another_size_is_scaled_to_height_and_width() -> None:
     [
         ("no/such.png", "no/such.png: no readable picture ("),
         (__file__, "test_pictures.py: no readable picture ("),
-        (Path(__file__).parent, "models: no readable picture ("),
+        (Path(__file__).parent, "tests: no readable picture ("),
         (b"", "picture: no readable picture (no such format); give a PNG or JPEG."),
         (PNG[:100], "picture: no readable picture ("),
         (GIF, "picture: no readable picture (no such format); give a PNG or JPEG."),

@@ -1,0 +1,289 @@
+"""The verb on data sets: list, fetch, add, verify, push, pull, diff."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from project.cli.verbs import Verbs
+from project.errors import SettingError
+
+if TYPE_CHECKING:
+    from project.data.catalog import Entry
+    from project.data.difference import Difference
+    from project.data.transfer import Done
+
+_SHOWN = 10
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add data with its actions."""
+    verb = verbs.add(data, json=False)
+    actions = verb.add_subparsers(required=True)
+
+    def action(function: Any, name: str) -> argparse.ArgumentParser:
+        text = (function.__doc__ or "").partition("\n")[0]
+        added = actions.add_parser(name, help=text, description=text)
+        added.set_defaults(action=function)
+        added.add_argument("--json", action="store_true", help="print JSON for a script")
+        return added
+
+    action(list_, "list")
+    action(fetch, "fetch").add_argument("name", metavar="NAME[@VERSION]")
+    _add_add(action(add, "add"))
+    action(verify, "verify").add_argument("name", nargs="?", metavar="NAME[@VERSION]")
+    for function, name, where in ((push, "push", "--to"), (pull, "pull", "--from")):
+        moved = action(function, name)
+        moved.add_argument("name", nargs="?", metavar="NAME[@VERSION]")
+        text = "a folder or s3://BUCKET/PREFIX (default: LOCKSTEP_DATA_REMOTE)"
+        moved.add_argument(where, dest="remote", metavar="STORAGE", help=text)
+    compared = action(diff, "diff")
+    compared.add_argument("a", metavar="A", help="NAME[@VERSION], or a path")
+    compared.add_argument("b", metavar="B", help="NAME[@VERSION], or a path")
+
+
+def _add_add(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("path", metavar="PATH", type=Path)
+    verb.add_argument("--name", required=True)
+    verb.add_argument("--label", metavar="COLUMN", help="of a table: what is to be learnt")
+    many: dict[str, Any] = {"action": "append", "default": [], "metavar": "COLUMN"}
+    verb.add_argument("--text", help="of a table: text to learn from; may be repeated", **many)
+    verb.add_argument("--numbers", help="of a table: numbers, likewise", **many)
+    verb.add_argument("--id", metavar="COLUMN", help="of a table: what a row keeps when it changes")
+    verb.add_argument(
+        "--size", type=height_x_width, metavar="HxW", help="pictures are scaled to it"
+    )
+    verb.add_argument("--rgb", action="store_true", help="pictures in colours, else in greys")
+    verb.add_argument("--validation", type=float, default=0.1, metavar="SHARE")
+    verb.add_argument("--test", type=float, default=0.1, metavar="SHARE")
+    for name in ("--title", "--licence", "--origin"):
+        verb.add_argument(name, metavar="TEXT")
+
+
+def height_x_width(text: str) -> tuple[int, int]:
+    """The size of a picture, as 28x28, for argparse."""
+    height, width = (int(side) for side in text.split("x"))
+    if min(height, width) < 1:
+        raise ValueError
+    return height, width
+
+
+def data(options: argparse.Namespace) -> int:
+    """Data sets: list, fetch, add, verify, push, pull, diff."""
+    return int(options.action(options) or 0)
+
+
+def list_(options: argparse.Namespace) -> None:
+    """List the versions of all data sets, and which are on this machine."""
+    from project.console import table
+    from project.data.fetch import located
+    from project.data.store import Store
+
+    store = Store(_data())
+    rows = []
+    for entry in _entries(None):
+        here = len(located(entry, store)) == len(entry.files)
+        rows.append(_facts(entry) | {"here": here})
+    store.digests.save()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    head = ["data", "rows", "labels", "MB", "decoder", "here", "licence"]
+    table(
+        head,
+        [
+            [
+                row["data"],
+                f"{sum(row['rows'].values()):,}",
+                str(len(row["labels"])),
+                f"{row['bytes'] / 1e6:.1f}",
+                row["decoder"],
+                "yes" if row["here"] else "no",
+                row["licence"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """Bring a data set to this machine and prepare its arrays."""
+    from project import console
+    from project.data import arrays, catalog
+    from project.data.fetch import fetch as bring
+
+    entry, folder, watch = catalog.entry(options.name), _data(), console.watch()
+    dataset = arrays.open_dataset(
+        entry,
+        folder / "arrays",
+        lambda wanted: bring(wanted, folder, watch.say, watch.bar),
+        watch.say,
+    )
+    done = _facts(entry) | {"arrays": dataset.digest}
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+    print(json.dumps(done) if options.json else f"{entry.reference} is ready: {rows}")
+
+
+def add(options: argparse.Namespace) -> None:
+    """Put a team's own data set into store and catalog: its first or a new version."""
+    from project import console
+    from project.data import catalog
+    from project.data.add import Request
+    from project.data.add import add as put
+
+    fields = {name: getattr(options, name) for name in Request.__dataclass_fields__}
+    lists = {name: tuple(fields[name]) for name in ("text", "numbers")}
+    request = Request(**(fields | lists))
+    entry, new = put(request, _data(), catalog.CATALOG, console.watch().say)
+    path = catalog.file_of(entry.name)
+    if options.json:
+        print(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
+        return
+    if not new:
+        print(f"{entry.reference} is there already; nothing was changed")
+        return
+    for label, count in zip(entry.labels, entry.counts, strict=True):
+        print(f"{count:>10,}  {label}")
+    rows = ", ".join(f"{count:,} {split}" for split, count in entry.rows.items())
+    print(f"added {entry.reference}: {rows}\ncommit {path}, and push the bytes: data push")
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Hash all copies on this machine anew; exit 1 if one is altered."""
+    from project.data import catalog, transfer
+
+    done, altered = transfer.verify(_entries(options.name), _data(), catalog.CATALOG)
+    if options.json:
+        found = {"good": done.there, "missing": done.missing, "altered": altered}
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"{len(done.there)} good, {len(done.missing)} not here, {len(altered)} altered")
+        _print_some("not here", done.missing)
+        _print_some("altered", altered)
+    return 1 if altered else 0
+
+
+def push(options: argparse.Namespace) -> int:
+    """Send data sets to a storage that others share; without a name, all that have no mirror."""
+    from project import console
+    from project.data import transfer
+
+    watch = console.watch()
+    entries = _entries(options.name, own=True)
+    done = transfer.push(entries, _data(), _storage(options, "--to"), watch.say, watch.bar)
+    _print_done(options, done, "sent", "not on this machine")
+    return 1 if options.name and done.missing else 0
+
+
+def pull(options: argparse.Namespace) -> None:
+    """Bring data sets from such a storage; without a name, the newest of all with no mirror."""
+    from project import console
+    from project.data import transfer
+
+    watch = console.watch()
+    entries = _entries(options.name, own=True, newest=True)
+    done = transfer.pull(entries, _data(), _storage(options, "--from"), watch.say, watch.bar)
+    _print_done(options, done, "brought", "")
+
+
+def diff(options: argparse.Namespace) -> int:
+    """What two versions differ in, row by row, or a path and a version; exit 1 if they do."""
+    from project import console
+    from project.data import catalog
+    from project.data.difference import difference
+    from project.data.fetch import fetch as bring
+
+    folder, watch = _data(), console.watch()
+    found = difference(
+        options.a,
+        options.b,
+        catalog.CATALOG,
+        lambda entry: bring(entry, folder, watch.say, watch.bar),
+    )
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _print_difference(found)
+    return 0 if found.same else 1
+
+
+def _data() -> Path:
+    from project.place import Place
+
+    return Place.default().data
+
+
+def _entries(reference: str | None, *, own: bool = False, newest: bool = False) -> "list[Entry]":
+    """The version that is meant; without a name all, or all whose files have no other address."""
+    from project.data import catalog
+
+    if reference:
+        return [catalog.entry(reference)]
+    found = [catalog.versions(name)[: 1 if newest else None] for name in catalog.names()]
+    entries = [entry for versions in found for entry in versions]
+    return [
+        entry for entry in entries if not own or not all(file.addresses for file in entry.files)
+    ]
+
+
+def _storage(options: argparse.Namespace, option: str) -> Any:
+    from project.data.fetch import REMOTE
+    from project.storage import open_storage
+
+    if address := options.remote or os.environ.get(REMOTE):
+        return open_storage(address)
+    raise SettingError(f"{option}: found no storage, wanted a folder or s3://BUCKET/PREFIX there "
+                       f"or in {REMOTE}.")  # fmt: skip
+
+
+def _facts(entry: "Entry") -> dict[str, Any]:
+    return {
+        "data": entry.reference,
+        "version": entry.digest,
+        "title": entry.title,
+        "licence": entry.licence,
+        "origin": entry.origin,
+        "decoder": entry.decoder,
+        "reading": entry.reading,
+        "shape": entry.shape,
+        "labels": dict(zip(entry.labels, entry.counts, strict=False)) or list(entry.labels),
+        "rows": entry.rows,
+        "bytes": sum(file.size or 0 for file in entry.files),
+        "files": {file.name: file.sha256 for file in entry.files},
+    }
+
+
+def _print_done(options: argparse.Namespace, done: "Done", sent: str, missing: str) -> None:
+    if options.json:
+        found = {sent: done.sent, "there": done.there, "missing": done.missing}
+        print(json.dumps(found | {"bytes": done.bytes}))
+        return
+    size = f"{done.bytes / 1e6:.1f} MB"
+    print(f"{len(done.sent)} files {sent} ({size}), {len(done.there)} were there already")
+    _print_some(missing, done.missing)
+
+
+def _print_some(title: str, lines: list[str]) -> None:
+    for line in lines[:_SHOWN]:
+        print(f"{title}: {line}")
+    if len(lines) > _SHOWN:
+        print(f"{title}: and {len(lines) - _SHOWN:,} more (--json names all)")
+
+
+def _print_difference(found: "Difference") -> None:
+    from project.console import table
+
+    if found.same:
+        print(f"{found.a} and {found.b} have the same rows")
+        return
+    print(f"A {found.a}, B {found.b}")
+    _print_some("removed", found.removed)
+    _print_some("added", found.added)
+    _print_some("relabelled", [f"{place}: {a} -> {b}" for place, a, b in found.relabelled])
+    _print_some("changed", found.changed)
+    _print_some("moved", [f"{place}: {a} -> {b}" for place, a, b in found.moved])
+    rows = [[label, f"{a:,}", f"{b:,}", f"{b - a:+,}"] for label, (a, b) in found.counts.items()]
+    total = [sum(pair[side] for pair in found.counts.values()) for side in (0, 1)]
+    rows.append(["all", f"{total[0]:,}", f"{total[1]:,}", f"{total[1] - total[0]:+,}"])
+    table(["label", "A", "B", ""], rows)
