@@ -61,8 +61,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 VERBS = (
-    "train, evaluate, predict, runs, compare, reproduce, serve, config, doctor, new-model, image, "
-    "parity"
+    "train, evaluate, predict, runs, compare, diff, reproduce, accept, checkout, delete, serve, "
+    "config, doctor, new-model, image, parity"
 )
 
 
@@ -125,6 +125,7 @@ def test_help_names_every_verb_and_what_it_is_for(call: Call) -> None:
     parts = {
         **vars(cli.training),
         **vars(cli.runs),
+        **vars(cli.keeping),
         **vars(cli.serving),
         **vars(cli.workspace),
         **vars(cli.images),
