@@ -21,7 +21,7 @@ def run(*words: str, **options: str) -> subprocess.CompletedProcess[str]:
 def test_every_task_is_listed_with_its_sentence() -> None:
     listed = run(str(BIN / "invoke"), "--list").stdout
     tasks = "compare config doctor evaluate format lint lock new-model notebook predict reproduce"
-    tasks += " runs serve test train wheelhouse"
+    tasks += " runs serve test train wheelhouse accept checkout delete diff empty-trash"
     assert [name for name in tasks.split() if f"  {name} " not in listed] == []
 
 

@@ -106,7 +106,11 @@ class Run:
         """The content of ``experiment.yaml``."""
         import yaml
 
-        content: dict[str, Any] = yaml.safe_load((self.folder / "experiment.yaml").read_bytes())
+        # What yaml.safe_load does, by libyaml: ten times as fast, for conditions on many runs.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content: dict[str, Any] = loader(
+            (self.folder / "experiment.yaml").read_bytes()
+        ).get_single_data()
         return content
 
     @property
