@@ -172,6 +172,14 @@ def compare(
     project("compare", a, b, *given(report=report, runs=runs, json=json))
 
 
+@task(help={"source": "print the source's unified diff"})
+def diff(
+    _: Context, a: str, b: str, source: bool = False, runs: str | None = None, json: bool = False
+) -> None:
+    """Show two runs side by side: settings, source, data, machine, metrics; what differs."""
+    project("diff", a, b, *given(source=source, runs=runs, json=json))
+
+
 @task(help={"steps": "train only so far", "in": "cpu or gpu: in that image"})
 def reproduce(
     _: Context,
@@ -258,10 +266,72 @@ def parity(_: Context, full: bool = False, gpu: bool = False, json: bool = False
     project("parity", *given(full=full, gpu=gpu, json=json))
 
 
+@task(
+    iterable=["where"],
+    help={
+        "model": "only of this model",
+        "where": "only where this holds, as test.accuracy>0.92; may be repeated",
+        "sort": "by a metric or setting, downwards after a -: --sort=-test.accuracy",
+    },
+)
+def runs(
+    _: Context,
+    model: str | None = None,
+    where: list[str] = [],
+    sort: str | None = None,
+    runs: str | None = None,
+    all: bool = False,
+    json: bool = False,
+) -> None:
+    """List the runs, newest first, or those that conditions choose, in another order."""
+    words = [f"--where={condition}" for condition in where]
+    project("runs", *words, *given(model=model, sort=sort, runs=runs, all=all, json=json))
+
+
+@task(iterable=["set"], help={"set": "a budget besides, test.accuracy='>= 0.95'"})
+def accept(
+    _: Context, run: str, set: list[str] = [], runs: str | None = None, json: bool = False
+) -> None:
+    """Measure a run against the budgets of its recipe."""
+    project("accept", run, *(f"--set={one}" for one in set), *given(runs=runs, json=json))
+
+
 @task
-def runs(_: Context, runs: str | None = None, all: bool = False, json: bool = False) -> None:
-    """List the runs, newest first."""
-    project("runs", *given(runs=runs, all=all, json=json))
+def checkout(
+    _: Context, run: str, folder: str, runs: str | None = None, json: bool = False
+) -> None:
+    """Put a run's source and weights, as they were, into a new folder."""
+    project("checkout", run, folder, *given(runs=runs, json=json))
+
+
+@task(
+    iterable=["also"],
+    help={
+        "also": "another run; may be repeated",
+        "yes": "do not ask",
+        "restore": "bring back from the trash",
+        "purge": "remove from the trash for good",
+    },
+)
+def delete(
+    _: Context,
+    run: str,
+    also: list[str] = [],
+    yes: bool = False,
+    restore: bool = False,
+    purge: bool = False,
+    runs: str | None = None,
+    json: bool = False,
+) -> None:
+    """Move runs into the trash, bring them back from there, or remove them for good."""
+    words = given(yes=yes, restore=restore, purge=purge, runs=runs, json=json)
+    project("delete", run, *also, *words)
+
+
+@task(help={"yes": "do not ask"})
+def empty_trash(_: Context, yes: bool = False, runs: str | None = None, json: bool = False) -> None:
+    """Remove all deleted runs for good."""
+    project("delete", "--purge", *given(yes=yes, runs=runs, json=json))
 
 
 @task(help={"sync": "send what is missing (the default)", "follow": "until no run is running"})

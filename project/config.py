@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from project.budgets import MEASURES, budget
 from project.errors import SettingError
 from project.files import nearest
 
@@ -108,7 +109,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The whole resolved configuration of a run; ``settings`` is the model's own Config."""
+    """The whole resolved configuration of a run; ``settings`` is the model's own Config.
+
+    ``accept`` are its budgets, measure to bound; they decide no bit.
+    """
 
     model: str
     recipe: str
@@ -116,6 +120,7 @@ class Experiment:
     data: Data
     settings: Any
     training: Training
+    accept: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self, *, bits_only: bool = False) -> dict[str, Any]:
         """Plain values by section, as in a recipe; ``bits_only`` leaves out what decides no bit."""
@@ -128,6 +133,8 @@ class Experiment:
             }
             for section, part in sections.items()
         }
+        if self.accept and not bits_only:
+            plain["accept"] = dict(self.accept)
         return plain | {"name": self.model, "recipe": self.recipe, "seed": self.seed}
 
     def as_yaml(self) -> bytes:
@@ -160,7 +167,7 @@ def resolve(
     from omegaconf import OmegaConf
 
     classes: dict[str, type[Any]] = {"data": Data, "model": config, "training": Training}
-    written, problems = _written(recipe, overrides, set(classes))
+    written, problems = _written(recipe, overrides, {*classes, "accept"})
     if not 0 <= seed < 2**63:
         problems.append(f"seed: found {seed}, wanted int from 0 to {2**63 - 1}")
     sections = {name: OmegaConf.structured(kind) for name, kind in classes.items()}
@@ -169,11 +176,19 @@ def resolve(
     known = {
         f"{name}.{item.name}" for name in classes for item in dataclasses.fields(classes[name])
     }
+    accept: dict[str, str] = {}
     for key, source in written.items():
         section, _, name = key.partition(".")
-        if key not in known:
+        if section == "accept":
+            stated = budget(name, source.value) if name else _NO_BUDGET.format(source.value)
+            if isinstance(stated, str):
+                problems.append(f"{source.place}: {key}: {stated}")
+            else:
+                accept[name] = stated.wanted
+        elif key not in known:
             namesakes = sorted(right for right in known if right.endswith(f".{name or key}"))
-            hint = nearest(key, known) or nearest(name, known)
+            budgets = (f"accept.{measure}" for measure in MEASURES)
+            hint = nearest(key, {*known, *budgets}) or nearest(name, known)
             hint = f" Did you mean {namesakes[0]}?" if namesakes else hint
             listing = f"(python -m project config {model} lists all)"
             problems.append(f"{source.place}: {key}: no such setting.{hint} {listing}")
@@ -187,10 +202,11 @@ def resolve(
             problems.append(str(error))
     if problems:
         raise SettingError("\n".join(problems))
-    experiment = Experiment(
-        model, recipe.stem, seed, values["data"], values["model"], values["training"]
-    )
-    return experiment, written
+    data, settings, training = (values[name] for name in classes)
+    return Experiment(model, recipe.stem, seed, data, settings, training, accept), written
+
+
+_NO_BUDGET = "found {!r}, wanted measures with a bound each, such as test.accuracy: '>= 0.92'"
 
 
 def _written(
@@ -299,9 +315,9 @@ class Explained:
 
 
 def explain(experiment: Experiment, written: dict[str, Source]) -> list[Explained]:
-    """Every setting with its value, type, where it came from and one line of help."""
+    """Every setting and budget with its value, type, where it came from and one line of help."""
     parts = {"data": experiment.data, "model": experiment.settings, "training": experiment.training}
-    return [
+    settings = [
         Explained(
             key := f"{section}.{item.name}",
             getattr(part, item.name),
@@ -312,3 +328,9 @@ def explain(experiment: Experiment, written: dict[str, Source]) -> list[Explaine
         for section, part in parts.items()
         for item in dataclasses.fields(part)
     ]
+    budgets = [
+        Explained(key, bound, "bound", written[key].place, MEASURES[name])
+        for name, bound in experiment.accept.items()
+        if (key := f"accept.{name}") in written
+    ]
+    return settings + budgets

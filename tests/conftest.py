@@ -14,7 +14,7 @@ from project.training import profiles
 
 profiles.enter("portable")  # before anything imports torch
 
-from project import models  # noqa: E402
+from project import cli, models  # noqa: E402
 from project.config import Experiment, resolve  # noqa: E402
 from project.place import Place  # noqa: E402
 from project.records.receipt import Run  # noqa: E402
@@ -24,6 +24,7 @@ from tests.services import postgres, s3  # noqa: E402, F401
 from tests.trees import house, index, tree  # noqa: E402, F401
 
 ROOT = Path(__file__).parents[1]
+Call = Callable[..., tuple[int, str, str]]
 # Files whose tests share what takes long to make, so that one process runs all of them. (The mark
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
 TOGETHER = (
@@ -113,6 +114,21 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) ->
     folder = Place(tmp_path_factory.mktemp("finished"), data_folder)
     run = run_experiment(experiment(), folder, Watch())
     assert run
+    return run
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """One verb in this process: (exit code, output, messages)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = cli.main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
     return run
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,9 @@ from project import cli
 from project.errors import DataError
 from project.models.digits import Preprocess
 from project.records.receipt import Run
-from tests.conftest import ROOT, command, plain_environment
+from tests.conftest import ROOT, Call, command, plain_environment
 
 BRIEF = ("digits", "training.epochs=1", "data.limit=100", "training.checkpoint_every=3")
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """One verb in this process: (exit code, output, messages)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = cli.main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +44,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 VERBS = (
-    "train, evaluate, predict, tune, runs, compare, reproduce, track, ui, data, serve, config, "
-    "doctor, new-model, image, parity"
+    "train, evaluate, predict, tune, runs, compare, diff, reproduce, accept, checkout, delete, "
+    "track, ui, data, serve, config, doctor, new-model, image, parity"
 )
 
 
@@ -122,8 +105,8 @@ def test_the_exit_code_is_that_of_the_process() -> None:
 def test_help_names_every_verb_and_what_it_is_for(call: Call) -> None:
     code, out, _ = call("--help")
     told = " ".join(out.split())
-    files = (cli.training, cli.tuning, cli.runs, cli.tracking, cli.data, cli.serving, cli.workspace)
-    parts = {name: part for file in (*files, cli.images) for name, part in vars(file).items()}
+    files = [file for file in vars(cli).values() if hasattr(file, "add_to")]
+    parts = {name: part for file in files for name, part in vars(file).items()}
     meant = [parts[verb.replace("-", "_")].__doc__ for verb in VERBS.split(", ")]
     assert code == 0
     assert [doc for doc in meant if doc.partition("\n")[0] not in told] == []

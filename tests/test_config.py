@@ -87,6 +87,37 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(
     assert found == [f"override: {key}: {wanted}"]
 
 
+def test_mistakes_in_budgets_are_told_with_all_others(resolved: Resolve) -> None:
+    recipe = "accept:\n  test.acuracy: '>= 0.9'\n  size_mb: 5\ntraining:\n  lr: fast\n"
+    overrides = ("accept.test.f1=>= 0.9", "accept.latency_ms=fast", "acept.size_mb=< 1", "accept=3")
+    found = problems(lambda: resolved(recipe, *overrides))
+    there_are = " (there are test.accuracy, test.f1, test.loss, validation.accuracy, validation.f1,"
+    there_are += " validation.loss, size_mb, latency_ms)"
+    bound = "wanted a bound such as '>= 0.92' or '<= 5'"
+    assert found == [
+        "digits/recipes/mine.yaml: accept.test.acuracy: no such measure. Did you mean "
+        f"test.accuracy?{there_are}",
+        f"digits/recipes/mine.yaml: accept.size_mb: found 5, {bound}",
+        "digits/recipes/mine.yaml: training.lr: found 'fast', wanted float, at least 0",
+        f"override: accept.latency_ms: found 'fast', {bound}",
+        "override: acept.size_mb: no such setting. Did you mean accept.size_mb? "
+        "(python -m project config digits lists all)",
+        "override: accept: found 3, wanted measures with a bound each, such as "
+        "test.accuracy: '>= 0.92'",
+    ]
+
+
+def test_budgets_are_listed_after_the_settings(resolved: Resolve) -> None:
+    config, written = resolved("accept:\n  size_mb: '<=5'\n", "accept.test.f1=>.5")
+    assert config.accept == {"size_mb": "<= 5", "test.f1": "> 0.5"}
+    lines = [(line.key, line.value, line.source) for line in explain(config, written)[-2:]]
+    assert lines == [
+        ("accept.size_mb", "<= 5", "digits/recipes/mine.yaml"),
+        ("accept.test.f1", "> 0.5", "override"),
+    ]
+    assert resolved("accept:\n")[0].accept == {}
+
+
 def test_settings_that_do_not_go_together_are_refused(resolved: Resolve) -> None:
     assert problems(lambda: resolved("", "model.widths=[8, 16]", model="apparel")) == [
         "model.blocks: found 2 stages, wanted 1, one for each of model.widths after the first"

@@ -24,6 +24,7 @@ def test_every_task_is_listed_with_its_sentence() -> None:
         "compare config data doctor evaluate format lint lock new-model notebook predict reproduce"
     )
     tasks += " runs serve test track train tune ui wheelhouse"
+    tasks += " accept checkout delete diff empty-trash"
     assert [name for name in tasks.split() if f"  {name} " not in listed] == []
 
 

@@ -6,8 +6,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from project.cli import data, images, runs, serving, tracking, training, tuning, workspace
-from project.cli.verbs import Verbs
+from project.cli import (
+    data,
+    images,
+    keeping,
+    runs,
+    serving,
+    tracking,
+    training,
+    tuning,
+    workspace,
+)
+from project.cli.verbs import Verbs, attached
 from project.errors import Interrupted, LockstepError, WorkerLost
 from project.files import nearest
 
@@ -21,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
             f"{words[0]}: no such verb.{nearest(words[0], verbs)} (there are {', '.join(verbs)})"
         )
     # argparse takes positional words only in one piece; overrides may also follow the options.
-    options, more = parser.parse_known_args(words)
+    options, more = parser.parse_known_args(attached(words))
     if more and ("overrides" not in options or any(word.startswith("-") for word in more)):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:
@@ -77,6 +87,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         prog="project", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    for part in (training, tuning, runs, tracking, data, serving, workspace, images):
+    parts = (training, tuning, runs, keeping, tracking, data, serving, workspace, images)
+    for part in parts:
         part.add_to(verbs)
     return parser, verbs.names

@@ -1,24 +1,41 @@
-"""Verbs on runs that are there: list, compare, make again."""
+"""Verbs on runs that are there: list, put side by side, make again."""
 
 import argparse
+import functools
 import json
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from project import models
 from project.cli.images import in_image
 from project.cli.verbs import Verbs, add_image, count
+from project.errors import RunError
+from project.files import nearest
 
 if TYPE_CHECKING:
     from project.records.compare import Comparison
+    from project.records.differences import Differences
+    from project.records.receipt import Run
 
 
 def add_to(verbs: Verbs) -> None:
-    """Add runs, compare and reproduce."""
-    verbs.add(runs, runs=True).add_argument("--all", action="store_true", help="not only 50")
+    """Add runs, compare, diff and reproduce."""
+    verb = verbs.add(runs, runs=True)
+    verb.add_argument("--all", action="store_true", help="not only 50")
+    verb.add_argument("--model", metavar="MODEL", help="only of this model")
+    text = "only where this holds, as test.accuracy>0.92 or training.lr==0.1; may be repeated"
+    verb.add_argument("--where", action="append", default=[], metavar="CONDITION", help=text)
+    text = "by a metric or setting, downwards after a -, as -test.accuracy"
+    verb.add_argument("--sort", default="", metavar="[-]KEY", help=text)
     verb = verbs.add(compare, runs=True)
     verb.add_argument("a", metavar="A")
     verb.add_argument("b", metavar="B")
     verb.add_argument("--report", metavar="FILE", help="write a page that shows where they part")
+    verb = verbs.add(diff, runs=True)
+    verb.add_argument("a", metavar="A")
+    verb.add_argument("b", metavar="B")
+    verb.add_argument("--source", action="store_true", help="print the source's unified diff")
     verb = verbs.add(reproduce, runs=True)
     verb.add_argument("run", metavar="RUN")
     verb.add_argument("--steps", type=count, metavar="N", help="train only so far")
@@ -26,24 +43,72 @@ def add_to(verbs: Verbs) -> None:
 
 
 def runs(options: argparse.Namespace) -> None:
-    """List the runs, newest first: state, metric, seed, identity."""
+    """List the runs, newest first, or those that conditions choose, in another order."""
     from project.console import table
     from project.place import Place
     from project.records.receipt import runs as all_runs
 
     folder = Place.default(options.runs).runs
-    found = all_runs(folder)
+    everything = all_runs(folder)
+    found = _chosen(everything, options)
     shown = len(found) if options.all or options.json else 50
-    lines = [run.summary() for run in found[:shown]]
+    lines = [line() for line in found[:shown]]
     if options.json:
         print(json.dumps(lines, indent=2))
     elif lines:
         rows = [["" if value is None else str(value) for value in line.values()] for line in lines]
         table(list(lines[0]), rows)
-        if older := len(found) - len(lines):
-            print(f"and {older:,} older; --all lists them", file=sys.stderr)
+        if more := len(found) - len(lines):
+            order = "more" if options.sort else "older"
+            print(f"and {more:,} {order}; --all lists them", file=sys.stderr)
+    elif everything:
+        print(f"none of the {len(everything):,} runs in {folder} is so")
     else:
         print(f"no runs in {folder}; `invoke train --seed 42` makes one")
+
+
+def _chosen(runs: list["Run"], options: argparse.Namespace) -> list[Callable[[], dict[str, Any]]]:
+    """What makes the line of each run that the options choose, in their order.
+
+    A line also has the settings and metrics that the options name.
+    """
+    if options.model:
+        _refuse_unknown_model(options.model, runs)
+        runs = [run for run in runs if run.model == options.model]
+    if not (options.where or options.sort):
+        return [run.summary for run in runs]
+    from project.records import selection
+
+    conditions = [selection.condition(given) for given in options.where]
+    found = selection.choose(runs, conditions, options.sort, _settings())
+    named = dict.fromkeys([*(one.name for one in conditions), options.sort.removeprefix("-")])
+    more = [name for name in named if name and name not in (*selection.COLUMNS, "test.accuracy")]
+
+    def line(record: selection.Record) -> dict[str, Any]:
+        return record.summary | {name: record.value(name) for name in more}
+
+    return [functools.partial(line, record) for record in found]
+
+
+def _refuse_unknown_model(name: str, runs: list["Run"]) -> None:
+    known = sorted({*models.names(), *(run.model for run in runs)})
+    if name not in known:
+        raise RunError(
+            f"--model {name}: no such model.{nearest(name, known)} (there are "
+            f"{', '.join(known)})"
+        )
+
+
+def _settings() -> list[str]:
+    """The settings of all models that are here."""
+    import dataclasses
+
+    from project.config import Data, Training
+
+    kinds = [("data", Data), ("training", Training)]
+    kinds += [("model", models.config_of(name)) for name in models.names()]
+    fields = [(name, dataclasses.fields(kind)) for name, kind in kinds]
+    return [f"{section}.{item.name}" for section, items in fields for item in items]
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -68,6 +133,26 @@ def compare(options: argparse.Namespace) -> int:
     else:
         _print_comparison(found)
     return 0 if found.same else 1
+
+
+def diff(options: argparse.Namespace) -> None:
+    """Show two runs side by side: settings, source, data, packages, machine, metrics; what differs.
+
+    Whether they have the same bits is what compare says.
+    """
+    from project.place import Place
+    from project.records.differences import differences
+    from project.records.receipt import find_run
+
+    folder = Place.default(options.runs).runs
+    found = differences(find_run(options.a, folder), find_run(options.b, folder))
+    if options.json:
+        patch = {"patch": found.patch} if options.source else {}
+        print(json.dumps(found.as_dict() | patch, indent=2))
+    elif options.source:
+        print(found.patch, end="")
+    else:
+        _print_differences(found)
 
 
 def reproduce(options: argparse.Namespace) -> int:
@@ -103,3 +188,21 @@ def _print_comparison(found: "Comparison") -> None:
     if found.differences:
         rows = [[f"{row.part} {row.name}", row.a, row.b] for row in found.differences]
         table(["what can explain it", f"A {found.names[0]}", f"B {found.names[1]}"], rows)
+
+
+def _print_differences(found: "Differences") -> None:
+    from project.console import table
+
+    rows = [[f"{row.part} {row.name}", row.a, row.b] for row in found.facts]
+    for file in found.files:
+        about = "" if file.decides else "; decides no bit"
+        lines = f"+{file.added} -{file.removed}"
+        cells = {"only in A": [f"there{about}", "-"], "only in B": ["-", f"there{about}"]}
+        rows.append([f"source {file.name}", *cells.get(file.change, ["", f"{lines}{about}"])])
+    for metric in found.metrics:
+        shown = ["-" if value is None else f"{value:.6g}" for value in (metric.a, metric.b)]
+        rows.append([f"metric {metric.name}", *shown])
+    if rows:
+        table(["what differs", f"A {found.names[0]}", f"B {found.names[1]}"], rows)
+    else:
+        print(f"nothing that is recorded of {' and '.join(found.names)} differs")

@@ -1,7 +1,7 @@
 """How a verb of the command line is made: a function, its sentence, its options."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class Verbs:
@@ -36,6 +36,17 @@ class Verbs:
             text = "folder of the runs (default: LOCKSTEP_RUNS, or else runs)"
             added.add_argument("--runs", metavar="DIR", help=text)
         return added
+
+
+def attached(words: Sequence[str]) -> list[str]:
+    """The words, with ``--sort -KEY`` as one, for argparse takes -KEY for an option."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] == "--sort" and word[:1] == "-" != word[1:2]:
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def count(text: str) -> int:

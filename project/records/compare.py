@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.errors import RunError
 from project.records import report, trace
-from project.records.receipt import Run, verify
+from project.records.differences import Difference, recorded
+from project.records.receipt import Run, refuse_altered
 
 # What it means that a column is the first to differ; they stand in the order of their causes.
 MEANING = {
@@ -27,16 +27,6 @@ MEANING = {
 BITS = {"steps", "epochs", "kept_step", "weights_sha256", "preprocess_sha256", "trace_sha256"}
 BITS |= {"metrics_sha256", "labels", "metrics", "data"}
 _TOGETHER = 1 << 16  # records compared at once
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Something recorded of two runs that is not the same and can explain other bits."""
-
-    part: str
-    name: str
-    a: str
-    b: str
 
 
 @dataclass(frozen=True)
@@ -131,17 +121,8 @@ def compare(a: Run, b: Run) -> Comparison:
         tensor=_first_tensor(a.folder, b.folder),
         results=results,
         weights=receipts[0]["results"]["weights_sha256"] if receipts[0] else None,
-        differences=_differences(a, b),
+        differences=recorded(a, b),
     )
-
-
-def refuse_altered(run: Run) -> None:
-    """Raises RunError that names every file of a run that was altered."""
-    if problems := verify(run):
-        raise RunError(
-            f"{run.folder}: was altered: {'; '.join(problems)}. Put the files back as they were, "
-            "or train again."
-        )
 
 
 def parting(a: NDArray[np.void], b: NDArray[np.void]) -> int | None:
@@ -195,90 +176,6 @@ def details(found: Comparison) -> list[tuple[str, str]]:
             )
         )
     return told
-
-
-def _differences(a: Run, b: Run) -> list[Difference]:
-    receipts = a.receipt, b.receipt
-    found = between_parts(a.parts, b.parts)
-    if receipts[0] and receipts[1]:
-        found += between_environments(receipts[0]["environment"], receipts[1]["environment"])
-        fitted = [json.loads((run.folder / "preprocess.json").read_bytes()) for run in (a, b)]
-        for content in fitted:  # these are settings, told before
-            content.pop("model", None), content.pop("config", None)
-        found += _between("preprocessing", *fitted)
-    return found
-
-
-def between_parts(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
-    """The differences between two identities by name, in the parts that both have."""
-    both = a.keys() & b.keys()
-    found = []
-    if "experiment" in both:
-        found += _between("setting", *(_flat(parts["experiment"]) for parts in (a, b)))
-    if "source" in both:
-        found += _between("source", *(_short(parts["source"]) for parts in (a, b)))
-    if "data" in both:
-        found += _between("data", *(_short({"digest": parts["data"]}) for parts in (a, b)))
-    if "packages" in both:
-        versions = [
-            _versions(a["packages"], b["packages"]),
-            _versions(b["packages"], a["packages"]),
-        ]
-        found += _between("package", *versions)
-    if "profile" in both:
-        found += _between("profile", a["profile"], b["profile"])
-    return found
-
-
-def between_environments(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
-    """The differences between what two receipts say of machine and interpreter."""
-    # The commit explains nothing that the source files don't, the packages are parts already.
-    apart = {"git", "packages", "drift"}
-    plain = []
-    for facts in (a, b):
-        cpu = {"cpu": facts["cpu"]["model"], "vector units": " ".join(facts["cpu"]["features"])}
-        plain.append({key: facts[key] for key in facts if key not in apart} | cpu)
-    return _between("environment", *plain)
-
-
-def _between(part: str, a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
-    return [
-        Difference(part, name, _shown(a, name), _shown(b, name))
-        for name in dict.fromkeys([*a, *b])
-        if a.get(name, _NONE) != b.get(name, _NONE)
-    ]
-
-
-_NONE = object()
-
-
-def _shown(values: dict[str, Any], name: str) -> str:
-    text = str(values[name]) if name in values else "not there"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _flat(sections: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for section, value in sections.items():
-        if isinstance(value, dict):
-            flat |= {f"{section}.{name}": item for name, item in value.items()}
-        else:
-            flat[section] = value
-    return flat
-
-
-def _short(digests: dict[str, str]) -> dict[str, str]:
-    return {name: f"sha256 {digest[:12]}" for name, digest in digests.items()}
-
-
-def _versions(mine: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, str]:
-    """Name to version, and to what the lock says of it where the version alone is the same."""
-    found = {}
-    for name, (version, hashes) in mine.items():
-        known = "not as locked" if hashes == "not as locked" else f"locked as {hashes[:12]}"
-        same = other.get(name, [None])[0] == version
-        found[name] = f"{version}, {known}" if same else version
-    return found
 
 
 def _first_tensor(a: Path, b: Path) -> TensorDifference | None:

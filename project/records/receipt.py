@@ -79,6 +79,11 @@ class Run:
         return self.folder.name
 
     @property
+    def model(self) -> str:
+        """The model, as the name says it."""
+        return self.name.partition("-")[0]
+
+    @property
     def receipt(self) -> dict[str, Any] | None:
         """The receipt, or None while the run is not finished."""
         return _json(self.folder / "receipt.json")
@@ -101,7 +106,11 @@ class Run:
         """The content of ``experiment.yaml``."""
         import yaml
 
-        content: dict[str, Any] = yaml.safe_load((self.folder / "experiment.yaml").read_bytes())
+        # What yaml.safe_load does, by libyaml: ten times as fast, for conditions on many runs.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content: dict[str, Any] = loader(
+            (self.folder / "experiment.yaml").read_bytes()
+        ).get_single_data()
         return content
 
     @property
@@ -116,7 +125,7 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The line that ``invoke runs`` shows of it."""
-        model, _, rest = self.name.partition("-")
+        rest = self.name.partition("-")[2]
         recipe, seed, *_ = (*rest.rsplit("-", 2), "", "")  # a copy may have any name
         try:
             receipt = self.receipt
@@ -129,7 +138,7 @@ class Run:
         return {
             "run": self.name,
             "state": state,
-            "model": model,
+            "model": self.model,
             "recipe": recipe,
             "seed": int(seed.lstrip("s")) if seed.lstrip("s").isdigit() else None,
             "test accuracy": round(test["accuracy"], 4) if test else None,
@@ -141,6 +150,17 @@ class Run:
         """The rows of ``metrics.jsonl``, one for each epoch."""
         path = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def metrics_of(receipt: dict[str, Any] | None) -> dict[str, float]:
+    """The metrics of a receipt by name, as ``test.accuracy``; none of a run without one."""
+    splits = receipt["results"]["metrics"] if receipt else {}
+    return {
+        f"{split}.{name}": value
+        for split in sorted(splits)
+        for name, value in splits[split].items()
+        if isinstance(value, int | float)
+    }
 
 
 def runs(folder: Path) -> list[Run]:
@@ -188,6 +208,15 @@ def verify(run: Run) -> list[str]:
         except RunError as error:
             problems.append(str(error))
     return problems
+
+
+def refuse_altered(run: Run) -> None:
+    """Raises RunError that names every file of a run that was altered."""
+    if problems := verify(run):
+        raise RunError(
+            f"{run.folder}: was altered: {'; '.join(problems)}. Put the files back as they were, "
+            "or train again."
+        )
 
 
 def refuse_changed(run: Run) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 from project.errors import Interrupted, RunError
 from project.files import held, remove_abandoned, write_atomically
 from project.processes import follow_parent
-from project.records import compare, environment, source
-from project.records.compare import Comparison, Difference
-from project.records.receipt import Run, level
+from project.records import compare, environment
+from project.records.checkout import restore
+from project.records.compare import Comparison
+from project.records.differences import Difference, between_environments, between_parts
+from project.records.receipt import Run, level, refuse_altered
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def reproduce(
     it. ``say`` is first told every difference between the receipt and this machine, and whether the
     run's level covers it. Raises RunError for a run that was altered or is not finished.
     """
-    compare.refuse_altered(run)
+    refuse_altered(run)
     receipt = run.receipt
     if receipt is None:
         raise RunError(
@@ -95,9 +97,7 @@ def differences_here(run: Run) -> list[Difference]:
     here = environment.facts(recorded["threads"], environment.torch_version())
     packages = {"packages": environment.packages().as_identity()}
     known = {key: here.get(key, recorded[key]) for key in recorded}
-    return compare.between_parts(run.parts, packages) + compare.between_environments(
-        recorded, known
-    )
+    return between_parts(run.parts, packages) + between_environments(recorded, known)
 
 
 def not_covered(run: Run) -> str:
@@ -123,30 +123,13 @@ def _train_again(
 ) -> tuple[Run | None, int]:
     """The run that the recorded source makes here (None if it made none), and its exit code."""
     experiment = run.experiment()
-    _restore(run, experiment, folder)
+    restore(run, folder)
     words = ["train", f"{experiment['name']}/{experiment['recipe']}"]
     words += ["--seed", str(experiment["seed"]), "--runs", str(folder / "runs")]
     words += ["--until", str(steps)] if steps else []
     code = _project(words, folder, lock, data)
     made = [path.parent for path in folder.glob("runs/*/trace.bin")]
     return (Run(made[0]) if made else None), code
-
-
-def _restore(run: Run, experiment: dict[str, Any], folder: Path) -> None:
-    """Lay out the recorded source, its recipe, and this environment's lock."""
-    import yaml
-
-    for name, content in source.unpacked(run.folder / "source.zip").items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    recipes = folder / "project" / "models" / experiment["name"] / "recipes"
-    recipes.mkdir(exist_ok=True)
-    settings = {section: experiment[section] for section in ("data", "model", "training")}
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    (recipes / f"{experiment['recipe']}.yaml").write_text(text)
-    if environment.LOCK.exists():
-        shutil.copy(environment.LOCK, folder / "Pipfile.lock")
 
 
 def _project(words: list[str], folder: Path, lock: int, data: Path) -> int:

@@ -24,7 +24,8 @@ from project.files import canonical_json, digest_of, readable_json
 from project.place import Place
 from project.records import compare as comparing
 from project.records import trace
-from project.records.compare import Difference, compare, parting
+from project.records.compare import compare, parting
+from project.records.differences import Difference, between_parts
 from project.records.receipt import Run, verify
 from project.watch import Watch
 from tests.conftest import ROOT, experiment
@@ -185,7 +186,7 @@ def test_files_packages_and_profiles_are_named(finished_run: Run) -> None:
     other["packages"] |= {"numpy": ["0.1", "not as locked"], "more": ["1", "not as locked"]}
     other["packages"]["xxhash"][1] = "not as locked"
     other["profile"] = {"name": "native", "device": "cpu", "cpu": "a CPU"}
-    found = comparing.between_parts(mine, other)
+    found = between_parts(mine, other)
     assert {(row.part, row.name): row.b for row in found} == {
         ("source", "project/training/loop.py"): "sha256 ffffffffffff",
         ("source", "project/place.py"): "not there",

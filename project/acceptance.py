@@ -1,0 +1,109 @@
+"""Whether a run is good enough to be used: what is measured of it against its budgets."""
+
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from project.budgets import Budget, budget
+from project.errors import RunError, SettingError
+from project.place import Place
+from project.records.receipt import Run, metrics_of, refuse_altered
+from project.watch import Watch
+
+_WARM_UP, _TIMED, _SECONDS = 10, 100, 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one measure, and what its budget wants."""
+
+    measure: str
+    found: float
+    wanted: str
+    met: bool
+
+
+def budgets(run: Run, stated: Iterable[str] = ()) -> list[Budget]:
+    """The budgets of the recipe that a run was trained by, and those ``stated`` as MEASURE=BOUND.
+
+    What is stated wins. Raises SettingError with every mistake, one line each.
+    """
+    places = {}
+    for measure, bound in (run.experiment().get("accept") or {}).items():
+        places[measure] = (bound, f"{run.folder / 'experiment.yaml'}: accept.{measure}")
+    problems, found = [], []
+    for word in stated:
+        measure, equals, bound = word.partition("=")
+        if equals:
+            places[measure.strip()] = (bound, f"--set {measure.strip()}")
+        else:
+            problems.append(f"--set {word}: found no '=', wanted as test.accuracy='>= 0.92'")
+    for measure, (bound, place) in places.items():
+        if isinstance(read := budget(measure, bound), Budget):
+            found.append(read)
+        else:
+            problems.append(f"{place}: {read}")
+    if problems:
+        raise SettingError("\n".join(problems))
+    return found
+
+
+def findings(run: Run, wanted: Sequence[Budget], place: Place, watch: Watch) -> list[Finding]:
+    """What is measured of a finished run for each budget; the latency only if one bounds it.
+
+    Raises RunError if the run is not finished or was altered.
+    """
+    refuse_altered(run)
+    if run.receipt is None:
+        raise RunError(f"{run.folder}: is {run.state} and has no receipt yet; finish it first.")
+    measured = metrics_of(run.receipt)
+    measured["size_mb"] = (run.folder / "weights.safetensors").stat().st_size / 1e6
+    if any(one.measure == "latency_ms" for one in wanted):
+        measured["latency_ms"] = latency(run, place, watch)
+    if missing := [one.measure for one in wanted if one.measure not in measured]:
+        raise RunError(f"{run.folder}: its receipt has no {missing[0]}, for which there is a bound")
+    return [
+        Finding(one.measure, found := measured[one.measure], one.wanted, one.met(found))
+        for one in wanted
+    ]
+
+
+def latency(run: Run, place: Place, watch: Watch) -> float:
+    """Median milliseconds that a run's Predictor takes for one example, in one thread, warm.
+
+    The example is the first of the test split, as people have it. To be called before torch is
+    loaded, as ``trained.predictor``, or under the run's profile.
+    """
+    from project import models, trained
+
+    predictor = trained.predictor(run)
+    from project.experiment import open_data  # loads torch, for which the profile now stands
+
+    experiment = run.experiment()
+    example = open_data(experiment["data"]["name"], place, watch).splits["test"].inputs[0]
+    inputs = [models.module(experiment["name"]).Preprocess.show(example)]
+    for _ in range(_WARM_UP):
+        predictor.predict(inputs)
+    took: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while len(took) < _TIMED and (not took or time.perf_counter() < end):
+        began = time.perf_counter()
+        predictor.predict(inputs)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1000
+
+
+def refuse_failing(run: Run, place: Place, watch: Watch) -> list[Finding]:
+    """The findings of a run that keeps all budgets of its recipe; none if that states none.
+
+    Raises RunError that names every budget which the run does not keep.
+    """
+    found = findings(run, budgets(run), place, watch)
+    if failed := [one for one in found if not one.met]:
+        told = "; ".join(f"{one.measure} {one.found:.6g}, wanted {one.wanted}" for one in failed)
+        raise RunError(
+            f"{run.name}: does not keep its recipe's budgets: {told}. Train a better one, or state "
+            "other budgets in the recipe's section accept."
+        )
+    return found

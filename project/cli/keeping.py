@@ -1,0 +1,136 @@
+"""Verbs that decide what becomes of a run: accept it, check it out, delete it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from project.cli.verbs import Verbs
+from project.errors import RunError, SettingError
+
+if TYPE_CHECKING:
+    from project.records.receipt import Run
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add accept, checkout and delete."""
+    verb = verbs.add(accept, runs=True)
+    verb.add_argument("run", metavar="RUN")
+    text = "a budget besides, as test.accuracy='>= 0.95'; may be repeated"
+    verb.add_argument("--set", action="append", default=[], metavar="MEASURE=BOUND", help=text)
+    verb = verbs.add(checkout, runs=True)
+    verb.add_argument("run", metavar="RUN")
+    verb.add_argument("folder", metavar="DIR", help="a new folder")
+    verb = verbs.add(delete, runs=True)
+    verb.add_argument("names", nargs="*", metavar="RUN")
+    verb.add_argument("--yes", action="store_true", help="do not ask")
+    way = verb.add_mutually_exclusive_group()
+    way.add_argument("--restore", action="store_true", help="bring back from the trash")
+    text = "remove from the trash for good: the runs named, or all"
+    way.add_argument("--purge", action="store_true", help=text)
+
+
+def accept(options: argparse.Namespace) -> int:
+    """Measure a run against the budgets of its recipe; exit 1 if it does not keep one."""
+    import dataclasses
+
+    from project import acceptance, console
+    from project.budgets import MEASURES
+    from project.place import Place
+    from project.records.receipt import find_run
+
+    place = Place.default(options.runs)
+    run = find_run(options.run, place.runs)
+    wanted = acceptance.budgets(run, options.set)
+    if not wanted:
+        raise SettingError(
+            f"{run.name}: its recipe states no budgets; state one by --set test.accuracy='>= 0.92',"
+            f" or some in the recipe's section accept (there are {', '.join(MEASURES)})"
+        )
+    found = acceptance.findings(run, wanted, place, console.watch())
+    accepted = all(one.met for one in found)
+    if options.json:
+        rows = [dataclasses.asdict(one) for one in found]
+        print(json.dumps({"run": run.name, "accepted": accepted, "budgets": rows}, indent=2))
+    else:
+        told = {True: "met", False: "NOT met"}
+        cells = [[one.measure, f"{one.found:.6g}", one.wanted, told[one.met]] for one in found]
+        console.table(["measure", "found", "wanted", ""], cells)
+        print("accepted" if accepted else "NOT accepted")
+    return 0 if accepted else 1
+
+
+def checkout(options: argparse.Namespace) -> None:
+    """Put a run's source and weights, as they were, into a new folder to be used from there."""
+    import shlex
+    from pathlib import Path
+
+    from project.place import Place
+    from project.records.checkout import checkout as lay_out
+    from project.records.receipt import find_run
+
+    place, folder = Place.default(options.runs), Path(options.folder)
+    where = lay_out(find_run(options.run, place.runs), folder)
+    python = f"{shlex.quote(sys.executable)} -m project"
+    data = f"LOCKSTEP_DATA={shlex.quote(str(place.data.absolute()))}"
+    run = shlex.quote(str(where.relative_to(folder.resolve())))
+    commands = {
+        "go": f"cd {shlex.quote(str(folder.resolve()))}",
+        "evaluate": f"{data} {python} evaluate {run}",
+        "predict": f"{python} predict {run} INPUT",
+    }
+    if options.json:
+        print(json.dumps({"folder": str(folder.resolve()), "run": str(where)} | commands, indent=2))
+    else:
+        print(f"checked out {where.name} with its source; to use it:")
+        print("\n".join(commands.values()))
+
+
+def delete(options: argparse.Namespace) -> int:
+    """Move runs into the trash, bring them back from there, or remove them from it for good.
+
+    Exit code 1 if the answer to the question is no.
+    """
+    from project.place import Place
+    from project.records import trash
+    from project.records.receipt import find_run
+
+    folder = Place.default(options.runs).runs
+    if not options.names and not options.purge:
+        raise RunError("delete: found no RUN, wanted some, or --purge to empty the trash.")
+    if options.restore:
+        found = trash.trashed(options.names, folder)
+        return _tell(options, "restored", [str(trash.restore(run)) for run in found])
+    if options.purge:
+        found, question = trash.trashed(options.names, folder), "remove for good"
+    else:
+        named = [find_run(name, folder) for name in options.names]
+        found, question = list({run.folder: run for run in named}.values()), "move into the trash"
+        for run in found:
+            trash.refuse_undeletable(run)
+    if found and not options.yes and not _agreed(question, found):
+        print("nothing was deleted", file=sys.stderr)
+        return 1
+    if options.purge:
+        trash.purge(found, folder)
+        return _tell(options, "removed", [run.name for run in found])
+    return _tell(options, "deleted", [str(trash.delete(run)) for run in found])
+
+
+def _agreed(question: str, found: Sequence["Run"]) -> bool:
+    """Ask, with the names of the runs. Raises RunError where nobody can answer."""
+    names = ", ".join(run.name for run in found)
+    if not sys.stdin.isatty():
+        raise RunError(f"delete: nobody is here to ask; with --yes it would {question}: {names}.")
+    print(f"{question}: {names}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _tell(options: argparse.Namespace, done: str, what: Sequence[str]) -> int:
+    if options.json:
+        print(json.dumps({done: list(what)}, indent=2))
+    else:
+        for one in what or ["nothing: the trash is empty"]:
+            print(f"{done} {one}")
+    return 0

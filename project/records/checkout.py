@@ -1,0 +1,56 @@
+"""A run's source and weights as they were, laid out to be used."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from project.errors import RunError
+from project.files import flush_folder, publish_folder
+from project.records import environment, source
+from project.records.receipt import Run, refuse_altered
+
+
+def checkout(run: Run, folder: Path) -> Path:
+    """Put a finished run's source into a new folder, and the run itself under ``runs`` in it.
+
+    Given back is the run's folder there: all its files but the checkpoints. Raises RunError if the
+    run was altered or is not finished, or if the folder is there and not empty.
+    """
+    refuse_altered(run)
+    if run.receipt is None:
+        raise RunError(f"{run.folder}: is {run.state} and has no weights yet; finish it first.")
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: is there and not empty, wanted a new folder; name another.")
+    place = Path("runs") / run.name
+
+    def write(part: Path) -> None:
+        restore(run, part)
+        copy = part / place
+        copy.mkdir(parents=True)
+        for path in run.folder.iterdir():
+            if path.is_file() and path.name[0] != ".":
+                shutil.copy(path, copy)
+        refuse_altered(Run(copy))  # what was copied is what the receipt names
+        for path in part.rglob("*"):
+            flush_folder(path)  # or file: the system makes no difference
+
+    publish_folder(folder, write, setting="checkout RUN DIR")
+    return folder / place
+
+
+def restore(run: Run, folder: Path) -> None:
+    """Lay out a run's recorded source, its recipe, and this environment's lock."""
+    for name, content in source.unpacked(run.folder / "source.zip").items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    experiment = run.experiment()
+    recipes = folder / "project" / "models" / experiment["name"] / "recipes"
+    recipes.mkdir(exist_ok=True)
+    settings = {name: values for name, values in experiment.items() if isinstance(values, dict)}
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    (recipes / f"{experiment['recipe']}.yaml").write_text(text)
+    if environment.LOCK.exists():
+        shutil.copy(environment.LOCK, folder / "Pipfile.lock")

@@ -1,0 +1,198 @@
+"""What is recorded of two runs and is not the same: by name, by file, by metric."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from difflib import unified_diff
+from io import StringIO
+from typing import Any
+
+from project.records import source
+from project.records.receipt import Run, metrics_of, refuse_altered
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something recorded of two runs that is not the same and can explain other bits."""
+
+    part: str
+    name: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class FileDifference:
+    """A source file that is not the same; ``added`` and ``removed`` are lines, from A to B.
+
+    ``decides`` says whether either run has it in its identity.
+    """
+
+    name: str
+    change: str
+    added: int
+    removed: int
+    decides: bool
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """A metric of the receipts that is not the same, None where a run has it not."""
+
+    name: str
+    a: float | None
+    b: float | None
+
+
+@dataclass(frozen=True)
+class Differences:
+    """All that differs between two runs; ``patch`` leads from the source of A to that of B."""
+
+    names: tuple[str, str]
+    facts: list[Difference]
+    files: list[FileDifference]
+    metrics: list[MetricDifference]
+    patch: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values, the patch aside."""
+        return {key: value for key, value in asdict(self).items() if key != "patch"}
+
+
+def differences(a: Run, b: Run) -> Differences:
+    """Two runs side by side: experiment, source, data, packages, environment, metrics.
+
+    Raises RunError if a file of either was altered.
+    """
+    for run in (a, b):
+        refuse_altered(run)
+    # Settings and source are told whole, also what in them decides no bit.
+    facts = between("setting", *(flat(run.experiment()) for run in (a, b)))
+    facts += [row for row in recorded(a, b) if row.part not in ("setting", "source")]
+    facts += between("git", *(_commit(run) for run in (a, b)))
+    archives = [source.unpacked(run.folder / "source.zip") for run in (a, b)]
+    decisive = {*a.parts["source"], *b.parts["source"]}
+    files, patch = [], []
+    for name in sorted(archives[0].keys() | archives[1].keys()):
+        before, after = (archive.get(name) for archive in archives)
+        if before == after:
+            continue
+        change = "only in B" if before is None else "only in A" if after is None else "changed"
+        lines = list(_unified(name, before, after))
+        added, removed = (sum(line[0] == sign for line in lines[2:]) for sign in "+-")
+        files.append(FileDifference(name, change, added, removed, name in decisive))
+        patch += lines
+    mine, other = metrics_of(a.receipt), metrics_of(b.receipt)
+    metrics = [
+        MetricDifference(name, mine.get(name), other.get(name))
+        for name in dict.fromkeys([*mine, *other])
+        if mine.get(name) != other.get(name)
+    ]
+    return Differences((a.name, b.name), facts, files, metrics, "".join(patch))
+
+
+def _commit(run: Run) -> dict[str, Any]:
+    """The commit that a finished run was trained at, as far as it is known."""
+    git = (run.receipt or {}).get("environment", {}).get("git", {})
+    changes = " with changes" if git.get("dirty") else ""
+    return {"commit": f"{git['commit'][:12]}{changes}"} if git.get("commit") else {}
+
+
+def _unified(name: str, a: bytes | None, b: bytes | None) -> Iterator[str]:
+    """The lines of a unified diff of two files, None for one that is not there."""
+    before, after = (_lines(content or b"") for content in (a, b))
+    paths = ("/dev/null" if a is None else f"a/{name}", "/dev/null" if b is None else f"b/{name}")
+    for line in unified_diff(before, after, *paths):
+        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+
+
+def _lines(content: bytes) -> list[str]:
+    # Not splitlines(), which takes a form feed for an end too.
+    return list(StringIO(content.decode(errors="replace"), newline="\n"))
+
+
+def recorded(a: Run, b: Run) -> list[Difference]:
+    """All that is recorded of both runs, is not the same and can explain other bits."""
+    receipts = a.receipt, b.receipt
+    found = between_parts(a.parts, b.parts)
+    if receipts[0] and receipts[1]:
+        found += between_environments(receipts[0]["environment"], receipts[1]["environment"])
+        fitted = [json.loads((run.folder / "preprocess.json").read_bytes()) for run in (a, b)]
+        for content in fitted:  # these are settings, told before
+            content.pop("model", None), content.pop("config", None)
+        found += between("preprocessing", *fitted)
+    return found
+
+
+def between_parts(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
+    """The differences between two identities by name, in the parts that both have."""
+    both = a.keys() & b.keys()
+    found = []
+    if "experiment" in both:
+        found += between("setting", *(flat(parts["experiment"]) for parts in (a, b)))
+    if "source" in both:
+        found += between("source", *(_short(parts["source"]) for parts in (a, b)))
+    if "data" in both:
+        found += between("data", *(_short({"digest": parts["data"]}) for parts in (a, b)))
+    if "packages" in both:
+        versions = [
+            _versions(a["packages"], b["packages"]),
+            _versions(b["packages"], a["packages"]),
+        ]
+        found += between("package", *versions)
+    if "profile" in both:
+        found += between("profile", a["profile"], b["profile"])
+    return found
+
+
+def between_environments(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
+    """The differences between what two receipts say of machine and interpreter."""
+    # The commit explains nothing that the source files don't, the packages are parts already.
+    apart = {"git", "packages", "drift"}
+    plain = []
+    for facts in (a, b):
+        cpu = {"cpu": facts["cpu"]["model"], "vector units": " ".join(facts["cpu"]["features"])}
+        plain.append({key: facts[key] for key in facts if key not in apart} | cpu)
+    return between("environment", *plain)
+
+
+def between(part: str, a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
+    """The values by name that are not the same, or that only one of both has."""
+    return [
+        Difference(part, name, _shown(a, name), _shown(b, name))
+        for name in dict.fromkeys([*a, *b])
+        if a.get(name, _NONE) != b.get(name, _NONE)
+    ]
+
+
+_NONE = object()
+
+
+def _shown(values: dict[str, Any], name: str) -> str:
+    text = str(values[name]) if name in values else "not there"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def flat(sections: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name, as ``training.lr``, of the sections of an experiment."""
+    found: dict[str, Any] = {}
+    for section, value in sections.items():
+        if isinstance(value, dict):
+            found |= {f"{section}.{name}": item for name, item in value.items()}
+        else:
+            found[section] = value
+    return found
+
+
+def _short(digests: dict[str, str]) -> dict[str, str]:
+    return {name: f"sha256 {digest[:12]}" for name, digest in digests.items()}
+
+
+def _versions(mine: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, str]:
+    """Name to version, and to what the lock says of it where the version alone is the same."""
+    found = {}
+    for name, (version, hashes) in mine.items():
+        known = "not as locked" if hashes == "not as locked" else f"locked as {hashes[:12]}"
+        same = other.get(name, [None])[0] == version
+        found[name] = f"{version}, {known}" if same else version
+    return found
