@@ -165,7 +165,10 @@ def test_deleted_runs_are_in_no_list_until_they_are_restored(call: Call, runs: P
     assert list((runs / ".trash").iterdir()) == []
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1)])
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [("y\n", 0), ("YES\n", 0), ("n\n", 1), ("what\n", 1), ("\n", 1), ("\x04", 1)],
+)
 def test_on_a_terminal_it_asks_before_it_deletes(runs: Path, answer: str, code: int) -> None:
     ours, theirs = pty.openpty()
     words = ["delete", "digits-base-s7", "--runs", str(runs)]

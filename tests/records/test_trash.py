@@ -36,6 +36,8 @@ def test_a_deleted_run_is_in_no_list_and_is_restored_as_it_was(folder: Path) -> 
     before = contents(folder / "first")
     assert trash.delete(Run(folder / "first")) == folder / ".trash" / "first"
     assert (names(runs(folder)), names(trash.trashed([], folder))) == (["second"], ["first"])
+    ways = ("fir", "first", str(folder / ".trash" / "first"))
+    assert [names(trash.trashed([way], folder)) for way in ways] == [["first"]] * 3
     (run,) = trash.trashed(["fir"], folder)
     assert trash.restore(run) == folder / "first"
     assert names(runs(folder)) == ["second", "first"]
