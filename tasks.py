@@ -305,17 +305,19 @@ def checkout(
 
 
 @task(
+    positional=[] if "--purge" in sys.argv else ["run"],  # or else all are meant
     iterable=["also"],
     help={
+        "run": "the run",
         "also": "another run; may be repeated",
         "yes": "do not ask",
         "restore": "bring back from the trash",
-        "purge": "remove from the trash for good",
+        "purge": "remove from the trash for good: --run RUN, or all",
     },
 )
 def delete(
     _: Context,
-    run: str,
+    run: str | None = None,
     also: list[str] = [],
     yes: bool = False,
     restore: bool = False,
@@ -325,13 +327,7 @@ def delete(
 ) -> None:
     """Move runs into the trash, bring them back from there, or remove them for good."""
     words = given(yes=yes, restore=restore, purge=purge, runs=runs, json=json)
-    project("delete", run, *also, *words)
-
-
-@task(help={"yes": "do not ask"})
-def empty_trash(_: Context, yes: bool = False, runs: str | None = None, json: bool = False) -> None:
-    """Remove all deleted runs for good."""
-    project("delete", "--purge", *given(yes=yes, runs=runs, json=json))
+    project("delete", *([run] if run else []), *also, *words)
 
 
 @task(help={"sync": "send what is missing (the default)", "follow": "until no run is running"})

@@ -24,13 +24,28 @@ def test_every_task_is_listed_with_its_sentence() -> None:
         "compare config data doctor evaluate format lint lock new-model notebook predict reproduce"
     )
     tasks += " runs serve test track train tune ui wheelhouse"
-    tasks += " accept checkout delete diff empty-trash"
+    tasks += " accept checkout delete diff"
     assert [name for name in tasks.split() if f"  {name} " not in listed] == []
 
 
 def test_exit_codes_and_errors_come_through(tmp_path: Path) -> None:
     done = run(str(BIN / "invoke"), "train", "--set=training.epoch=3", f"--runs={tmp_path}")
     assert (done.returncode, "Did you mean training.epochs?" in done.stderr) == (2, True)
+
+
+def test_a_run_is_deleted_and_restored_and_the_trash_is_emptied_by_the_task(tmp_path: Path) -> None:
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "identity.json").write_text("{}")
+    trash, where = tmp_path / ".trash", f"--runs={tmp_path}"
+    words = ["first --also second --yes", "--restore first", "--yes third", "--restore third"]
+    for word in [*words, "first -y", "--purge --run first --yes"]:
+        done = run(str(BIN / "invoke"), "delete", *word.split(), where)
+        assert (done.returncode, done.stderr) == (0, "")
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (tmp_path, trash)]
+    assert names == [[".trash", "third"], ["second"]]
+    done = run(str(BIN / "invoke"), "delete", "--purge", "--yes", where)
+    assert (done.stdout, list(trash.iterdir())) == ("removed second\n", [])
 
 
 def test_tasks_can_be_run_from_a_folder_below(tmp_path: Path) -> None:
