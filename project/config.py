@@ -236,11 +236,16 @@ def _written(
         if not equals:
             problems.append(f"{override}: found no '=', wanted key=value, e.g. training.epochs=5")
             continue
-        try:
-            written[key.strip()] = Source(yaml.safe_load(text), "override")
-        except yaml.YAMLError:
-            written[key.strip()] = Source(text, "override")
+        written[key.strip()] = Source(read_value(text), "override")
     return written, problems
+
+
+def read_value(text: str) -> Any:
+    """What an override says: a value as YAML has it, or else the text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _place(recipe: Path) -> str:

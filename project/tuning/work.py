@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from project.config import read_value
 from project.errors import Diverged, Interrupted, LockstepError, SettingError
 from project.files import write_atomically
 from project.processes import follow_parent
@@ -154,7 +155,7 @@ def write_recipe(
     for override in overrides:
         key, _, value = override.partition("=")
         section, _, name = key.strip().partition(".")
-        content.setdefault(section, {})[name] = yaml.safe_load(value)
+        content.setdefault(section, {})[name] = read_value(value)
     text = "".join(f"# {line}\n" for line in first_lines)
     text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
     write_atomically(path, text.encode(), setting="")
