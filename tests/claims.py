@@ -88,6 +88,16 @@ CLAIMS = (
         ("records/test_compare.py",),
     ),
     Claim(
+        "A study has the same trials, however many work on it and however often it is killed",
+        "1 and 2 processes, SIGKILL and SIGTERM, a torn journal, two machines on one PostgreSQL",
+        ("tuning/test_study.py",),
+    ),
+    Claim(
+        "The view in MLflow has each thing once, and training never waits for it",
+        "server on PostgreSQL and S3 killed in mid-training, syncs killed and at once; no server",
+        ("test_tracking.py",),
+    ),
+    Claim(
         "Nothing that is loaded can run code",
         "no torch.load, pickle, eval or unsafe YAML in any file of the package",
         ("test_architecture.py::test_nothing_that_is_loaded_can_run_code",),
