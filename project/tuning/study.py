@@ -39,6 +39,7 @@ Direction = Literal["minimize", "maximize"]
 
 _AT_RANDOM = 8  # trials before the sampler looks at results
 _PRUNED_AFTER = 4  # trials that must have ended before one is given up
+_SPARED = 2  # no trial is given up before this epoch
 _BEAT, _LOST = 20.0, 120.0  # seconds between signs of life, and without one until a trial is lost
 
 
@@ -161,7 +162,7 @@ class Study:
 
         It is if its best is worse than the median of the trials of the batches before its own.
         """
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_AFTER, n_warmup_steps=1)
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_AFTER, n_warmup_steps=_SPARED)
         past = self._past(number, optuna.samplers.RandomSampler(seed=0), pruner)
         judged = past.ask()
         for epoch, value in values.items():
@@ -229,9 +230,10 @@ def _suggested(trial: Trial, key: str, how: BaseDistribution) -> Any:
 
 def _rounded(value: Any, part: Range | Choice) -> Any:
     """Four digits: readable, and no trace of the last bits, in which CPUs may differ."""
-    if isinstance(part, Choice) or part.whole or part.step is not None:
+    if isinstance(part, Choice) or part.whole:
         return value
-    return min(max(float(f"{value:.4g}"), part.low), part.high)
+    digits = 4 if part.step is None else 10  # 0.6, not 0.6000000000000001
+    return min(max(float(f"{value:.{digits}g}"), part.low), part.high)
 
 
 def _process(pid: int) -> dict[str, Any]:

@@ -35,20 +35,27 @@ class Judge(Watch):
         self._values: dict[int, float] = {}
 
     def begin(self, run: str, step: int, *_: int) -> None:
-        rows = Run(self._runs / run).metrics()
-        self.judge([row for row in rows if row["step"] <= step])
+        begun = Run(self._runs / run)
+        self._epochs = begun.experiment()["training"]["epochs"]
+        self.judge([row for row in begun.metrics() if row["step"] <= step])
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.judge([row])
 
+    def judge_finished(self, run: Run) -> None:
+        """Look at a run that was finished before this study looked on; raises GivenUp."""
+        self._epochs = run.experiment()["training"]["epochs"]
+        self.judge(run.metrics())
+
     def judge(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Look at epochs that were not looked at yet; raises GivenUp."""
+        """Look at epochs that were not looked at yet; raises GivenUp before the last of them."""
         for row in rows:
             if (epoch := row["epoch"]) not in self._values:
                 self._values[epoch] = row["validation"][self._monitor]
                 if epoch not in self._study.reported(self._trial):
                     self._trial.report(self._values[epoch], epoch)
-                if self._study.is_hopeless(self._trial.number, self._values):
+                hopeless = self._study.is_hopeless(self._trial.number, self._values)
+                if hopeless and epoch < self._epochs:
                     raise GivenUp
 
 
@@ -67,7 +74,7 @@ def work(study: Study, total: int, train: Train, monitor: str, runs: Path) -> No
             judge = Judge(study, trial, monitor, runs)
             try:
                 run = train(tried, judge)
-                judge.judge(run.metrics())  # also what was trained before this study looked on
+                judge.judge_finished(run)
             except GivenUp:
                 study.end(trial, pruned=True)
             except (Diverged, SettingError) as error:

@@ -18,7 +18,7 @@ from tests.services import Postgres
 pytestmark = pytest.mark.slow
 
 TRIALS = 7
-BRIEF = ("training.epochs=3", "data.limit=300", "training.checkpoint_every=3")
+BRIEF = ("training.epochs=4", "data.limit=300", "training.checkpoint_every=3")
 Listed = list[dict[str, Any]]
 
 
@@ -82,7 +82,7 @@ def test_a_study_begins_with_the_recipe_itself_and_gives_up_what_is_hopeless(
             assert trial["value"] == receipt["results"]["metrics"]["validation"]["accuracy"]
             assert trial["weights_sha256"] == receipt["results"]["weights_sha256"]
         else:
-            assert trial["epochs"] < 3
+            assert 2 <= trial["epochs"] < 4
 
 
 def test_the_report_of_a_study_shows_history_importances_and_coordinates(
