@@ -38,6 +38,7 @@ TOGETHER = (
     "tests/test_storage.py",
     "tests/test_tracking.py",
     "tests/test_tracking_page.py",
+    "tests/tuning/test_study.py",
 )
 
 
