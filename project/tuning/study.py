@@ -65,7 +65,8 @@ class Study:
         url: str | None = None,
     ):
         said = {key: vars(part) for key, part in space.items()}
-        law = [_AT_RANDOM, _PRUNED_AFTER, batch, seed, direction, said, list(said), base, decides]
+        code = [digest_of(Path(__file__)), optuna.__version__]  # in no run's identity
+        law = [code, batch, seed, direction, said, list(said), base, decides]
         self.name = f"{title}-s{seed}-{digest_of(canonical_json(law))[:8]}"
         self.folder, self.space, self.base = folder / self.name, space, base
         self.seed, self.batch, self.direction = seed, batch, direction
