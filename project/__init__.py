@@ -13,12 +13,13 @@ def load(model: str, run: str | Path, runs: str | Path | None = None) -> "Predic
     """The trained model of a run, ready to predict: three lines from import to an answer.
 
     ``run`` is a path, a run's name or the beginning of it. Raises RunError or ModelError if there
-    is no such run, or if it is not finished, or not one of this model.
+    is no such run, or if it is not finished, not one of this model, or answers
+    otherwise than in training.
     """
     from project.training import profiles
 
     settled = profiles.prefer("portable")
-    from project import models
+    from project import models, trained
     from project.place import Place
     from project.records.receipt import find_run
     from project.training.determinism import enforce
@@ -28,4 +29,5 @@ def load(model: str, run: str | Path, runs: str | Path | None = None) -> "Predic
 
     found = find_run(str(run), Place.default(str(runs) if runs else None).runs)
     predictor: Predictor = models.module(model).Predictor.load(found.folder)
+    trained.checked(found, predictor)
     return predictor

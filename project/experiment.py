@@ -30,6 +30,7 @@ from project.files import (
     told_in_one_line,
     write_atomically,
 )
+from project.models import golden
 from project.place import Place
 from project.recorder import NullRecorder, Recorder, due
 from project.records import environment, report, source, trace
@@ -338,16 +339,18 @@ def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
     with setup.training.kept_weights():
         weights = setup.weights()
         validation, test = metrics(*setup.answers("validation")), setup.answers("test")
-    steps = recorder.last_step
+    stored, steps = setup.stored(), recorder.last_step
+    answers = golden.made(experiment.model, stored, weights, dataset.splits["test"].inputs)
     outcome = {
         "steps": steps,
         "epochs": steps // setup.batches.steps_per_epoch,
         "kept_step": setup.training.progress.step,
         "weights_sha256": digest_of(weights),
-        "preprocess_sha256": digest_of(setup.stored()),
+        "preprocess_sha256": digest_of(stored),
         "trace_sha256": digest_of(run.folder / "trace.bin"),
         "metrics_sha256": digest_of(run.folder / "metrics.jsonl"),
         "source_sha256": digest_of(run.folder / "source.zip"),
+        "golden_sha256": digest_of(answers),
         "labels": list(dataset.labels),
         "data_version": dataset.version,
         "metrics": {"validation": validation, "test": metrics(*test)},
@@ -367,7 +370,8 @@ def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
     )
     page = report.page(content, run.metrics(), trace.read(run.folder / "trace.bin"), mistakes)
     write_atomically(run.folder / "weights.safetensors", weights)
-    write_atomically(run.folder / "preprocess.json", setup.stored())
+    write_atomically(run.folder / "preprocess.json", stored)
+    write_atomically(run.folder / "golden.json", answers)
     write_atomically(run.folder / "report.html", page)
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)

@@ -13,6 +13,9 @@ from project.errors import DataError
 
 Picture = Image.Image
 
+MOST_PIXELS = 1 << 24  # of a picture from elsewhere, which is refused before it is decoded
+_FEW_PIXELS = 1 << 14
+
 
 def drawn(values: NDArray[Any]) -> Picture:
     """Bytes (height, width) or (height, width, 3) as a picture for people."""
@@ -55,6 +58,12 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     return _scaled(Image.fromarray(array.astype(np.uint8)), size)
 
 
+def is_small(content: bytes) -> bool:
+    """Whether a picture is a PNG of so few pixels that reading it takes microseconds."""
+    width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
+    return content[:4] == b"\x89PNG" and width * height <= _FEW_PIXELS and len(content) <= 1 << 16
+
+
 def stored(content: bytes, name: str, size: tuple[int, int], *, rgb: bool) -> NDArray[np.uint8]:
     """The bytes of a PNG or JPEG as (height, width) or, with ``rgb``, (height, width, 3).
 
@@ -73,6 +82,11 @@ def _read(
 ) -> NDArray[np.uint8]:
     try:
         with Image.open(file, formats=formats) as picture:
+            if formats and picture.width * picture.height > MOST_PIXELS:
+                raise DataError(
+                    f"{name}: found {picture.width} x {picture.height} pixels, wanted at most "
+                    f"{MOST_PIXELS:,}; give a smaller picture."
+                )
             return _scaled(picture, size, mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # which tells of an object of Python

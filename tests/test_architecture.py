@@ -40,11 +40,11 @@ MAY_IMPORT = {
     "experiment": LEAVES
     | {"config", "data", "models", "training", "records", "recorder", "place", "watch"},
     "tuning": LEAVES | {"config", "records", "processes", "watch"},
-    "serving": LEAVES | {"records", "trained"},
-    "trained": {"models", "records", "training"},
+    "serving": LEAVES | {"models", "pictures", "trained"},
+    "trained": {"errors", "models", "records", "training"},
     "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
     | {"experiment"},
-    "__init__": {"models", "records", "training", "place"},
+    "__init__": {"models", "records", "training", "place", "trained"},
     "__main__": {"cli"},
 }
 PARTS = {path.relative_to(ROOT / "project").parts[0].removesuffix(".py") for path in FILES}
@@ -65,6 +65,7 @@ OWNER = {
     "fastapi": "serving",
     "starlette": "serving",
     "uvicorn": "serving",
+    "prometheus_client": "serving",
 }
 
 

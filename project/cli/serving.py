@@ -12,7 +12,11 @@ def add_to(verbs: Verbs) -> None:
     verb = verbs.add(serve, json=False, runs=True)
     text = "default: LOCKSTEP_RUN, or else the only one there is"
     verb.add_argument("run", nargs="?", metavar="RUN", help=text)
-    verb.add_argument("--host", default="127.0.0.1", help="the address to listen at")
+    verb.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen at; any but this machine's own demands LOCKSTEP_TOKEN",
+    )
     verb.add_argument("--port", type=port, default=8000)
 
 
@@ -31,6 +35,13 @@ def serve(options: argparse.Namespace) -> None:
             )
         given = found[0].name
     run = find_run(given, folder)
-    from project.serving.app import serve as listen
+    from project.serving.server import serve as listen
+    from project.trained import served
 
-    listen(run.folder, options.host, options.port, lambda line: print(line, flush=True))
+    listen(
+        lambda: served(run),
+        options.host,
+        options.port,
+        lambda line: print(line, flush=True),
+        os.environ.get("LOCKSTEP_TOKEN"),
+    )

@@ -12,19 +12,28 @@ from numpy.typing import NDArray
 
 from project.errors import ModelError
 from project.files import digest_of
+from project.models import golden
+from project.models.inputs import Takes
 
-_AT_ONCE = 256
+# One alone is computed by other kernels than several together, and has other bits. So what an
+# answer is, is what a block of BLOCK rows gives, padded if there are fewer.
+BLOCK = 32
+_SMALLER = (2, 4, 8, 16)
 
 
 class Predictor:
     """Answers with a label and how sure the model is of it.
 
-    A model says in ``parts`` which Config, Preprocess and Model belong together, and in ``read``
-    how one input becomes a raw example. Only safetensors and JSON are read, so nothing that is
-    loaded can run code.
+    A model says in ``parts`` which Config, Preprocess and Model belong together, in ``takes`` what
+    its inputs are, and in ``read`` how one of them becomes a raw example. An answer does not
+    depend on what is asked with it. Only safetensors and JSON are read, so nothing that is loaded
+    can run code.
     """
 
     parts: ClassVar[tuple[Any, Any, Any]]
+    takes: ClassVar[Takes]
+    golden: dict[str, Any] | None = None  # as ``golden.made`` writes it, if it is known
+    sizes: tuple[int, ...] = (BLOCK,)  # of the blocks that are computed
 
     def __init__(self, model: torch.nn.Module, preprocess: Any):
         self.model, self.preprocess = model.eval(), preprocess
@@ -39,17 +48,27 @@ class Predictor:
         Raises ModelError if a file is missing or is not the one that the receipt names.
         """
         folder = Path(folder)
-        config_class, preprocess_class, model_class = cls.parts
         try:
             results = json.loads(_content(folder / "receipt.json"))["results"]
             digests = results["preprocess_sha256"], results["weights_sha256"]
+            answers = results.get("golden_sha256")  # runs of old have none
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder / 'receipt.json'}: no receipt; it was altered.") from error
         preprocess = _verified(folder / "preprocess.json", digests[0])
         weights = _verified(folder / "weights.safetensors", digests[1])
+        if (wanted := cls.__module__.split(".")[-2]) != (found := json.loads(preprocess)["model"]):
+            raise ModelError(f"{folder}: holds a model {found!r}, wanted {wanted!r}.")
+        predictor = cls.of(preprocess, weights)
+        if answers:
+            predictor.golden = json.loads(_verified(folder / "golden.json", answers))
+            predictor.narrow(golden.examples(predictor.golden))
+        return predictor
+
+    @classmethod
+    def of(cls, preprocess: bytes, weights: bytes) -> Self:
+        """The model whose two files have this content."""
+        config_class, preprocess_class, model_class = cls.parts
         stored = json.loads(preprocess)
-        if (wanted := cls.__module__.split(".")[-2]) != stored["model"]:
-            raise ModelError(f"{folder}: holds a model {stored['model']!r}, wanted {wanted!r}.")
         model = model_class(config_class(**stored["config"]), len(stored["labels"]))
         model.load_state_dict(safetensors.torch.load(weights))
         return cls(model, preprocess_class.from_state(stored))
@@ -68,13 +87,44 @@ class Predictor:
 
         The confidence is the probability of the label, ``confidences`` those of all labels.
         """
-        raw = [self.read(source) for source in inputs]
-        answers: list[dict[str, Any]] = []
-        for start in range(0, len(raw), _AT_ONCE):
-            with torch.inference_mode():
-                batch = self.preprocess(np.stack(raw[start : start + _AT_ONCE]))
-                answers += map(self._answer, torch.softmax(self.model(batch), dim=1).tolist())
-        return answers
+        return self.answers([self.read(source) for source in inputs])
+
+    def answers(self, rows: Sequence[NDArray[Any]]) -> list[dict[str, Any]]:
+        """The same for raw examples, as ``read`` gives them."""
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            size = next(size for size in self.sizes if size >= len(block))
+            found += map(self._answer, self._probabilities(block, size).tolist())
+        return found
+
+    def narrow(self, rows: Sequence[NDArray[Any]]) -> None:
+        """Compute few inputs in smaller blocks, of those sizes that have the bits of whole ones.
+
+        That is tried here, on some raw examples. Raises ModelError if what an answer is depends on
+        the place of its input in a block, or on its neighbours.
+        """
+        many = [rows[number % len(rows)] for number in range(BLOCK)]
+        whole = self._probabilities(many, BLOCK)
+        if not torch.equal(whole, self._probabilities(many[::-1], BLOCK).flip(0)):
+            raise ModelError(
+                f"{type(self).__module__}: found answers that depend on what stands beside an "
+                "input, wanted a model whose rows know nothing of each other."
+            )
+        self.sizes = (*(size for size in _SMALLER if self._same(many, size, whole)), BLOCK)
+
+    def _same(self, rows: Sequence[NDArray[Any]], size: int, whole: torch.Tensor) -> bool:
+        """Whether rows in blocks of a size, once each in the first eight places, are as wanted."""
+        starts = range(0, max(8, size), size)
+        found = [self._probabilities(rows[start : start + size], size) for start in starts]
+        return torch.equal(torch.cat(found), whole[: max(8, size)])
+
+    def _probabilities(self, rows: Sequence[NDArray[Any]], size: int) -> torch.Tensor:
+        """Probabilities (rows, classes), computed in one block of a size."""
+        padded = [*rows, *[rows[-1]] * (size - len(rows))]
+        with torch.inference_mode():
+            scores = self.model(self.preprocess(np.stack(padded)))
+            return torch.softmax(scores, dim=1)[: len(rows)]
 
     def _answer(self, probabilities: list[float]) -> dict[str, Any]:
         confidences = dict(zip(self.preprocess.labels, probabilities, strict=True))

@@ -17,6 +17,7 @@ DIGESTED = {
     "preprocess_sha256": "preprocess.json",
     "metrics_sha256": "metrics.jsonl",
     "source_sha256": "source.zip",
+    "golden_sha256": "golden.json",
 }
 
 

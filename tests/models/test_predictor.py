@@ -104,16 +104,16 @@ print(answer["label"], torch.get_num_threads())
     assert (done.stdout, done.stderr) == (f"{answer['label']} 1\n", "")
 
 
-def test_three_files_are_enough(finished_run: Run, pictures: list[Any], tmp_path: Path) -> None:
+def test_four_files_are_enough(finished_run: Run, pictures: list[Any], tmp_path: Path) -> None:
     from project.models.digits import Predictor
 
-    for name in ("weights.safetensors", "preprocess.json", "receipt.json"):
+    for name in ("weights.safetensors", "preprocess.json", "golden.json", "receipt.json"):
         shutil.copy(finished_run.folder / name, tmp_path)
     here, there = Predictor.load(tmp_path), load("digits", finished_run.folder)
     assert here.predict(pictures[:9]) == there.predict(pictures[:9])
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "preprocess.json"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "preprocess.json", "golden.json"])
 def test_an_altered_file_is_refused_by_name(copy: Path, name: str) -> None:
     flip_a_bit(copy / name)
     with pytest.raises(ModelError) as error:
@@ -121,7 +121,9 @@ def test_an_altered_file_is_refused_by_name(copy: Path, name: str) -> None:
     assert str(error.value).startswith(f"{copy / name}: found sha256 ")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "preprocess.json", "receipt.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "preprocess.json", "golden.json", "receipt.json"]
+)
 def test_a_missing_file_is_named_with_what_to_do(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError) as error:

@@ -10,13 +10,17 @@ from project.models import predictor
 from project.models.digits.config import Config
 from project.models.digits.model import Model
 from project.models.digits.preprocess import Preprocess
+from project.models.inputs import Picture
 
 
 class Predictor(predictor.Predictor):
     """A picture of one digit, light on dark, to the digit."""
 
     parts = (Config, Preprocess, Model)
+    takes = Picture(8, 8)
 
     def read(self, source: Any) -> NDArray[Any]:
         """Pixels (8, 8) of 0 to 16; see ``pictures.grey`` for what a source may be."""
-        return np.rint(pictures.grey(source, (8, 8)) / 255 * 16).astype(np.uint8)
+        return np.rint(
+            pictures.grey(source, (self.takes.height, self.takes.width)) / 255 * 16
+        ).astype(np.uint8)

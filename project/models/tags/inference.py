@@ -10,25 +10,26 @@ from numpy.typing import NDArray
 
 from project.errors import DataError
 from project.models import predictor
+from project.models.inputs import Text
 from project.models.tags.config import Config
 from project.models.tags.model import Model
 from project.models.tags.preprocess import Preprocess
 
 _COLUMNS = ("title", "description")
-_LONGEST = 4096  # bytes of a text that are looked at
 
 
 class Predictor(predictor.Predictor):
     """Title and description of a project, in two lines or in one, to its tag."""
 
     parts = (Config, Preprocess, Model)
+    takes = Text(4096)
 
     def read(self, source: Any) -> NDArray[Any]:
         """The first 4,096 bytes of a text, padded with zeros."""
         if not isinstance(source, str) or not source.strip():
             raise DataError(f"text: found {source!r:.60}, wanted words.")
-        content = source.replace("\0", " ").encode(errors="replace")[:_LONGEST]
-        return np.frombuffer(content.ljust(_LONGEST, b"\0"), np.uint8)
+        content = source.replace("\0", " ").encode(errors="replace")[: self.takes.longest]
+        return np.frombuffer(content.ljust(self.takes.longest, b"\0"), np.uint8)
 
     def given(self, word: str) -> list[tuple[str, Any]]:
         """A text, or the rows of a CSV file with the columns title and description."""

@@ -1,0 +1,57 @@
+"""Golden answers: what a model answered to a few examples when it was trained, kept with it."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from project import models
+from project.files import readable_json
+
+_EXAMPLES = 8
+
+
+def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> bytes:
+    """The content of ``golden.json``: the first raw examples of ``rows`` and their exact answers.
+
+    The answers are those of a Predictor made from the very bytes that are stored.
+    """
+    predictor = models.module(model).Predictor.of(preprocess, weights)
+    chosen = [np.ascontiguousarray(row) for row in rows[:_EXAMPLES]]
+    content = {
+        "answers": predictor.answers(chosen),
+        "inputs": [base64.b64encode(row.tobytes()).decode() for row in chosen],
+        "shape": list(rows.shape[1:]),
+        "type": rows.dtype.str,
+    }
+    return readable_json(content)
+
+
+def examples(content: dict[str, Any]) -> list[NDArray[Any]]:
+    """The raw examples that golden answers are of."""
+    return [
+        np.frombuffer(base64.b64decode(text), content["type"]).reshape(content["shape"])
+        for text in content["inputs"]
+    ]
+
+
+def difference(wanted: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
+    """Where answers part from golden ones, in words; empty if all bits are the same."""
+    for number, (old, new) in enumerate(zip(wanted, found, strict=True), 1):
+        for label, confidence in old["confidences"].items():
+            if new["confidences"].get(label) != confidence:
+                return (
+                    f"example {number}, {label}: found {new['confidences'].get(label)}, "
+                    f"wanted {confidence}"
+                )
+        if new != old:
+            return f"example {number}: found {new['label']}, wanted {old['label']}"
+    return ""
+
+
+def as_lists(picture: Any) -> list[Any]:
+    """A picture as people see it as the nested lists that JSON has."""
+    lists: list[Any] = np.asarray(picture).tolist()
+    return lists

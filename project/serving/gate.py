@@ -1,0 +1,92 @@
+"""What stands before the application: who may come in, what every answer carries, what is told."""
+
+import hmac
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from project.serving.asking import Asking, Gone
+from project.serving.limits import Refused
+from project.serving.metrics import Metrics
+
+PREDICT = "/predict"
+# What tells nothing but that the server lives, and the page, which asks for the token itself.
+OPEN = {"/", "/healthz", "/readyz"}
+_PATHS = OPEN | {PREDICT, "/model", "/metrics", "/openapi.json"}
+_ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+_MORE = {
+    401: [(b"www-authenticate", b"Bearer")],
+    405: [(b"allow", b"POST")],
+    503: [(b"retry-after", b"1")],
+}
+_LOG = logging.getLogger("uvicorn.error")
+
+
+class Gate:
+    """An application: predictions are answered here, all else by ``rest``.
+
+    FastAPI takes as long for a request as the model does, so the one path that has to be fast goes
+    around it.
+    """
+
+    def __init__(self, rest: ASGIApp, asking: Asking, metrics: Metrics, token: str | None):
+        self._rest, self._asking, self._metrics = rest, asking, metrics
+        self._wanted = f"Bearer {token}".encode() if token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        told = path if path in _PATHS else "other"
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.answered(told, message["status"])
+                message["headers"] = [*message.get("headers", []), *_ALWAYS]
+            await send(message)
+
+        headers = dict(scope["headers"])
+        if path not in OPEN and not self._admits(headers):
+            await _tell(counted, 401, "authorization: wanted the token of this server.")
+        elif path != PREDICT:
+            await self._rest(scope, receive, counted)
+        elif scope["method"] != "POST":
+            await _tell(counted, 405, f"method: found {scope['method'][:20]}, wanted POST.")
+        else:
+            await self._predict(headers, receive, counted)
+
+    def _admits(self, headers: Mapping[bytes, bytes]) -> bool:
+        if self._wanted is None:
+            return True
+        return hmac.compare_digest(headers.get(b"authorization", b""), self._wanted)
+
+    async def _predict(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._asking.answer(headers, receive)
+        except Gone:
+            return
+        except Refused as refused:
+            await _tell(send, refused.status, refused.detail)
+        except Exception:
+            _LOG.exception("a prediction failed")
+            await _tell(send, 500, "server: failed by a fault of its own, which is in its log.")
+        else:
+            await _send(send, 200, answer, [])
+
+
+async def _tell(send: Send, status: int, detail: str) -> None:
+    content: dict[str, Any] = {"detail": " ".join(detail.split())}
+    more = list(_MORE.get(status, []))
+    if status in (408, 413):  # the rest of the body is not read
+        more.append((b"connection", b"close"))
+    await _send(send, status, json.dumps(content).encode(), more)
+
+
+async def _send(send: Send, status: int, body: bytes, more: list[tuple[bytes, bytes]]) -> None:
+    length = b"content-length", str(len(body)).encode()
+    headers = [(b"content-type", b"application/json"), length, *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,30 @@
+"""What one caller may ask of the server, and how what is refused is told."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that keep memory and waiting bounded, whatever is sent."""
+
+    body: int = 8 << 20  # bytes of a request
+    bodies: int = 256 << 20  # bytes of all large requests under way
+    inputs: int = 256  # of a request
+    requests: int = 512  # under way; one more is told to come again
+    waiting: int = 2048  # inputs that wait to be computed
+    receiving: float = 10.0  # seconds until a request's body has to be there
+    answering: float = 30.0  # seconds until its answer has to be there
+    stopping: int = 8  # seconds that requests under way may still take when it is to stop
+
+
+class Refused(Exception):
+    """A request that is not answered: a status and one line for its caller."""
+
+    def __init__(self, status: int, detail: str):
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+def busy() -> Refused:
+    """What is told when as much waits as may."""
+    return Refused(503, "server: found as many waiting as it keeps, wanted fewer; ask again soon.")

@@ -1,0 +1,109 @@
+"""A request's body as inputs of the model: a file, JSON with one or many, or a form."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from project import pictures
+from project.errors import DataError
+from project.models.inputs import Picture, Takes
+from project.serving.limits import Limits, Refused
+
+JSON, FORM = "application/json", "multipart/form-data"
+_WANTED = {
+    "picture": "a picture or a list of pictures, each an array of shape (height, width), "
+    "(1, height, width) or (height, width, 3)",
+    "text": "a text or a list of texts",
+}
+_SHORT = 1 << 13  # bytes of JSON or of a text that are read within microseconds
+
+
+class Reading:
+    """Reads what a model takes; ``read`` makes a raw example of one input."""
+
+    def __init__(self, takes: Takes, read: Callable[[Any], NDArray[Any]], limits: Limits):
+        self._picture, self._read, self._limits = isinstance(takes, Picture), read, limits
+        self._wanted = _WANTED["picture" if self._picture else "text"]
+
+    def is_quick(self, kind: str, body: bytes) -> bool:
+        """Whether nobody else need wait long while this is read."""
+        if self._picture and not kind.startswith((JSON, FORM)):
+            return pictures.is_small(body)
+        return len(body) <= _SHORT and not kind.startswith(FORM)
+
+    def rows(self, kind: str, body: bytes) -> list[NDArray[Any]]:
+        """The raw examples of a body of a content type.
+
+        Raises DataError for what the model cannot take, Refused for too many.
+        """
+        if kind.startswith(JSON):
+            inputs = self._many(_parsed(body))
+        elif kind.startswith(FORM):
+            inputs = [self._content(part) for part in _parts(kind, body)]
+        else:
+            inputs = [self._content(body)]
+        if len(inputs) > self._limits.inputs:
+            raise Refused(
+                413,
+                f"body: found {len(inputs)} inputs, wanted at most {self._limits.inputs}; ask "
+                "several times.",
+            )
+        return [self._read(one) for one in inputs]
+
+    def _content(self, content: bytes) -> bytes | str:
+        if self._picture:
+            return content
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"text: not readable as UTF-8 ({error.reason}).") from error
+
+    def _many(self, found: Any) -> Sequence[Any]:
+        """The inputs in JSON: no text for a picture, for that would be a path of this machine."""
+        if not self._picture:
+            texts = [found] if isinstance(found, str) else found
+            if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+                return texts
+        elif isinstance(found, list) and all(isinstance(item, list) for item in found):
+            one = bool(found) and all(_is_number(value) for item in found for value in item)
+            many = [found] if one and all(found) else found
+            if all(_has_numbers(item, 3) for item in many):
+                return many
+        raise DataError(f"body: found other JSON, wanted {self._wanted}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_numbers(value: Any, depth: int) -> bool:
+    """Whether all in nested lists are numbers; NumPy would copy a long text to each place."""
+    if isinstance(value, list):
+        return depth > 0 and all(_has_numbers(item, depth - 1) for item in value)
+    return _is_number(value)
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"body: not readable as JSON ({error}).") from error
+
+
+def _parts(kind: str, body: bytes) -> list[bytes]:
+    """The contents of a form's fields, in their order."""
+    _, _, boundary = kind.partition("boundary=")
+    boundary = boundary.partition(";")[0].strip().strip('"')
+    edge = b"\r\n--" + boundary.encode(errors="replace")
+    first, *parts = (b"\r\n" + body).split(edge)
+    if not boundary or first or not parts or not parts[-1].startswith(b"--"):
+        raise DataError(f"body: found no {FORM} with its boundary, wanted a file in one.")
+    contents = []
+    for part in parts[:-1]:
+        _, blank, content = part.partition(b"\r\n\r\n")
+        if not blank:
+            raise DataError("body: found a field without a content, wanted a file in each.")
+        contents.append(content)
+    return contents

@@ -1,0 +1,81 @@
+"""``serve`` has a model listen at an address until a signal asks to stop."""
+
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from project.errors import Interrupted, ServingError
+from project.serving.limits import Limits
+from project.trained import Served
+
+_CONNECTIONS = 900  # below the 1,024 files that a process commonly may open
+
+
+def serve(
+    open_model: Callable[[], Served],
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+    token: str | None = None,
+) -> None:
+    """Serve what ``open_model`` gives until a signal asks to stop; what is under way is answered.
+
+    ``say`` is told the address once it answers. Raises ServingError if it cannot be listened to, or
+    if others than this machine could come in and there is no token; Interrupted in the end; and
+    whatever ``open_model`` raises.
+    """
+    # From the beginning: the first process of a container would not be ended without a handler.
+    signal.signal(signal.SIGTERM, _stop)
+    with _listening(host, port) as listener:  # before the model is loaded, which takes seconds
+        _refuse_strangers(host, listener, token)
+        served, limits = open_model(), Limits()
+        from project.serving.app import app  # loads torch, which the model has set up by now
+
+        config = uvicorn.Config(
+            app(served, token, limits),
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            date_header=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=limits.stopping,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        say(f"serving {served.name} at http://{shown}:{listener.getsockname()[1]}")
+        uvicorn.Server(config).run(sockets=[listener])  # ends by the signal that stopped it
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Interrupted(number, "stopped serving")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there; who calls before the model is loaded has to wait."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        raise ServingError(
+            f"{host}:{port}: cannot listen there ({error.strerror}), wanted an address of this "
+            "machine and a free port; stop what listens there, or name another with --port N."
+        ) from error
+    return listener
+
+
+def _refuse_strangers(host: str, listener: socket.socket, token: str | None) -> None:
+    if not token and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        raise ServingError(
+            f"{host}: found no token, wanted one where others than this machine come in; set "
+            "LOCKSTEP_TOKEN, or listen at 127.0.0.1."
+        )
