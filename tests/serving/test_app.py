@@ -24,14 +24,15 @@ from tests.conftest import ROOT, plain_environment
 PICTURES = [Preprocess.show(pixels) for pixels in load_digits().images[:20]]
 JSON = "application/json"
 PNG = "image/png"
+FORM = "multipart/form-data"
 
 
-def start(*words: str) -> "subprocess.Popen[str]":
+def start(*words: str, **variables: str) -> "subprocess.Popen[str]":
     """``python -m project serve ...`` from a shell that knows nothing of profiles."""
     return subprocess.Popen(
         [sys.executable, "-m", "project", "serve", *words],
         cwd=ROOT,
-        env=plain_environment(),
+        env=plain_environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,9 +85,18 @@ def test_it_is_well_and_says_which_run_it_serves(port: int, finished_run: Run) -
             "run": finished_run.name,
             "identity": finished_run.receipt["identity"]["digest"],
             "weights_sha256": finished_run.receipt["results"]["weights_sha256"],
+            "finished": finished_run.receipt["timing"]["finished"],
+            "promise": finished_run.receipt["level"]["promise"],
+            "test": {
+                name: finished_run.receipt["results"]["metrics"]["test"][name]
+                for name in ("accuracy", "f1", "loss")
+            },
+            "golden": "equal",
+            "takes": {"kind": "picture", "height": 8, "width": 8},
             "labels": [str(digit) for digit in range(10)],
         },
     )
+    assert ask(port, "GET", "/readyz") == (200, {"status": "ready"})
 
 
 def test_answers_have_every_bit_of_the_predictors(port: int, finished_run: Run) -> None:
@@ -98,6 +108,8 @@ def test_answers_have_every_bit_of_the_predictors(port: int, finished_run: Run) 
     body = json.dumps(arrays).encode()
     assert ask(port, "POST", "/predict", body, JSON) == (200, predictor.predict(PICTURES))
     assert ask(port, "POST", "/predict", b"[]", JSON) == (200, [])
+    one = json.dumps(arrays[0]).encode()
+    assert ask(port, "POST", "/predict", one, JSON) == (200, predictor.predict(PICTURES[:1]))
 
 
 def test_a_body_is_a_picture_unless_it_is_called_json(port: int, finished_run: Run) -> None:
@@ -109,6 +121,20 @@ def test_a_body_is_a_picture_unless_it_is_called_json(port: int, finished_run: R
     assert ask(port, "POST", "/predict", array, f"{JSON}; charset=utf-8") == wanted
 
 
+def test_a_form_with_files_is_answered_in_their_order(port: int, finished_run: Run) -> None:
+    parts = [
+        b"--x\r\nContent-Disposition: form-data; name=file; filename=a.png\r\n"
+        b"Content-Type: image/png\r\n\r\n" + content(picture, kind) + b"\r\n"
+        for picture, kind in zip(PICTURES[:3], ("PNG", "JPEG", "PNG"), strict=True)
+    ]
+    found = ask(port, "POST", "/predict", b"".join(parts) + b"--x--\r\n", f"{FORM}; boundary=x")
+    wanted = [
+        content(picture, kind)
+        for picture, kind in zip(PICTURES[:3], ("PNG", "JPEG", "PNG"), strict=True)
+    ]
+    assert found == (200, load("digits", finished_run.folder).predict(wanted))
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "told"),
     [
@@ -118,13 +144,20 @@ def test_a_body_is_a_picture_unless_it_is_called_json(port: int, finished_run: R
         (content(PICTURES[0]), JSON, "body: not readable as JSON ("),
         (b"[[[0, 1]", JSON, "body: not readable as JSON ("),
         (b"[" * 100_000, JSON, "body: not readable as JSON ("),
-        (b"7", JSON, "body: found other JSON, wanted a list of pictures, each an array of shape ("),
-        (json.dumps([__file__]).encode(), JSON, "body: found other JSON, wanted a list of picture"),
-        (b"[[1, 2]]", JSON, "picture: found an array of shape (2,), wanted (height, width)"),
+        (b"7", JSON, "body: found other JSON, wanted a picture or a list of pictures, each an arr"),
+        (json.dumps([__file__]).encode(), JSON, "body: found other JSON, wanted a picture or a "),
+        (b"[[1, 2], 3]", JSON, "body: found other JSON, wanted a picture or a list of pictures, "),
+        (b"[[]]", JSON, "picture: found an array of shape (0,), wanted (height, width)"),
+        (b"[[[[[1]]]]]", JSON, "body: found other JSON, wanted a picture or a list of pictures, "),
+        (b"[[[true]]]", JSON, "body: found other JSON, wanted a picture or a list of pictures, "),
         (b"[[[1, 2], [3]]]", JSON, "picture: found no array of numbers ("),
         (b"[[[256]]]", JSON, "picture: found whole numbers outside 0 to 255; scale them."),
         (b"[[[NaN]]]", JSON, "picture: found floats outside 0 to 1; scale them, or give 0 to 255."),
-        (b'[[["a"]]]', JSON, "picture: found values of type <U1, wanted numbers."),
+        (
+            b'[[["a"]]]',
+            JSON,
+            "body: found other JSON, wanted a picture or a list of pictures, each",
+        ),
     ],
 )
 def test_what_is_no_picture_is_refused_in_one_line(
