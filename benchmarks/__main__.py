@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cases, containers, faults, folds, tracking, workers
+from benchmarks import cases, containers, faults, folds, serving, tracking, workers
 from benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
@@ -28,6 +28,9 @@ CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "containers": (containers.containers, 3),
     "folds": (folds.folds, 2),
     "faults": (faults.table, 100),
+    "serving": (serving.serving, 3),
+    "fuzz": (serving.fuzz, 10_000),
+    "mixed": (serving.mixed, 30),
 }
 
 

@@ -1,0 +1,90 @@
+"""What people write to serve the same model: ``python -m benchmarks.peers NAME RUN PORT``.
+
+It runs in an environment of its own; of Lockstep it has the model and its weights alone.
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+
+from project.models.apparel import Config, Model, Preprocess
+
+
+class Classifier:
+    """The model as a plain script has it."""
+
+    def __init__(self, run: Path):
+        stored = json.loads((run / "preprocess.json").read_bytes())
+        self.preprocess = Preprocess.from_state(stored)
+        self.model = Model(Config(**stored["config"]), len(stored["labels"])).eval()
+        self.model.load_state_dict(safetensors.torch.load_file(run / "weights.safetensors"))
+
+    def read(self, content: bytes) -> np.ndarray[Any, Any]:
+        """A PNG as pixels."""
+        picture = Image.open(io.BytesIO(content)).convert("L").resize((28, 28))
+        return np.asarray(picture, np.uint8)
+
+    def predict(self, pixels: list[np.ndarray[Any, Any]]) -> list[dict[str, Any]]:
+        """An answer for each picture."""
+        with torch.inference_mode():
+            shares = torch.softmax(self.model(self.preprocess(np.stack(pixels))), dim=1).tolist()
+        named = [dict(zip(self.preprocess.labels, row, strict=True)) for row in shares]
+        return [
+            {"label": max(row, key=row.__getitem__), "confidence": max(row.values())}
+            | {"confidences": row}
+            for row in named
+        ]
+
+
+def fastapi(run: Path, port: int) -> None:
+    """The endpoint of FastAPI's own tutorial for files."""
+    import uvicorn
+    from fastapi import FastAPI, UploadFile
+
+    classifier, app = Classifier(run), FastAPI()
+
+    @app.post("/predict")
+    def predict(file: UploadFile) -> list[dict[str, Any]]:
+        return classifier.predict([classifier.read(file.file.read())])
+
+    uvicorn.run(app, port=port, log_level="warning")
+
+
+def litserve(run: Path, port: int) -> None:
+    """LitServe with batches of up to 64 and a wait of 5 ms for them."""
+    import litserve
+
+    class Served(litserve.LitAPI):  # type: ignore[misc]
+        def setup(self, device: str) -> None:
+            self.classifier = Classifier(run)
+
+        def decode_request(self, request: Any) -> Any:
+            return self.classifier.read(request["file"].file.read())
+
+        def batch(self, inputs: Any) -> Any:
+            return list(inputs)
+
+        def predict(self, pixels: Any) -> Any:
+            return self.classifier.predict(pixels)
+
+        def unbatch(self, output: Any) -> Any:
+            return output
+
+        def encode_response(self, output: Any) -> Any:
+            return [output]
+
+    api = Served(max_batch_size=64, batch_timeout=0.005)
+    litserve.LitServer(api, accelerator="cpu").run(
+        port=port, log_level="warning", generate_client_file=False
+    )
+
+
+if __name__ == "__main__":
+    {"fastapi": fastapi, "litserve": litserve}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
