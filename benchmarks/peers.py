@@ -62,7 +62,7 @@ def litserve(run: Path, port: int) -> None:
     import litserve
 
     class Served(litserve.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
+        def setup(self, device: str) -> None:  # noqa: ARG002
             self.classifier = Classifier(run)
 
         def decode_request(self, request: Any) -> Any:

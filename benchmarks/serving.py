@@ -102,7 +102,9 @@ def fuzz(count: int) -> Table:
     statuses = Counter[int]()
     for (_, status), times in found.items():
         statuses[status] += times
-    told = ", ".join(f"{status or 'hung up'}: {times:,}" for status, times in sorted(statuses.items()))
+    told = ", ".join(
+        f"{status or 'hung up'}: {times:,}" for status, times in sorted(statuses.items())
+    )
     rows = [[f"{count:,}", told, str(statuses[500]), f"{before:.0f} to {after:.0f}"]]
     head = ["broken requests", "answered", "500", "memory, MB"]
     return Table("fuzz", head, rows, {" ".join(map(str, key)): n for key, n in found.items()})
@@ -200,7 +202,7 @@ def _listener(port: int) -> int:
     inode = next(row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A")
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if os.readlink(link) == f"socket:[{inode}]":
+            if str(link.readlink()) == f"socket:[{inode}]":
                 return int(link.parts[2])
         except OSError:
             continue
