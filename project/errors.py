@@ -5,6 +5,7 @@ LockstepError
 ├── DataError         a data set is missing, altered, truncated or not what the catalog says
 ├── StorageError      a shared folder or bucket cannot be reached, or holds something else
 ├── ModelError        a model folder or a stored model is missing or incomplete
+│   └── BundleError       a bundle was altered, is not signed as wanted, or cannot be made
 ├── RunError          the runs folder or one run in it cannot be used
 │   └── CheckpointError   a checkpoint cannot be written or read back
 ├── ImageError        a container image cannot be built or run here
@@ -38,6 +39,10 @@ class StorageError(LockstepError):
 
 class ModelError(LockstepError):
     """A model folder or a stored model is missing or incomplete."""
+
+
+class BundleError(ModelError):
+    """A bundle was altered, is not signed as wanted, or cannot be made."""
 
 
 class RunError(LockstepError):

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+from project.bundles.opening import is_bundle, opened, refuse_unsigned
 from project.errors import ModelError
 from project.files import digest_of
 from project.models import golden
@@ -45,9 +46,18 @@ class Predictor:
     def load(cls, folder: str | Path) -> Self:
         """The model of a finished run (or a copy of its files), verified against its receipt.
 
-        Raises ModelError if a file is missing or is not the one that the receipt names.
+        Or that of a bundle, packed or unpacked, verified as ``bundles.opening`` says. Raises
+        ModelError if a file is missing or is not the one that the receipt names.
         """
-        folder = Path(folder)
+        path = Path(folder)
+        if is_bundle(path):
+            with opened(path) as verified:
+                return cls._loaded(verified)
+        refuse_unsigned(path)
+        return cls._loaded(path)
+
+    @classmethod
+    def _loaded(cls, folder: Path) -> Self:
         try:
             results = json.loads(_content(folder / "receipt.json"))["results"]
             digests = results["preprocess_sha256"], results["weights_sha256"]

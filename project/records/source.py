@@ -4,6 +4,7 @@ import ast
 import functools
 import io
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from project.errors import RunError
@@ -18,16 +19,33 @@ def files_that_run(*modules: str) -> dict[str, bytes]:
     Imports are followed in the text, also those inside functions, so it does not matter what else
     this process has loaded.
     """
+    return _reached(modules, _in_package)
+
+
+def files_of(files: Mapping[str, bytes], *modules: str) -> dict[str, bytes]:
+    """The same among files that are given, as ``unpacked`` gives those of a run."""
+
+    def among(module: str) -> tuple[str, bytes] | None:
+        place = module.replace(".", "/")
+        names = (name for name in (f"{place}.py", f"{place}/__init__.py") if name in files)
+        return next(((name, files[name]) for name in names), None)
+
+    return _reached(modules, among)
+
+
+def _reached(
+    modules: tuple[str, ...], find: Callable[[str], tuple[str, bytes] | None]
+) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     queue = list(modules)
     seen = set(queue)
     while queue:
         module = queue.pop()
-        path = _path(module)
-        if path is None:
+        there = find(module)
+        if there is None:
             continue
-        name = path.relative_to(PACKAGE.parent).as_posix()
-        found[name] = content = path.read_bytes()
+        name, content = there
+        found[name] = content
         parents = {module.rsplit(".", 1)[0]} if "." in module else set()
         for imported in (_imports(content) | parents) - seen:
             seen.add(imported)
@@ -35,10 +53,11 @@ def files_that_run(*modules: str) -> dict[str, bytes]:
     return dict(sorted(found.items()))
 
 
-def _path(module: str) -> Path | None:
+def _in_package(module: str) -> tuple[str, bytes] | None:
     place = PACKAGE.parent.joinpath(*module.split("."))
     candidates = (place.with_suffix(".py"), place / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+    path = next((path for path in candidates if path.is_file()), None)
+    return path and (path.relative_to(PACKAGE.parent).as_posix(), path.read_bytes())
 
 
 @functools.cache

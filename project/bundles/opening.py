@@ -1,0 +1,54 @@
+"""Opening a bundle, packed or unpacked: digests always, the signature where a key is configured."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from project.bundles import archive, manifest
+from project.errors import BundleError
+
+PUBLIC_KEY = "LOCKSTEP_PUBLIC_KEY"
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is a packed bundle or the folder of an unpacked one."""
+    return path.is_file() or (path / manifest.NAME).exists()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """The folder of a verified bundle; that of a packed one goes at the end.
+
+    Raises BundleError that names the file which was altered, added or is missing, or says that the
+    signature is not that of LOCKSTEP_PUBLIC_KEY's owner.
+    """
+    if path.is_dir():
+        _verify(path, whole=False)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lockstep-bundle-") as folder:
+        archive.unpack(path, Path(folder))
+        _verify(Path(folder), whole=True)
+        yield Path(folder)
+
+
+def refuse_unsigned(path: Path) -> None:
+    """Raise BundleError for what is no bundle where a public key is configured.
+
+    Else a bundle without its manifest would pass as the folder of a run.
+    """
+    if key := os.environ.get(PUBLIC_KEY):
+        raise BundleError(
+            f"{path}: is no signed bundle, and {PUBLIC_KEY} ({key}) lets only those be loaded; "
+            "`invoke bundle` makes one, or unset it where models are trained."
+        )
+
+
+def _verify(folder: Path, *, whole: bool) -> None:
+    found = manifest.verified(folder, whole=whole)
+    if key := os.environ.get(PUBLIC_KEY):
+        from project.bundles import signature
+
+        signature.verify(folder, Path(key), found["files"])

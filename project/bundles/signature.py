@@ -1,0 +1,117 @@
+"""Signatures of bundles by a key of one's own, checked without a network.
+
+model-signing (OpenSSF) makes and checks them, so others can check them without this package; it is
+loaded when there is something to sign or to check.
+"""
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from project.bundles import manifest
+from project.errors import BundleError
+from project.files import told_in_one_line
+
+PRIVATE, PUBLIC = "lockstep.key", "lockstep.pub"
+
+
+def make_keys(folder: Path) -> tuple[Path, Path]:
+    """Write a new pair of keys (elliptic curve P-256, PEM); the private one is its owner's alone.
+
+    Gives the paths of the private and the public key. Raises BundleError if either is there.
+    """
+    _library()
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem, plain = forms.Encoding.PEM, forms.NoEncryption()
+    private = key.private_bytes(pem, forms.PrivateFormat.PKCS8, plain)
+    public = key.public_key().public_bytes(pem, forms.PublicFormat.SubjectPublicKeyInfo)
+    if there := [name for name in (PRIVATE, PUBLIC) if (folder / name).exists()]:
+        raise BundleError(
+            f"{folder / there[0]}: is there already, and what it signed would be lost with it; "
+            "name another folder (--output FOLDER)."
+        )
+    with told_in_one_line(folder, "--output FOLDER"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name, content, mode in ((PRIVATE, private, 0o600), (PUBLIC, public, 0o644)):
+            handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    return folder / PRIVATE, folder / PUBLIC
+
+
+def sign(folder: Path, private_key: Path) -> None:
+    """Write ``signature.json`` over all files of an unpacked bundle."""
+    signing, hashing = _library()
+    ignored = hashing.Config().set_ignored_paths(
+        paths=[manifest.SIGNATURE], ignore_git_paths=False
+    )
+    try:
+        signer = signing.Config().use_elliptic_key_signer(private_key=_key(private_key))
+        signer.set_hashing_config(ignored).sign(folder, folder / manifest.SIGNATURE)
+    except (ValueError, TypeError) as error:
+        told = "no private key that signs here"
+        raise BundleError(
+            f"{private_key}: {told} ({_line(error)}); `invoke keys` makes one."
+        ) from error
+
+
+def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
+    """Raise BundleError unless the key's owner signed all of a bundle's files, as its manifest has
+    them, and the manifest itself."""
+    _library()
+    from model_signing import verifying
+
+    path = folder / manifest.SIGNATURE
+    if not path.is_file():
+        raise BundleError(
+            f"{folder}: is not signed, and a public key is configured ({public_key}); sign the "
+            "bundle, or take LOCKSTEP_PUBLIC_KEY away to trust it as it is."
+        )
+    try:
+        verifier = verifying.Config().use_elliptic_key_verifier(public_key=_key(public_key))
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{public_key}: no public key ({_line(error)}).") from error
+    try:
+        verifier.set_ignore_unsigned_files(True).verify(folder, path)
+        envelope = json.loads(path.read_bytes())["dsseEnvelope"]
+        payload = json.loads(base64.b64decode(envelope["payload"]))
+        signed = {row["name"] for row in payload["predicate"]["resources"]}
+    except Exception as error:  # whatever an altered file makes of the rest
+        raise BundleError(
+            f"{path}: is not the signature of these files by {public_key} ({_line(error)}); the "
+            "bundle was altered, or another key signed it."
+        ) from error
+    if signed != {*files, manifest.NAME}:  # as a signature of other files by the same key would be
+        raise BundleError(f"{path}: signs other files than the manifest names; it was altered.")
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        from model_signing import hashing, signing
+    except ImportError as error:
+        raise BundleError(
+            "signature: model-signing is not installed here, so none can be made or checked; "
+            "./workbench brings what is locked."
+        ) from error
+    return signing, hashing
+
+
+def _key(path: Path) -> Path:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path}: no readable key ({error.strerror}); `invoke keys` makes a pair."
+        ) from error
+    return path
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

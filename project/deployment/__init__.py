@@ -1,0 +1,1 @@
+"""What leaves this repository: bundles, published weights, and what is said of their parts."""

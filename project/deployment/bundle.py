@@ -1,0 +1,140 @@
+"""Writes the bundle of a run: ``model.tar.gz``, as SageMaker's PyTorch containers expect it."""
+
+import ast
+import os
+import tempfile
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from project import models
+from project.bundles import archive, manifest, signature
+from project.deployment import needs
+from project.errors import BundleError
+from project.files import digest_of, write_atomically
+from project.records import source
+from project.records.receipt import Run, verify
+
+NAME = "model.tar.gz"
+SIGNING_KEY = "LOCKSTEP_SIGNING_KEY"
+_WEIGHTS = ("weights.safetensors", "preprocess.json", "receipt.json")
+_OPTIONAL = ("golden.json",)  # runs of old have none
+_INFERENCE = Path(__file__).with_name("inference.py")
+_LICENCE = Path(__file__).parents[2] / "LICENSE"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory: what its manifest says of it, its digest, the archive's bytes.
+
+    ``facts`` has ``model``, ``version``, ``run``, ``identity`` and more.
+    """
+
+    facts: dict[str, Any]
+    manifest_sha256: str
+    content: bytes
+    signed: bool
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the archive."""
+        return digest_of(self.content)
+
+    def write(self, path: Path) -> None:
+        """Write the archive, as a whole or not at all. Raises RunError if that is refused."""
+        write_atomically(path, self.content, "--output FILE")
+
+
+Exported = tuple[bytes, dict[str, Any]]
+
+
+def made(run: Run, key: Path | None = None, onnx: Callable[[], Exported] | None = None) -> Bundle:
+    """The bundle of a finished, unaltered run; the same bytes for the same run.
+
+    Signed if a key is given or LOCKSTEP_SIGNING_KEY names one; then all but ``signature.json`` is
+    the same. ``onnx`` gives the model in that form and what is to be said of it. Raises RunError
+    or BundleError for a run that is not finished or was altered, EnvironmentMismatch if its
+    packages are not those of this environment.
+    """
+    if run.receipt is None:
+        raise BundleError(f"{run.folder}: is {run.state}; wanted a finished run.")
+    if problems := verify(run):
+        raise BundleError(f"{run.folder}: was altered: {problems[0]}; put it back as it was.")
+    facts = _facts(run)
+    files = _files(run, facts)
+    if onnx:
+        files["model.onnx"], facts["onnx"] = onnx()
+    key = key or (Path(os.environ[SIGNING_KEY]) if os.environ.get(SIGNING_KEY) else None)
+    files[manifest.NAME] = said = manifest.written(files, facts)
+    if key:
+        files[manifest.SIGNATURE] = _signature(files, key)
+    return Bundle(facts, digest_of(said), archive.packed(files), bool(key))
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    experiment, receipt = run.experiment(), run.receipt
+    assert receipt
+    return {
+        "model": experiment["name"],
+        "version": version(run),
+        "run": run.name,
+        "identity": receipt["identity"]["digest"],
+        "profile": experiment["training"]["profile"],
+        "takes": takes(experiment["name"]),
+        "torch": receipt["environment"]["torch"],
+        "test": receipt["results"]["metrics"]["test"],
+    }
+
+
+def takes(model: str) -> str:
+    """``text`` or ``picture``: what a model's inputs are."""
+    shown = typing.get_type_hints(models.module(model).Preprocess.show)["return"]
+    return "text" if shown is str else "picture"
+
+
+def version(run: Run) -> str:
+    """The version of a run's weights, as ``0.1.0+3f9c1a2b``: its package's, then its identity."""
+    files = source.unpacked(run.folder / "source.zip")
+    for node in ast.parse(files["project/__init__.py"]).body:
+        match node:
+            case ast.Assign([ast.Name("__version__")], ast.Constant(str() as found)):
+                return f"{found}+{(run.identity or {})['digest'][:8]}"
+    raise BundleError(f"{run.folder}: its source has no __version__ in project/__init__.py.")
+
+
+def _files(run: Run, facts: dict[str, Any]) -> dict[str, bytes]:
+    there = [*_WEIGHTS, *(name for name in _OPTIONAL if (run.folder / name).exists())]
+    files = {name: (run.folder / name).read_bytes() for name in there}
+    code = needs.code(run, facts["model"])
+    needed = needs.packages(run, code)
+    files |= {f"code/{name}": content for name, content in code.items()}
+    files["code/inference.py"] = _INFERENCE.read_bytes()
+    files["code/requirements.txt"] = needs.requirements(needed)
+    files["sbom.json"] = needs.sbom(needed)
+    own = _LICENCE.read_text() if _LICENCE.exists() else "see its repository\n"
+    files["LICENCES.md"] = needs.licences(needed, _data(run), own)
+    return files
+
+
+def _data(run: Run) -> dict[str, str]:
+    """Name and licence of the data that a run was trained on, as its own source has them."""
+    name = str(run.experiment()["data"]["name"])
+    catalog = source.unpacked(run.folder / "source.zip").get(
+        f"project/data/catalog/{name.partition('@')[0]}.yaml", b"{}"
+    )
+    licence = (yaml.safe_load(catalog) or {}).get("licence", "its catalog names no licence")
+    return {"name": name, "licence": licence}
+
+
+def _signature(files: dict[str, bytes], key: Path) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="lockstep-bundle-") as folder:
+        for name, content in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        signature.sign(Path(folder), key)
+        return (Path(folder) / manifest.SIGNATURE).read_bytes()

@@ -1,0 +1,154 @@
+"""What a bundle needs where it answers: its code, its packages, and what they are licensed as."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from project.errors import BundleError, EnvironmentMismatch
+from project.files import canonical_json, digest_of, readable_json
+from project.records import environment, source
+from project.records.receipt import Run
+
+# Checks signatures, which is done before a bundle is handed to a container that has no key.
+_NOT_THERE = {"cryptography", "model_signing"}
+_CONTAINERS = "torch"  # comes with the container, with all that it needs itself
+
+
+@dataclass(frozen=True)
+class Package:
+    """A locked package: version, digests of its files, licence as its makers name it."""
+
+    name: str
+    version: str
+    hashes: list[str]
+    licence: str
+
+
+def code(run: Run, model: str) -> dict[str, bytes]:
+    """The files of the run's own source that an answer needs, path to content."""
+    files = source.unpacked(run.folder / "source.zip")
+    roots = (f"project.models.{model}", "project.training.determinism", "project.training.profiles")
+    return source.files_of(files, *roots)
+
+
+def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
+    """The packages that the files import and what these need, as locked when the run was trained.
+
+    Raises EnvironmentMismatch if this environment or this lock has another version of one.
+    """
+    owners = metadata.packages_distributions()
+    names = {_normal(owners[module][0]) for module in _modules(files) if module in owners}
+    queue, found = sorted(names | {_CONTAINERS}), {}
+    category = environment.torch_category(environment.installed())
+    locked = environment.locked_packages("default", category)
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found[name] = _package(run, name, locked)
+            queue += [] if name == _CONTAINERS else _requirements(name)
+    return [found[name] for name in sorted(found)]
+
+
+def _modules(files: Mapping[str, bytes]) -> set[str]:
+    """The modules of other packages that the files import."""
+    names = set()
+    for name, content in files.items():
+        for node in ast.walk(ast.parse(content) if name.endswith(".py") else ast.Module([], [])):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - _NOT_THERE - {source.PACKAGE.name}
+
+
+def _requirements(name: str) -> list[str]:
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(text) for text in metadata.requires(name) or ()]
+    return [
+        _normal(one.name) for one in wanted if not one.marker or one.marker.evaluate({"extra": ""})
+    ]
+
+
+def _package(run: Run, name: str, locked: dict[str, dict[str, Any]]) -> Package:
+    trained = run.parts["packages"].get(name, ["none", ""])
+    entry = locked.get(name, {"version": "none", "hashes": []})
+    here = environment.installed().get(name, "none")
+    wanted = [entry["version"], digest_of(canonical_json(entry["hashes"]))]
+    if trained != wanted or here != entry["version"]:
+        raise EnvironmentMismatch(
+            f"{name}: the run was trained with {trained[0]}, the lock has {entry['version']}, "
+            f"installed is {here}; make the bundle in the environment that trained the run."
+        )
+    return Package(name, entry["version"], entry["hashes"], _licence(name))
+
+
+def _licence(name: str) -> str:
+    about = metadata.metadata(name)
+    kinds = [kind for kind in about.get_all("Classifier", ()) if kind.startswith("License ::")]
+    named = about.get("License-Expression") or "; ".join(k.rpartition(" :: ")[2] for k in kinds)
+    first = (about.get("License") or "").strip().splitlines()[:1]
+    return named or (first[0][:80] if first else "not named in its metadata")
+
+
+def requirements(needed: list[Package]) -> bytes:
+    """``requirements.txt`` with every digest, without torch, which the container has."""
+    lines = ["# From Pipfile.lock. torch comes with the container; the run was trained with"]
+    lines += [f"# {_CONTAINERS} {one.version}." for one in needed if one.name == _CONTAINERS]
+    for one in needed:
+        if one.name != _CONTAINERS:
+            hashes = [f"    --hash={digest}" for digest in one.hashes]
+            lines.append(" \\\n".join([f"{one.name}=={one.version}", *hashes]))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def sbom(needed: list[Package]) -> bytes:
+    """The packages as CycloneDX (JSON), by the part of the lock that has them.
+
+    Raises BundleError if cyclonedx-py, which writes it, is not there.
+    """
+    parts: dict[str, dict[str, Any]] = {"default": {}, "cpu": {}}
+    for one in needed:
+        part = parts["cpu" if one.name == _CONTAINERS else "default"]
+        part[one.name] = {"version": f"=={one.version}", "hashes": one.hashes}
+    lock = {"_meta": {"pipfile-spec": 6, "requires": {}, "sources": []}, **parts}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "Pipfile").write_text("")
+        (Path(folder) / "Pipfile.lock").write_bytes(readable_json(lock))
+        return cyclonedx(Path(folder), "packages,cpu")
+
+
+def cyclonedx(folder: Path, categories: str) -> bytes:
+    """A lock's categories as CycloneDX (JSON), the same bytes for the same lock."""
+    tool = Path(sys.executable).with_name("cyclonedx-py")
+    words = [str(tool), "pipenv", str(folder), "--categories", categories, "--output-reproducible"]
+    try:
+        done = subprocess.run(words, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        told = getattr(error, "stderr", b"") or str(error).encode()
+        reason = " ".join(told.decode(errors="replace").split())[-200:]
+        raise BundleError(
+            f"sbom: cyclonedx-py gave none ({reason}); ./workbench brings what is locked."
+        ) from error
+    return readable_json(json.loads(done.stdout))
+
+
+def licences(needed: list[Package], data: Mapping[str, str], own: str) -> bytes:
+    """``LICENCES.md``: the packages', the data's and this repository's own."""
+    rows = [f"| {one.name} | {one.version} | {one.licence} |" for one in needed]
+    text = ["# Licences", "", "What the code of this bundle needs, as its makers name it:", ""]
+    text += ["| package | version | licence |", "|---|---|---|", *rows, ""]
+    text += [f"Trained on {data['name']}: {data['licence']}", "", "The code itself:", "", own]
+    return ("\n".join(text).rstrip() + "\n").encode()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

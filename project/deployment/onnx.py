@@ -1,0 +1,82 @@
+"""The model in the form of ONNX, for other runtimes than torch; checked before it is handed out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from project.errors import BundleError
+
+TOLERANCE = 1e-4  # of a probability, between torch and ONNX Runtime
+_OPSET = 18
+
+
+def exported(predictor: Any, rows: Sequence[NDArray[Any]]) -> tuple[bytes, dict[str, Any]]:
+    """``model.onnx`` of a Predictor's model, and what is to be said of it in the manifest.
+
+    Its input ``inputs`` is what Preprocess gives, its output ``scores`` the model's, for any number
+    of rows. ``rows`` are raw examples whose probabilities are compared between torch and ONNX
+    Runtime. Raises BundleError if a label differs or a probability by more than TOLERANCE, or if
+    the packages that export are not there.
+    """
+    inputs = predictor.preprocess(np.stack(rows))
+    content = _written(predictor.model, inputs)
+    with torch.inference_mode():
+        wanted = torch.softmax(predictor.model(inputs), dim=1).numpy()
+    scores = _answers(content, inputs.numpy())
+    found = torch.softmax(torch.from_numpy(scores), dim=1).numpy()
+    apart = float(np.abs(found - wanted).max())
+    if not apart <= TOLERANCE or (found.argmax(1) != wanted.argmax(1)).any():
+        raise BundleError(
+            f"model.onnx: found probabilities {apart:.2g} apart from torch's on {len(rows)} "
+            f"examples, wanted {TOLERANCE:g} at most and the same labels; bundle without --onnx."
+        )
+    facts = {"opset": _OPSET, "input": ["n", *inputs.shape[1:]], "tolerance": TOLERANCE}
+    return content, facts | {"examples": len(rows), "largest_difference": apart}
+
+
+def _written(model: torch.nn.Module, inputs: torch.Tensor) -> bytes:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise _missing(error) from error
+    # As torch computes it everywhere: the exporter does not know the kernels of our profile.
+    program = torch.onnx.export(
+        model,
+        (inputs,),
+        dynamo=True,
+        opset_version=_OPSET,
+        input_names=["inputs"],
+        output_names=["scores"],
+        dynamic_shapes=({0: torch.export.Dim("n")},),
+        verbose=False,
+    )
+    assert program
+    written = program.model_proto
+    for part in (written, written.graph, *written.graph.node, *written.graph.value_info):
+        del part.metadata_props[:]  # paths of this machine
+        part.doc_string = ""
+    onnx.checker.check_model(written)
+    content: bytes = written.SerializeToString(deterministic=True)
+    return content
+
+
+def _answers(content: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise _missing(error) from error
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    scores: NDArray[np.float32] = session.run(["scores"], {"inputs": inputs})[0]
+    return scores
+
+
+def _missing(error: ImportError) -> BundleError:
+    return BundleError(
+        f"model.onnx: {error.name} is not installed here; ./workbench brings what is locked."
+    )
