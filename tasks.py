@@ -159,6 +159,58 @@ def serve(
     project("serve", run, *given(host=host, port=port, runs=runs))
 
 
+@task(
+    help={
+        "output": "the file to write; default: model.tar.gz in the run's folder",
+        "key": "private key to sign with; default: LOCKSTEP_SIGNING_KEY, else unsigned",
+        "onnx": "with model.onnx, compared with torch",
+    }
+)
+def bundle(
+    _: Context,
+    run: str,
+    output: str | None = None,
+    key: str | None = None,
+    onnx: bool = False,
+    runs: str | None = None,
+    json: bool = False,
+) -> None:
+    """Write a finished run as model.tar.gz, which SageMaker's PyTorch containers can serve."""
+    project("bundle", run, *given(output=output, key=key, onnx=onnx, runs=runs, json=json))
+
+
+@task(
+    help={
+        "to": "a folder or s3://BUCKET/PREFIX; default: LOCKSTEP_WEIGHTS",
+        "key": "private key to sign with; default: LOCKSTEP_SIGNING_KEY, else unsigned",
+        "onnx": "with model.onnx, compared with torch",
+    }
+)
+def publish(
+    _: Context,
+    run: str,
+    to: str | None = None,
+    key: str | None = None,
+    onnx: bool = False,
+    runs: str | None = None,
+    json: bool = False,
+) -> None:
+    """Put a finished run's weights into a storage, under a version that never changes."""
+    project("publish", run, *given(to=to, key=key, onnx=onnx, runs=runs, json=json))
+
+
+@task(help={"output": "the folder to write them to; keys unless told"})
+def keys(_: Context, output: str | None = None, json: bool = False) -> None:
+    """Make a pair of keys, to sign bundles and to check their signatures."""
+    project("keys", *given(output=output, json=json))
+
+
+@task(help={"output": "the folder for parts list and licences; audit unless told"})
+def audit(_: Context, output: str | None = None, json: bool = False) -> None:
+    """Check the lock for advisories and the files for secrets, list parts and licences."""
+    project("audit", *given(output=output, json=json))
+
+
 @task(help={"report": "a page to write, that shows where they part"})
 def compare(
     _: Context,

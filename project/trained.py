@@ -1,12 +1,18 @@
-"""The model of a finished run, ready to answer."""
+"""A trained model, ready to answer: that of a finished run, of a bundle, or published weights."""
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from project import models
-from project.errors import ModelError
+from project.bundles import manifest
+from project.bundles.opening import is_bundle, opened
+from project.place import Place
 from project.records import environment
-from project.records.receipt import Run, refuse_changed
+from project.records.receipt import Run, find_run, refuse_changed
 from project.training import profiles
 
 
@@ -19,11 +25,17 @@ class Served:
     about: dict[str, Any]
 
 
-def served(run: Run) -> Served:
-    """A finished run, to be served; called before torch is loaded. Raises as ``predictor``."""
-    found, golden_answers = _loaded(run)
-    receipt = run.receipt
-    assert receipt  # or the predictor would not have loaded
+def find(given: str, runs: Path) -> Run | Path:
+    """The bundle at a path, or else the run that is meant, as ``find_run``."""
+    path = Path(given)
+    return path if is_bundle(path) else find_run(given, runs)
+
+
+def served(source: Run | Path) -> Served:
+    """A finished run or a bundle, to be served. To be called, and raises, as ``predictor``."""
+    with _opened(source) as weights:
+        found, golden_answers = weights.loaded(weights.model, _entered)
+    receipt = weights.receipt
     results = receipt["results"]
     about = {
         "run": receipt["run"],
@@ -34,53 +46,74 @@ def served(run: Run) -> Served:
         "test": {name: results["metrics"]["test"][name] for name in ("accuracy", "f1", "loss")},
         "golden": golden_answers,
     }
-    return Served(run.name, found, about)
+    return Served(receipt["run"], found, about)
 
 
-def predictor(run: Run) -> Any:
-    """The Predictor of a finished run, under the profile that the run was trained in.
+def predictor(source: Run | Path) -> Any:
+    """The Predictor of a finished run or a bundle, under the profile of its training.
 
-    To be called before torch is loaded, which reads the profile's variables once. Raises RunError
-    or ModelError if the run is not finished, was altered or answers otherwise than in training,
-    EnvironmentMismatch if torch was loaded under other variables.
+    To be called before torch is loaded, which reads the profile's variables once. Raises RunError,
+    ModelError or BundleError if it is not finished, was altered or answers otherwise than in
+    training, EnvironmentMismatch if torch was loaded under other variables.
     """
-    return _loaded(run)[0]
+    with _opened(source) as weights:
+        return weights.loaded(weights.model, _entered)[0]
 
 
-def _loaded(run: Run) -> tuple[Any, str]:
-    refuse_changed(run)
-    experiment = run.experiment()
+def load(model: str, given: str | Path | None, runs: str | Path | None, version: str | None) -> Any:
+    """The Predictor that ``project.load`` gives; nothing given are the newest published weights.
+
+    If torch was loaded under other variables than the profile's, the golden answers, which may have
+    other last bits then, are not compared.
+    """
+    place = Place.default(str(runs) if runs else None)
+    if given is not None:
+        source = find(str(given), place.runs)
+    else:
+        from project import console
+        from project.deployment.weights import fetched
+
+        source = fetched(model, version, place.data, console.watch())
+    with _opened(source) as weights:
+        return weights.loaded(model, profiles.prefer)[0]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A folder with weights, and what is known of their training."""
+
+    folder: Path
+    model: str
+    profile: str
+    receipt: dict[str, Any]
+
+    def loaded(self, model: str, settle: Callable[[str], bool]) -> tuple[Any, str]:
+        """The Predictor, and what came of comparing its golden answers."""
+        settled = settle(self.profile)
+        from project.models import golden
+        from project.training.determinism import enforce  # loads torch
+
+        if settled:
+            enforce(self.profile, "cpu")
+        found = models.module(model).Predictor.load(self.folder)
+        cpu = environment.cpu()["model"]
+        return found, golden.compared(found, self.receipt, cpu, settled)
+
+
+@contextmanager
+def _opened(source: Run | Path) -> Iterator[_Weights]:
+    if isinstance(source, Path):
+        with opened(source) as folder:
+            said = manifest.read(folder)
+            receipt = json.loads((folder / "receipt.json").read_bytes())
+            yield _Weights(folder, said["model"], said["profile"], receipt)
+        return
+    refuse_changed(source)
+    experiment = source.experiment()
     profile = experiment["training"]["profile"]
+    yield _Weights(source.folder, experiment["name"], profile, source.receipt or {})
+
+
+def _entered(profile: str) -> bool:
     profiles.enter(profile)
-    from project.training.determinism import enforce  # loads torch
-
-    enforce(profile, "cpu")
-    found = models.module(experiment["name"]).Predictor.load(run.folder)
-    return found, checked(run, found)
-
-
-def checked(run: Run, predictor: Any) -> str:
-    """``"equal"`` if a Predictor has every bit of the run's golden answers, or why nobody knows.
-
-    Nobody does where the run promises nothing: under another profile, or, if it is not portable,
-    on another CPU. Raises ModelError if the answers differ where they must not.
-    """
-    receipt = run.receipt or {}
-    if predictor.golden is None:
-        return "unchecked: the run has no golden answers"
-    if profiles.differing(run.parts["profile"]["name"]):
-        return "unchecked: this process is not under the run's profile"
-    cpu = receipt["environment"]["cpu"]["model"]
-    portable = receipt["level"]["promise"].endswith("(portable)")
-    if not portable and cpu != environment.cpu()["model"]:
-        return f"unchecked: the run was trained on another kind of CPU ({cpu})"
-    from project.models import golden  # loads numpy
-
-    wanted = predictor.golden["answers"]
-    found = predictor.answers(golden.examples(predictor.golden))
-    if told := golden.difference(wanted, found):
-        raise ModelError(
-            f"{run.folder}: answers otherwise than in training ({told}); this machine or its "
-            "packages compute other bits. `invoke doctor` says what is not as locked."
-        )
-    return "equal"
+    return True

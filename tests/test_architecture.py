@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "storage": LEAVES,
     "pictures": LEAVES,
     "data": LEAVES | {"pictures", "storage"},
-    "models": LEAVES | {"config", "pictures"},
+    "bundles": LEAVES,
+    "models": LEAVES | {"config", "pictures", "bundles"},
     "training": LEAVES | {"processes"},
     "records": LEAVES | {"processes"},
     "acceptance": {"errors", "budgets", "models", "records", "trained", "experiment"}
@@ -41,10 +42,12 @@ MAY_IMPORT = {
     | {"config", "data", "models", "training", "records", "recorder", "place", "watch"},
     "tuning": LEAVES | {"config", "records", "processes", "watch"},
     "serving": LEAVES | {"models", "pictures", "trained"},
-    "trained": {"errors", "models", "records", "training"},
+    "trained": LEAVES
+    | {"bundles", "console", "deployment", "models", "place", "records", "training"},
+    "deployment": LEAVES | {"bundles", "models", "records", "storage", "training", "watch"},
     "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
     | {"experiment"},
-    "__init__": {"models", "records", "training", "place", "trained"},
+    "__init__": {"models", "trained"},
     "__main__": {"cli"},
 }
 PARTS = {path.relative_to(ROOT / "project").parts[0].removesuffix(".py") for path in FILES}
@@ -64,6 +67,11 @@ OWNER = {
     "rich": "console",
     "fastapi": "serving",
     "starlette": "serving",
+    "model_signing": "bundles",
+    "cryptography": "bundles",
+    "onnx": "deployment",
+    "onnxruntime": "deployment",
+    "onnxscript": "deployment",
     "uvicorn": "serving",
     "prometheus_client": "serving",
 }

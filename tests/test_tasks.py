@@ -20,10 +20,8 @@ def run(*words: str, **options: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_task_is_listed_with_its_sentence() -> None:
     listed = run(str(BIN / "invoke"), "--list").stdout
-    tasks = (
-        "compare config data doctor evaluate format lint lock new-model notebook predict reproduce"
-    )
-    tasks += " runs serve test track train tune ui wheelhouse"
+    tasks = "audit bundle compare config data doctor evaluate format lint lock new-model notebook"
+    tasks += " keys predict publish reproduce runs serve test track train tune ui wheelhouse"
     tasks += " accept checkout delete diff"
     assert [name for name in tasks.split() if f"  {name} " not in listed] == []
 

@@ -5,7 +5,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from project.errors import BundleError
 
@@ -34,7 +34,7 @@ def packed(files: Mapping[str, bytes]) -> bytes:
 
 
 def _stored(content: bytes) -> bytes:
-    """The content as gzip (RFC 1952) in stored blocks (RFC 1951): no time, no name, one way only."""
+    """The content as gzip (RFC 1952) in stored blocks (RFC 1951), with no time and no name."""
     pieces = [b"\x1f\x8b\x08\0\0\0\0\0\0\xff"]
     for start in range(0, len(content), _STORED):
         block = content[start : start + _STORED]
@@ -78,7 +78,8 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]
     """
     seen: set[str] = set()
     total = 0
-    with gzip.GzipFile(fileobj=file, mode="rb") as tar:
+    with gzip.GzipFile(fileobj=file, mode="rb") as unzipped:
+        tar = cast(IO[bytes], unzipped)
         while any(block := _exactly(path, tar, _BLOCK)):
             try:
                 head = tarfile.TarInfo.frombuf(block, "utf-8", "strict")

@@ -30,7 +30,10 @@ def opened(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="lockstep-bundle-") as folder:
         archive.unpack(path, Path(folder))
-        _verify(Path(folder), whole=True)
+        try:
+            _verify(Path(folder), whole=True)
+        except BundleError as error:
+            raise BundleError(str(error).replace(folder, str(path))) from error
         yield Path(folder)
 
 

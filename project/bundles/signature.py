@@ -48,10 +48,8 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
 
 def sign(folder: Path, private_key: Path) -> None:
     """Write ``signature.json`` over all files of an unpacked bundle."""
-    signing, hashing = _library()
-    ignored = hashing.Config().set_ignored_paths(
-        paths=[manifest.SIGNATURE], ignore_git_paths=False
-    )
+    signing, hashing, _ = _library()
+    ignored = hashing.Config().set_ignored_paths(paths=[manifest.SIGNATURE], ignore_git_paths=False)
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=_key(private_key))
         signer.set_hashing_config(ignored).sign(folder, folder / manifest.SIGNATURE)
@@ -65,9 +63,7 @@ def sign(folder: Path, private_key: Path) -> None:
 def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
     """Raise BundleError unless the key's owner signed all of a bundle's files, as its manifest has
     them, and the manifest itself."""
-    _library()
-    from model_signing import verifying
-
+    _, _, verifying = _library()
     path = folder / manifest.SIGNATURE
     if not path.is_file():
         raise BundleError(
@@ -92,15 +88,15 @@ def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
         raise BundleError(f"{path}: signs other files than the manifest names; it was altered.")
 
 
-def _library() -> tuple[Any, Any]:
+def _library() -> tuple[Any, Any, Any]:
     try:
-        from model_signing import hashing, signing
+        from model_signing import hashing, signing, verifying
     except ImportError as error:
         raise BundleError(
             "signature: model-signing is not installed here, so none can be made or checked; "
             "./workbench brings what is locked."
         ) from error
-    return signing, hashing
+    return signing, hashing, verifying
 
 
 def _key(path: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from project.cli import (
     data,
+    deployment,
     images,
     keeping,
     runs,
@@ -87,7 +88,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         prog="project", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    parts = (training, tuning, runs, keeping, tracking, data, serving, workspace, images)
-    for part in parts:
+    parts = (training, tuning, runs, keeping, tracking, data, serving, deployment)
+    for part in (*parts, workspace, images):
         part.add_to(verbs)
     return parser, verbs.names

@@ -21,9 +21,10 @@ def add_to(verbs: Verbs) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Answer over HTTP with the model of a finished run, until a signal asks to stop."""
+    """Answer over HTTP with the model of a run or a bundle, until a signal asks to stop."""
     from project.place import Place
-    from project.records.receipt import find_run, runs
+    from project.records.receipt import runs
+    from project.trained import find
 
     folder = Place.default(options.runs).runs
     given = options.run or os.environ.get("LOCKSTEP_RUN")
@@ -34,12 +35,12 @@ def serve(options: argparse.Namespace) -> None:
                 "serve RUN, or LOCKSTEP_RUN=RUN (`invoke runs` lists all)."
             )
         given = found[0].name
-    run = find_run(given, folder)
+    source = find(given, folder)
     from project.serving.server import serve as listen
     from project.trained import served
 
     listen(
-        lambda: served(run),
+        lambda: served(source),
         options.host,
         options.port,
         lambda line: print(line, flush=True),

@@ -124,10 +124,9 @@ def evaluate(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> None:
     """Label files, or texts, with the model of a run, in the order given."""
     from project.place import Place
-    from project.records.receipt import find_run
-    from project.trained import predictor
+    from project.trained import find, predictor
 
-    model = predictor(find_run(options.run, Place.default(options.runs).runs))
+    model = predictor(find(options.run, Place.default(options.runs).runs))
     named = [named for word in options.inputs for named in model.given(word)]
     answers = model.predict([source for _, source in named])
     if options.json:

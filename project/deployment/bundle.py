@@ -131,10 +131,11 @@ def _data(run: Run) -> dict[str, str]:
 
 
 def _signature(files: dict[str, bytes], key: Path) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="lockstep-bundle-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lockstep-bundle-") as temporary:
+        folder = Path(temporary) / "model"  # which the signature says
         for name, content in files.items():
-            path = Path(folder) / name
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        signature.sign(Path(folder), key)
-        return (Path(folder) / manifest.SIGNATURE).read_bytes()
+        signature.sign(folder, key)
+        return (folder / manifest.SIGNATURE).read_bytes()

@@ -86,7 +86,7 @@ def predict_fn(given: Given, served: Served) -> list[dict[str, Any]]:
 
 
 def output_fn(answers: list[dict[str, Any]], accept: str) -> tuple[str, str]:
-    """The answers as JSON, and the content type of that. Raises ValueError if it is not accepted."""
+    """The answers as JSON, and that content type. Raises ValueError if it is not accepted."""
     kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
     if not kinds & {"application/json", "application/*", "*/*", ""}:
         raise ValueError(f"accept: found {accept!r}, wanted application/json.")

@@ -92,7 +92,7 @@ def _package(run: Run, name: str, locked: dict[str, dict[str, Any]]) -> Package:
 
 
 def _licence(name: str) -> str:
-    about = metadata.metadata(name)
+    about: Any = metadata.metadata(name)
     kinds = [kind for kind in about.get_all("Classifier", ()) if kind.startswith("License ::")]
     named = about.get("License-Expression") or "; ".join(k.rpartition(" :: ")[2] for k in kinds)
     first = (about.get("License") or "").strip().splitlines()[:1]

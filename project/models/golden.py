@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from project import models
+from project.errors import ModelError
 from project.files import readable_json
 
 _EXAMPLES = 8
@@ -35,6 +36,29 @@ def examples(content: dict[str, Any]) -> list[NDArray[Any]]:
         np.frombuffer(base64.b64decode(text), content["type"]).reshape(content["shape"])
         for text in content["inputs"]
     ]
+
+
+def compared(predictor: Any, receipt: dict[str, Any], cpu: str, settled: bool) -> str:
+    """``"equal"`` if a Predictor has every bit of its golden answers, or why nobody knows.
+
+    Nobody does where the run promises nothing: in a process that is not ``settled`` in the run's
+    profile, or, if that is not portable, on another CPU. Raises ModelError if the answers differ
+    where they must not.
+    """
+    if predictor.golden is None:
+        return "unchecked: the run has no golden answers"
+    if not settled:
+        return "unchecked: this process is not under the run's profile"
+    trained = receipt["environment"]["cpu"]["model"]
+    if cpu != trained and not receipt["level"]["promise"].endswith("(portable)"):
+        return f"unchecked: the run was trained on another kind of CPU ({trained})"
+    found = predictor.answers(examples(predictor.golden))
+    if told := difference(predictor.golden["answers"], found):
+        raise ModelError(
+            f"{receipt['run']}: answers otherwise than in training ({told}); this machine or its "
+            "packages compute other bits. `invoke doctor` says what is not as locked."
+        )
+    return "equal"
 
 
 def difference(wanted: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:

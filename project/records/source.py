@@ -17,7 +17,8 @@ def files_that_run(*modules: str) -> dict[str, bytes]:
     """Path (from the package's parent) to content of each file that the modules import in the end.
 
     Imports are followed in the text, also those inside functions, so it does not matter what else
-    this process has loaded.
+    this process has loaded. Those of the package's own ``__init__`` are for its callers, and
+    nothing here calls it: its file counts, but not what it loads for them.
     """
     return _reached(modules, _in_package)
 
@@ -47,7 +48,8 @@ def _reached(
         name, content = there
         found[name] = content
         parents = {module.rsplit(".", 1)[0]} if "." in module else set()
-        for imported in (_imports(content) | parents) - seen:
+        offered = module == PACKAGE.name
+        for imported in (parents if offered else _imports(content) | parents) - seen:
             seen.add(imported)
             queue.append(imported)
     return dict(sorted(found.items()))
@@ -57,7 +59,7 @@ def _in_package(module: str) -> tuple[str, bytes] | None:
     place = PACKAGE.parent.joinpath(*module.split("."))
     candidates = (place.with_suffix(".py"), place / "__init__.py")
     path = next((path for path in candidates if path.is_file()), None)
-    return path and (path.relative_to(PACKAGE.parent).as_posix(), path.read_bytes())
+    return (path.relative_to(PACKAGE.parent).as_posix(), path.read_bytes()) if path else None
 
 
 @functools.cache

@@ -52,7 +52,7 @@ def test_golden_answers_are_those_to_the_first_examples_of_the_test_split(
     predictor = load("digits", finished_run.folder)
     assert np.array_equal(golden.examples(content), rows[:8])
     assert content["answers"] == predictor.answers(list(rows[:8]))
-    assert trained.checked(finished_run, predictor) == "equal"
+    assert trained.served(finished_run).about["golden"] == "equal"
 
 
 def test_an_answer_that_differs_in_its_last_bit_is_refused_in_one_line(
@@ -67,7 +67,7 @@ def test_an_answer_that_differs_in_its_last_bit_is_refused_in_one_line(
         with pytest.raises(ModelError) as error:
             way()
         told = str(error.value)
-        assert told.startswith(f"{run.folder}: answers otherwise than in training (example 3, 4: ")
+        assert told.startswith(f"{run.name}: answers otherwise than in training (example 3, 4: ")
         assert told.count("\n") == 0
 
 

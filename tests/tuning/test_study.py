@@ -174,7 +174,10 @@ def test_the_best_recipe_trains_to_the_weights_of_its_trial(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--storage", "postgresql://me:geheim@127.0.0.1:9/none"), "--storage: 127.0.0.1:9/none"),
+        (
+            ("--storage", "postgresql://me:geheim@127.0.0.1:9/none"),
+            "--storage: 127.0.0.1:9/none",
+        ),  # pragma: allowlist secret
         (("--storage", "nonsense"), "--storage: nonsense cannot be used ("),
         (("--name", "base"), "is there already and not of this study ("),
         (("training.lr=0.1",), "override: training.lr=0.1: is searched by the recipe's section"),

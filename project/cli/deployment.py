@@ -1,0 +1,146 @@
+"""Verbs on what leaves the repository: bundles, keys, published weights, an audit of the parts."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from project.cli.verbs import Verbs
+
+if TYPE_CHECKING:
+    from project.deployment.bundle import Bundle
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add bundle, keys, publish and audit."""
+    verb = verbs.add(bundle, runs=True)
+    text = "where to write it (default: model.tar.gz in the run's folder)"
+    verb.add_argument("--output", metavar="FILE", type=Path, help=text)
+    _add_what(verb)
+    verb = verbs.add(publish, runs=True)
+    text = "a folder or s3://BUCKET/PREFIX (default: LOCKSTEP_WEIGHTS)"
+    verb.add_argument("--to", dest="storage", metavar="STORAGE", help=text)
+    _add_what(verb)
+    verb = verbs.add(keys)
+    verb.add_argument("--output", metavar="FOLDER", type=Path, default=Path("keys"))
+    verb = verbs.add(audit)
+    verb.add_argument("--output", metavar="FOLDER", type=Path, default=Path("audit"))
+
+
+def _add_what(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", metavar="RUN")
+    text = "private key to sign with (default: LOCKSTEP_SIGNING_KEY; without one: unsigned)"
+    verb.add_argument("--key", metavar="FILE", type=Path, help=text)
+    verb.add_argument("--onnx", action="store_true", help="with model.onnx, checked")
+
+
+def bundle(options: argparse.Namespace) -> None:
+    """Write a finished run as model.tar.gz, which SageMaker's PyTorch containers can serve."""
+    from project.place import Place
+    from project.records.receipt import find_run
+
+    made = _made(options)
+    run = find_run(options.run, Place.default(options.runs).runs)
+    path = options.output or run.folder / "model.tar.gz"
+    made.write(path)
+    if options.json:
+        told = {"path": str(path), "sha256": made.sha256, "signed": made.signed}
+        print(json.dumps(told | {"manifest_sha256": made.manifest_sha256} | made.facts, indent=2))
+        return
+    print(f"bundle {path}\nversion {made.facts['version']}\nsha256 {made.sha256}\n{_signed(made)}")
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Put a finished run's weights into a storage, under a version that never changes."""
+    import os
+
+    from project import console
+    from project.deployment.weights import WEIGHTS, moving
+    from project.deployment.weights import publish as put
+    from project.errors import StorageError
+    from project.storage import open_storage
+
+    address = options.storage or os.environ.get(WEIGHTS)
+    if not address:
+        raise StorageError(f"publish: no storage is named; give --to STORAGE, or set {WEIGHTS}.")
+    storage = open_storage(address)
+    storage.check()
+    made = _made(options)
+    with moving(f"publishing to {storage}", len(made.content), console.watch()) as moved:
+        entry, new = put(made, storage, moved)
+    if options.json:
+        print(json.dumps(vars(entry) | {"key": entry.key, "new": new}, indent=2))
+        return
+    state = "published" if new else "was published before"
+    print(f"{entry.model} {entry.version} {state}\n{storage}/{entry.key}\n{_signed(made)}")
+
+
+def keys(options: argparse.Namespace) -> None:
+    """Make a pair of keys, to sign bundles and to check their signatures."""
+    from project.bundles.signature import make_keys
+
+    private, public = make_keys(options.output)
+    if options.json:
+        print(json.dumps({"private": str(private), "public": str(public)}, indent=2))
+        return
+    print(f"private key {private} (keep it; LOCKSTEP_SIGNING_KEY={private} signs)")
+    print(f"public key {public} (hand it out; LOCKSTEP_PUBLIC_KEY={public} checks)")
+
+
+def audit(options: argparse.Namespace) -> int:
+    """Check the lock for advisories and the files for secrets, list parts and licences; or exit 1.
+
+    What could not be checked does not pass.
+    """
+    from project import console
+    from project.deployment.audit import audit as examine
+
+    watch = console.watch()
+    try:
+        findings = examine(options.output, watch.doing)
+    finally:
+        watch.end()
+    if options.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        rows = [["ok" if one.ok else "MEND", one.check, one.found] for one in findings]
+        console.table(["", "check", "found"], rows)
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _made(options: argparse.Namespace) -> "Bundle":
+    from project import console
+    from project.deployment.bundle import made
+    from project.place import Place
+    from project.records.receipt import find_run
+
+    place = Place.default(options.runs)
+    run, watch = find_run(options.run, place.runs), console.watch()
+    try:
+        watch.doing(f"bundling {run.name}")
+        return made(run, options.key, _exporting(run, place, watch) if options.onnx else None)
+    finally:
+        watch.end()
+
+
+def _exporting(run: Any, place: Any, watch: Any) -> Callable[[], Any]:
+    """What exports a run's model as ONNX, tried on examples of its test split."""
+    from project import trained
+
+    def exported() -> Any:
+        predictor = trained.predictor(run)
+        from project.deployment import onnx  # loads torch, for which the profile now stands
+        from project.experiment import open_data
+
+        watch.doing("exporting to ONNX, and comparing")
+        data = open_data(run.experiment()["data"]["name"], place, watch)
+        return onnx.exported(predictor, list(data.splits["test"].inputs[:64]))
+
+    return exported
+
+
+def _signed(made: "Bundle") -> str:
+    if made.signed:
+        return "signed"
+    return "unsigned: no key was given (`invoke keys` makes one; --key FILE signs)"

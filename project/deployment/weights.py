@@ -1,0 +1,221 @@
+"""Weights by version, for others: published once, never changed, fetched once, used offline.
+
+In a storage lies, for each model,
+
+    weights/MODEL/VERSION/SHA256/model.tar.gz   a bundle, under its digest
+    weights/MODEL/VERSION/entry.json            which of them the version is; put once
+
+and the index of a model is the list of its entries: there is no file that two who publish at the
+same time could write over for each other.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from project.bundles import manifest
+from project.bundles.opening import opened
+from project.deployment.bundle import NAME, Bundle
+from project.errors import BundleError, StorageError
+from project.files import DATA, digest_of, nearest, publish_folder, readable_json
+from project.storage import Storage, open_storage
+from project.watch import Watch
+
+WEIGHTS = "LOCKSTEP_WEIGHTS"
+_ENTRY = "entry.json"
+_VERSION = re.compile(r"\d+(\.\d+)*[0-9a-z.]*\+[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published version: the digests of its archive and of its manifest, and whose it is."""
+
+    model: str
+    version: str
+    sha256: str
+    size: int
+    manifest_sha256: str
+    run: str
+    identity: str
+    test: dict[str, Any]
+    signed: bool
+    published: str
+
+    @property
+    def key(self) -> str:
+        """Where the bundle lies in a storage."""
+        return f"weights/{self.model}/{self.version}/{self.sha256}/{NAME}"
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """What sorts versions: by number, as package indexes do; of equal ones by date.
+
+        The identity behind the plus has no order.
+        """
+        from packaging.version import Version
+
+        return Version(self.version.partition("+")[0]), self.published, self.version
+
+
+@contextmanager
+def moving(title: str, size: int, watch: Watch) -> Iterator[Callable[[int], None]]:
+    """What is told the bytes that go over, for people to see."""
+    bar = watch.bar(title)
+    if bar:
+        bar.total = size
+    else:
+        watch.say(f"{title} ({size / 1e6:.1f} MB)")
+    try:
+        yield bar.update if bar else lambda _: None
+    finally:
+        if bar:
+            bar.close()
+
+
+def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> tuple[Entry, bool]:
+    """Put a bundle into a storage; its entry, and whether it is new there.
+
+    A version that is there with the same files, whoever signed it, stays as it is. Raises
+    StorageError for one with other files, and if the storage refuses.
+    """
+    storage.check()
+    facts = bundle.facts
+    entry = Entry(
+        **{name: facts[name] for name in ("model", "version", "run", "identity", "test")},
+        sha256=bundle.sha256,
+        size=len(bundle.content),
+        manifest_sha256=bundle.manifest_sha256,
+        signed=bundle.signed,
+        published=datetime.now(UTC).isoformat(timespec="microseconds"),
+    )
+    key = f"weights/{entry.model}/{entry.version}/{_ENTRY}"
+    if storage.size(key) is None:
+        # The bundle first: who sees the entry finds what it names.
+        _put(storage, entry.key, bundle.content, moved)
+        if _put(storage, key, readable_json(asdict(entry)), lambda _: None):
+            return entry, True
+    there = _read(storage, key)
+    if there.manifest_sha256 != entry.manifest_sha256:
+        raise StorageError(
+            f"{storage}: has {entry.model} {entry.version} with other files (manifest "
+            f"{there.manifest_sha256[:12]}, this one is {entry.manifest_sha256[:12]}), and a "
+            "version is never changed; raise project.__version__, and train again."
+        )
+    return there, False
+
+
+def index(storage: Storage, model: str) -> list[Entry]:
+    """The published versions of a model, the newest first. Raises StorageError."""
+    keys = [key for key in storage.list(f"weights/{model}/") if key.endswith(f"/{_ENTRY}")]
+    return sorted((_read(storage, key) for key in keys), key=lambda e: e.order, reverse=True)
+
+
+def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
+    """The bundle of a version, or of the newest; downloaded once, then kept below ``data``.
+
+    A version that is here needs no network. For the newest LOCKSTEP_WEIGHTS is asked; if that
+    cannot be reached, the newest that is here is taken, with a warning. Raises StorageError or
+    BundleError if there is none, or if what came is not what the entry names.
+    """
+    cache = data / "weights" / model
+    if version and (cache / version / NAME).exists():
+        return cache / version / NAME
+    address = os.environ.get(WEIGHTS)
+    try:
+        if not address:
+            raise StorageError(
+                f"{model} {version or 'weights'}: are not here, and {WEIGHTS} names no storage to "
+                "fetch them from; set it to a folder or s3://BUCKET/PREFIX."
+            )
+        storage = open_storage(address)
+        entry = _chosen(storage, model, version)
+    except StorageError as error:
+        kept = [] if version else sorted(_kept(cache), key=lambda e: e.order)
+        if not kept:
+            raise
+        if address:
+            warnings.warn(
+                f"{error} Taking {model} {kept[-1].version}, which is here.", stacklevel=3
+            )
+        return cache / kept[-1].version / NAME
+    _fetch(storage, entry, cache / entry.version, watch)
+    return cache / entry.version / NAME
+
+
+def _chosen(storage: Storage, model: str, version: str | None) -> Entry:
+    storage.check()
+    if version and not _VERSION.fullmatch(version):
+        raise StorageError(f"{version}: is no version, wanted one as 0.1.0+3f9c1a2b.")
+    key = f"weights/{model}/{version}/{_ENTRY}"
+    if version and storage.size(key) is not None:
+        return _read(storage, key)
+    found = index(storage, model)
+    if version or not found:
+        known = [entry.version for entry in found]
+        raise BundleError(
+            f"{storage}: has no {model} {version or 'at all'}.{nearest(version or '', known)} "
+            f"(it has {', '.join(known[:5]) or 'none'}; `invoke publish RUN` adds one)"
+        )
+    return found[0]
+
+
+def _fetch(storage: Storage, entry: Entry, final: Path, watch: Watch) -> None:
+    if (final / NAME).exists():
+        return
+
+    def bring(folder: Path) -> None:
+        with moving(f"fetching {entry.model} {entry.version}", entry.size, watch) as moved:
+            storage.get(entry.key, folder / NAME, moved)
+        if (found := digest_of(folder / NAME)) != entry.sha256:
+            raise StorageError(
+                f"{storage}: {entry.key} arrived with sha256 {found[:12]}, its entry says "
+                f"{entry.sha256[:12]}; it was altered there. Have it published anew."
+            )
+        with opened(folder / NAME) as unpacked:
+            said = manifest.read(unpacked)
+        if (said["model"], said["version"]) != (entry.model, entry.version):
+            raise StorageError(
+                f"{storage}: {entry.key} holds {said['model']} {said['version']}, wanted "
+                f"{entry.model} {entry.version}; have it published anew."
+            )
+        (folder / _ENTRY).write_bytes(readable_json(asdict(entry)))
+
+    publish_folder(final, bring, DATA)
+
+
+def _kept(cache: Path) -> list[Entry]:
+    return [_entry(str(path), path.read_bytes()) for path in cache.glob(f"[!.]*/{_ENTRY}")]
+
+
+def _put(storage: Storage, key: str, content: bytes, moved: Callable[[int], None]) -> bool:
+    with tempfile.NamedTemporaryFile(prefix="lockstep-") as file:
+        file.write(content)
+        file.flush()
+        return storage.put(key, Path(file.name), hashlib.sha256(content).hexdigest(), moved)
+
+
+def _read(storage: Storage, key: str) -> Entry:
+    with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
+        path = Path(folder) / _ENTRY
+        storage.get(key, path, lambda _: None)
+        return _entry(f"{storage}/{key}", path.read_bytes())
+
+
+def _entry(place: str, content: bytes) -> Entry:
+    try:
+        entry = Entry(**json.loads(content))
+        names = f"{entry.model}/{entry.version}/{entry.sha256}"
+        if not re.fullmatch(rf"[a-z0-9_]+/{_VERSION.pattern}/[0-9a-f]{{64}}", names):
+            raise ValueError(f"{names!r:.80} names no weights")
+        return entry
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{place}: is no entry of weights ({error}); it was altered.") from error
