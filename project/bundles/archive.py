@@ -109,8 +109,10 @@ def _refuse(path: Path, head: tarfile.TarInfo, seen: set[str], total: int) -> No
         found = "is a link, a folder, a device or no plain file"
     elif not head.name or {"", ".", ".."} & set(parts) or "\\" in head.name:
         found = "would be written outside of its folder"
-    elif any("/".join(parts[:n]) in seen for n in range(1, len(parts) + 1)):
-        found = "comes twice"
+    elif any("/".join(parts[:n]) in seen for n in range(1, len(parts) + 1)) or any(
+        other.startswith(f"{head.name}/") for other in seen
+    ):
+        found = "comes twice, or is a folder as well"
     elif len(seen) >= MEMBERS:
         found = f"is one of more than {MEMBERS:,} files"
     elif not 0 <= head.size <= LARGEST or total > TOTAL:

@@ -1,0 +1,166 @@
+"""Opening a bundle: digests always, the signature where a key is configured."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from project.bundles import manifest, signature
+from project.bundles.archive import packed
+from project.bundles.opening import is_bundle, opened
+from project.errors import BundleError
+
+FILES = {"weights.safetensors": b"weights", "receipt.json": b"{}", "code/inference.py": b"a = 1\n"}
+
+
+def unpacked(folder: Path, files: dict[str, bytes] = FILES) -> Path:
+    """A bundle's folder."""
+    for name, content in (files | {manifest.NAME: manifest.written(files, {})}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(BundleError) as told, opened(path):
+        pass
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The private key of a pair whose public key is configured."""
+    private, public = signature.make_keys(tmp_path / "keys")
+    monkeypatch.setenv("LOCKSTEP_PUBLIC_KEY", str(public))
+    return private
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_altered_or_missing_file_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    with opened(bundle) as folder:
+        assert (folder, is_bundle(folder)) == (bundle, True)
+    (bundle / name).write_bytes(FILES[name] + b" ")
+    assert refused(bundle).startswith(f"{bundle / name}: found sha256 ")
+    (bundle / name).unlink()
+    assert refused(bundle).startswith(f"{bundle / name}: is missing")
+    (bundle / name).symlink_to("/dev/null")
+    assert refused(bundle).startswith(f"{bundle / name}: is missing, or no plain file")
+
+
+def test_a_packed_bundle_is_told_by_its_own_path(tmp_path: Path) -> None:
+    altered = FILES | {manifest.NAME: manifest.written(FILES, {}), "receipt.json": b"[]"}
+    (tmp_path / "a").write_bytes(packed(altered))
+    assert refused(tmp_path / "a").startswith(f"{tmp_path / 'a'}/receipt.json: found sha256 ")
+    added = FILES | {manifest.NAME: manifest.written(FILES, {}), "more": b""}
+    (tmp_path / "a").write_bytes(packed(added))
+    assert refused(tmp_path / "a").startswith(f"{tmp_path / 'a'}/more: is not in the manifest")
+
+
+def test_code_that_was_added_is_refused_and_what_a_server_puts_beside_is_not(
+    tmp_path: Path,
+) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    (bundle / "log").write_text("of a server")
+    (bundle / "code" / "__pycache__").mkdir()
+    (bundle / "code" / "__pycache__" / "inference.cpython-311.pyc").write_bytes(b"")
+    with opened(bundle):
+        pass
+    (bundle / "code" / "json.py").write_text("would be found before Python's own")
+    assert refused(bundle).startswith(f"{bundle / 'code' / 'json.py'}: is not in the manifest")
+    (bundle / "code" / "json.py").unlink()
+    (bundle / "code" / "json").symlink_to(tmp_path)
+    assert refused(bundle).startswith(f"{bundle / 'code' / 'json'}: is not in the manifest")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"schema": 2}', b'{"schema": 1, "files": {"../a": 1}}']
+)
+def test_what_is_no_manifest_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    (bundle / manifest.NAME).write_bytes(content)
+    assert refused(bundle).startswith(f"{bundle / manifest.NAME}: ")
+
+
+def test_what_the_owner_of_the_key_signed_is_opened(keys: Path, tmp_path: Path) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    assert "is not signed, and a public key is configured" in refused(bundle)
+    signature.sign(bundle, keys)
+    with opened(bundle) as folder:
+        assert folder == bundle
+    files = {name: (bundle / name).read_bytes() for name in (*FILES, "manifest.json")}
+    files["signature.json"] = (bundle / "signature.json").read_bytes()
+    (tmp_path / "a").write_bytes(packed(files))
+    with opened(tmp_path / "a") as folder:
+        assert (folder / "receipt.json").read_bytes() == b"{}"
+
+
+def test_weights_and_manifest_altered_together_are_refused(keys: Path, tmp_path: Path) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    signature.sign(bundle, keys)
+    unpacked(bundle, FILES | {"weights.safetensors": b"others"})
+    assert refused(bundle).startswith(f"{bundle / 'signature.json'}: is not the signature of these")
+
+
+def test_the_signature_of_something_else_by_the_same_key_is_refused(
+    keys: Path, tmp_path: Path
+) -> None:
+    other, bundle = tmp_path / "other", unpacked(tmp_path / "bundle")
+    other.mkdir()
+    (other / "note").write_bytes(b"signed, but no bundle")
+    signature.sign(other, keys)
+    for name in ("note", "signature.json"):
+        (bundle / name).write_bytes((other / name).read_bytes())
+    assert refused(bundle).startswith(f"{bundle / 'signature.json'}: signs other files")
+
+
+def test_another_key_and_what_is_no_key_are_refused(
+    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    other, _ = signature.make_keys(tmp_path / "others")
+    signature.sign(bundle, other)
+    assert "or another key signed it" in refused(bundle)
+    (bundle / "signature.json").write_bytes(b"{}")
+    assert "is not the signature of these files" in refused(bundle)
+    for name, told in (("none", "no readable key"), ("bundle/receipt.json", "no public key")):
+        monkeypatch.setenv("LOCKSTEP_PUBLIC_KEY", str(tmp_path / name))
+        assert refused(bundle).startswith(f"{tmp_path / name}: {told}")
+    with pytest.raises(BundleError, match="no private key that signs here"):
+        signature.sign(bundle, bundle / "receipt.json")
+
+
+def test_a_private_key_is_its_owners_alone_and_is_never_written_over(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        private, public = signature.make_keys(tmp_path / "keys")
+    finally:
+        os.umask(before)
+    content = private.read_bytes()
+    assert [oct(path.stat().st_mode & 0o777) for path in (private.parent, private)] == [
+        "0o700",
+        "0o600",
+    ]
+    with pytest.raises(BundleError, match="is there already"):
+        signature.make_keys(tmp_path / "keys")
+    private.unlink()
+    with pytest.raises(BundleError, match="is there already"):
+        signature.make_keys(tmp_path / "keys")
+    assert (b"PRIVATE" in content, b"PRIVATE" in public.read_bytes()) == (True, False)
+
+
+def test_the_library_of_signatures_is_loaded_only_for_one(tmp_path: Path) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    script = f"""
+import sys
+from pathlib import Path
+import project.models.predictor
+from project.bundles.opening import opened
+with opened(Path({str(bundle)!r})):
+    print(sorted({{"model_signing", "cryptography", "sigstore"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
