@@ -29,6 +29,8 @@ Call = Callable[..., tuple[int, str, str]]
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
 TOGETHER = (
     "tests/data/test_transfer.py",
+    "tests/deployment/test_bundle.py",
+    "tests/deployment/test_weights.py",
     "tests/faults/test_workers.py",
     "tests/test_any_cpu.py",
     "tests/test_jupyterlab.py",

@@ -1,0 +1,245 @@
+"""Weights by version: published once, fetched once, used offline, and built upon."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import project
+from project.bundles import manifest, signature
+from project.bundles.archive import packed
+from project.deployment.bundle import Bundle, made
+from project.deployment.weights import Entry, fetched, index, publish
+from project.errors import BundleError, StorageError
+from project.files import digest_of
+from project.models.digits import Predictor
+from project.records.receipt import Run
+from project.storage import Storage, open_storage
+from project.watch import Watch
+from tests.conftest import ROOT, command, plain_environment
+from tests.services import S3
+
+PNG = ROOT / "docs" / "three.png"
+
+
+@pytest.fixture(scope="module")
+def bundle(finished_run: Run) -> Bundle:
+    return made(finished_run)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A storage, named by LOCKSTEP_WEIGHTS, and an empty cache."""
+    found = str(tmp_path / "shared")
+    Path(found).mkdir()
+    if request.param == "bucket":
+        s3: S3 = request.getfixturevalue("s3")
+        for name, value in s3.variables.items():
+            monkeypatch.setenv(name, value)
+        found = f"s3://{s3.bucket()}/some/prefix"
+    monkeypatch.setenv("LOCKSTEP_WEIGHTS", found)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A shared folder, named by LOCKSTEP_WEIGHTS."""
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setenv("LOCKSTEP_WEIGHTS", str(tmp_path / "shared"))
+    return tmp_path / "shared"
+
+
+def small(version: str, content: bytes = b"weights", key: Path | None = None) -> Bundle:
+    """A bundle with nothing in it but a manifest and a file."""
+    facts = {"model": "digits", "version": version, "run": "r", "identity": "i", "test": {}}
+    files = {"weights.safetensors": content}
+    said = manifest.written(files, facts)
+    files[manifest.NAME] = said
+    if key:
+        files[manifest.SIGNATURE] = key.read_bytes()
+    return Bundle(facts, digest_of(said), packed(files), bool(key))
+
+
+def put(bundle: Bundle, storage: Storage) -> tuple[Entry, bool]:
+    return publish(bundle, storage, lambda _: None)
+
+
+def test_what_was_published_is_fetched_once_and_then_used_offline(
+    bundle: Bundle, finished_run: Run, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, new = put(bundle, open_storage(address))
+    assert (new, entry.version) == (True, f"0.1.0+{finished_run.name.rpartition('-')[2]}")
+    assert put(bundle, open_storage(address)) == (entry, False)
+    first = fetched("digits", None, tmp_path / "data", Watch())
+    assert first.read_bytes() == bundle.content
+    monkeypatch.setenv("LOCKSTEP_WEIGHTS", str(tmp_path / "gone"))
+    assert fetched("digits", entry.version, tmp_path / "data", Watch()) == first
+    with pytest.warns(UserWarning, match=r"gone: no such folder.* which is here"):
+        assert fetched("digits", None, tmp_path / "data", Watch()) == first
+    monkeypatch.delenv("LOCKSTEP_WEIGHTS")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fetched("digits", None, tmp_path / "data", Watch()) == first
+    with pytest.raises(StorageError, match="are not here, and LOCKSTEP_WEIGHTS names no storage"):
+        fetched("apparel", None, tmp_path / "data", Watch())
+
+
+def test_a_version_with_other_bytes_is_refused_and_stays_as_it_was(address: str) -> None:
+    storage = open_storage(address)
+    entry, _ = put(small("0.1.0+00000001"), storage)
+    with pytest.raises(StorageError, match=r"has digits 0\.1\.0\+00000001 with other files"):
+        put(small("0.1.0+00000001", b"others"), storage)
+    assert index(storage, "digits") == [entry]
+
+
+def test_the_same_files_signed_by_another_are_the_same_version(
+    folder: Path, tmp_path: Path
+) -> None:
+    storage = open_storage(str(folder))
+    entry, _ = put(small("0.1.0+00000001"), storage)
+    (tmp_path / "other").write_bytes(b"another signature")
+    assert put(small("0.1.0+00000001", key=tmp_path / "other"), storage) == (entry, False)
+
+
+def test_those_who_publish_at_the_same_time_lose_nothing(address: str) -> None:
+    storage = open_storage(address)
+    bundles = [small(f"0.1.{number}+0000000{number}") for number in range(6)] * 2
+    with ThreadPoolExecutor(12) as pool:
+        news = [new for _, new in pool.map(lambda one: put(one, open_storage(address)), bundles)]
+    versions = [entry.version for entry in index(storage, "digits")]
+    assert (versions, sum(news)) == ([f"0.1.{n}+0000000{n}" for n in range(5, -1, -1)], 6)
+
+
+def test_versions_are_ordered_by_number_then_by_date(folder: Path) -> None:
+    storage = open_storage(str(folder))
+    order = ["0.9.0+ffffffff", "0.10.0rc1+00000000", "0.10.0+ffffffff", "0.10.0+00000000"]
+    for version in (order[2], order[0], order[3], order[1]):
+        put(small(version), storage)
+    assert [entry.version for entry in index(storage, "digits")] == order[::-1]
+
+
+def test_what_was_killed_before_its_entry_is_no_version_and_can_be_published_again(
+    folder: Path,
+) -> None:
+    storage = open_storage(str(folder))
+    entry, _ = put(small("0.1.0+00000001"), storage)
+    (folder / "weights" / "digits" / entry.version / "entry.json").unlink()
+    assert index(storage, "digits") == []
+    again, new = put(small("0.1.0+00000001"), storage)
+    assert (replace(again, published=entry.published), new) == (entry, True)
+
+
+def test_what_was_altered_in_the_storage_is_refused_and_not_kept(
+    folder: Path, tmp_path: Path
+) -> None:
+    entry, _ = put(small("0.1.0+00000001"), open_storage(str(folder)))
+    path = folder / entry.key
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] + b"x" + content[-19:])
+    with pytest.raises(StorageError, match="it was altered there"):
+        fetched("digits", entry.version, tmp_path / "data", Watch())
+    assert not [*(tmp_path / "data").rglob("model.tar.gz")]
+    path.write_bytes(content)
+    about = path.parents[1] / "entry.json"
+    rows = json.loads(about.read_bytes())
+    for change in ({"sha256": "../.."}, {"model": "a/b"}, {"version": "1"}, {"more": 1}):
+        about.write_text(json.dumps(rows | change))
+        with pytest.raises(StorageError, match="is no entry of weights"):
+            fetched("digits", entry.version, tmp_path / "data", Watch())
+
+
+def test_weights_under_the_name_of_another_version_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    entry, _ = put(small("0.1.0+00000001"), open_storage(str(folder)))
+    shutil.move(folder / "weights/digits/0.1.0+00000001", folder / "weights/digits/0.2.0+00000002")
+    about = folder / "weights/digits/0.2.0+00000002/entry.json"
+    about.write_text(about.read_text().replace(entry.version, "0.2.0+00000002"))
+    with pytest.raises(StorageError, match=r"holds digits 0\.1\.0\+00000001, wanted"):
+        fetched("digits", None, tmp_path / "data", Watch())
+
+
+def test_an_unknown_version_is_told_with_the_nearest(folder: Path, tmp_path: Path) -> None:
+    put(small("0.1.0+00000001"), open_storage(str(folder)))
+    with pytest.raises(BundleError, match=r"Did you mean 0\.1\.0\+00000001\?"):
+        fetched("digits", "0.1.0+00000002", tmp_path / "data", Watch())
+    with pytest.raises(StorageError, match="is no version, wanted one as"):
+        fetched("digits", "../../etc", tmp_path / "data", Watch())
+
+
+def test_published_weights_are_loaded_and_their_features_are_frozen(
+    bundle: Bundle, finished_run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setenv("LOCKSTEP_DATA", str(tmp_path / "data"))
+    entry, _ = put(bundle, open_storage(str(folder)))
+    wanted = Predictor.load(finished_run.folder).predict([PNG])
+    assert project.load("digits", pretrained=True).predict([PNG]) == wanted
+    assert project.load("digits", version=entry.version).predict([PNG]) == wanted
+    features = project.load_features("digits", pretrained=True)
+    whole = Predictor.load(finished_run.folder)
+    inputs = whole.preprocess(whole.read(PNG)[None])
+    assert not features.training
+    assert not any(one.requires_grad for one in features.parameters())
+    assert torch.equal(features(inputs), whole.model.features(inputs))  # type: ignore[operator]
+    for words in ({}, {"pretrained": True, "run": finished_run.folder}):
+        with pytest.raises(TypeError, match="wanted a run, or pretrained=True"):
+            project.load("digits", **words)  # type: ignore[arg-type]
+
+
+def test_only_what_the_key_signed_is_kept_where_a_key_is_configured(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, public = signature.make_keys(tmp_path / "keys")
+    put(small("0.1.0+00000001"), open_storage(str(folder)))
+    monkeypatch.setenv("LOCKSTEP_PUBLIC_KEY", str(public))
+    with pytest.raises(BundleError, match="is not signed"):
+        fetched("digits", None, tmp_path / "data", Watch())
+    assert not [*(tmp_path / "data").rglob("model.tar.gz")]
+
+
+def test_the_verb_publishes_and_tells_where(finished_run: Run, folder: Path) -> None:
+    words = ["publish", str(finished_run.folder), "--to", str(folder), "--json"]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert ((folder / told["key"]).exists(), told["new"], told["signed"]) == (True, True, False)
+    missing = command("publish", str(finished_run.folder))
+    assert (missing.returncode, "no storage is named" in missing.stderr) == (
+        0,
+        False,
+    )  # the variable
+    del words[2:4]
+    unnamed = command(*words, LOCKSTEP_WEIGHTS="")
+    assert (unnamed.returncode, "no storage is named" in unnamed.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_page_learns_digits_on_the_features_of_apparel(
+    folder: Path, tmp_path: Path, data_folder: Path
+) -> None:
+    words = ["train", "apparel/base", "training.epochs=1", "data.limit=2000", "--seed", "1"]
+    done = command(*words, "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("apparel-*")
+    done = command("publish", str(run), "--to", str(folder))
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "bundle.md").read_text()
+    (script,) = re.findall(r"```python\n(from project import load, .*?)```", page, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=plain_environment() | {"LOCKSTEP_DATA": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) >= 0.9
