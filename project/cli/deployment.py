@@ -111,6 +111,7 @@ def audit(options: argparse.Namespace) -> int:
 
 def _made(options: argparse.Namespace) -> "Bundle":
     from project import console
+    from project.acceptance import refuse_failing
     from project.deployment.bundle import made
     from project.place import Place
     from project.records.receipt import find_run
@@ -118,6 +119,7 @@ def _made(options: argparse.Namespace) -> "Bundle":
     place = Place.default(options.runs)
     run, watch = find_run(options.run, place.runs), console.watch()
     try:
+        refuse_failing(run, place, watch)
         watch.doing(f"bundling {run.name}")
         return made(run, options.key, _exporting(run, place, watch) if options.onnx else None)
     finally:
