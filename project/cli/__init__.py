@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from project.cli import (
+    container,
     data,
     deployment,
     images,
@@ -88,7 +89,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         prog="project", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    parts = (training, tuning, runs, keeping, tracking, data, serving, deployment)
+    parts = (training, tuning, runs, keeping, tracking, data, serving, deployment, container)
     for part in (*parts, workspace, images):
         part.add_to(verbs)
     return parser, verbs.names

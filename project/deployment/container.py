@@ -1,0 +1,154 @@
+"""What SageMaker asks of a training container: settings and data in /opt/ml, the model out of it.
+
+The contract: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html. The folder
+is ``LOCKSTEP_ML`` where it is another one, as in tests.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from project.errors import LockstepError, SettingError
+from project.files import write_atomically
+from project.processes import follow_parent
+
+_PORT = 29400
+KEPT = ("weights.safetensors", "preprocess.json", "receipt.json", "golden.json", "report.html")
+
+
+class Job:
+    """A training job as it stands in the container: settings, hosts, data channels, folders."""
+
+    def __init__(self, ml: Path):
+        self.ml, config = ml, ml / "input" / "config"
+        self.hyperparameters = {
+            # The service hands all of them on as text; its own have a name that begins so.
+            name: str(value)
+            for name, value in _json(config / "hyperparameters.json").items()
+            if not name.startswith(("sagemaker_", "_"))
+        }
+        resources = _json(config / "resourceconfig.json")
+        self.hosts: list[str] = sorted(resources.get("hosts") or ["localhost"])
+        self.host: str = resources.get("current_host") or self.hosts[0]
+
+    @property
+    def recipe(self) -> str:
+        """What is trained, MODEL/RECIPE."""
+        given = self.hyperparameters
+        return f"{given.get('model', 'digits')}/{given.get('recipe', 'base')}"
+
+    @property
+    def words(self) -> list[str]:
+        """The words of ``python -m project`` that train it."""
+        given = dict(self.hyperparameters)
+        seed = given.pop("seed", "0")
+        given.pop("model", None), given.pop("recipe", None)
+        if plain := [name for name in given if "." not in name]:
+            raise SettingError(
+                f"hyperparameter {plain[0]}: found no such one, wanted model, recipe, seed or a "
+                "setting as training.lr (`invoke config` lists them)."
+            )
+        settings = [f"{name}={value}" for name, value in sorted(given.items())]
+        return ["train", self.recipe, *settings, "--seed", seed, "--runs", str(self.runs), "--json"]
+
+    @property
+    def runs(self) -> Path:
+        """The runs, where the service keeps what a spot interruption must not lose."""
+        return self.ml / "checkpoints"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this host keeps the run's files."""
+        return self.host == self.hosts[0]
+
+    def variables(self) -> dict[str, str]:
+        """The environment of the training: each channel is a place to look for data."""
+        channels = sorted(path for path in (self.ml / "input" / "data").glob("*") if path.is_dir())
+        places = [*map(str, channels), os.environ.get("LOCKSTEP_DATA_PATH", "")]
+        return os.environ | {
+            "LOCKSTEP_DATA_PATH": os.pathsep.join(filter(None, places)),
+            "LOCKSTEP_DATA": os.environ.get("LOCKSTEP_DATA") or str(self.ml / "prepared"),
+            "LOCKSTEP_TRACK": "off",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+
+    def command(self) -> list[str]:
+        """What this host runs: the training alone, or with others under torchrun."""
+        if len(self.hosts) == 1:
+            return [sys.executable, "-m", "project", *self.words]
+        first = self.hosts[0]
+        here = int(self.is_first)
+        torchrun = ["--nnodes", str(len(self.hosts)), "--nproc-per-node", "1"]
+        torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={first}:{_PORT}", "--rdzv-id=job"]
+        torchrun += [f"--rdzv-conf=is_host={here}", f"--local-addr={self.host}"]
+        launch = [sys.executable, "-m", "torch.distributed.run", *torchrun]
+        return [*launch, "--module", "project", *self.words]
+
+
+def train(ml: Path) -> int:
+    """Train what the job asks for and leave the model in ``ml/model``; the exit code.
+
+    A job that was interrupted goes on from its checkpoints. What fails is told in
+    ``ml/output/failure``, of which the service shows the first 1,024 characters.
+    """
+    try:
+        job = Job(ml)
+        job.runs.mkdir(parents=True, exist_ok=True)
+        code, receipt, said = _run(job)
+        if code == 0 and job.is_first:
+            _hand_over(job.runs / json.loads(receipt)["run"], ml / "model")
+    except LockstepError as error:
+        code, said = 2, f"error: {error}"
+        print(said, file=sys.stderr)
+    if 0 < code < 128:  # else it ended well, or by a signal, to go on later
+        (ml / "output").mkdir(parents=True, exist_ok=True)
+        (ml / "output" / "failure").write_text(said[:1024])
+        return 1  # the service wants any code but 0
+    return code
+
+
+def _run(job: Job) -> tuple[int, str, str]:
+    """Train with our standard error; the exit code, the receipt, and the last lines of errors."""
+    child = subprocess.Popen(
+        job.command(),
+        env=job.variables(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=follow_parent,
+    )
+    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    last: deque[str] = deque(maxlen=10)
+    assert child.stdout and child.stderr
+    for line in child.stderr:
+        print(line, end="", file=sys.stderr, flush=True)
+        last.append(line)
+    receipt = child.stdout.read()
+    told = [line for line in last if line.startswith("error: ")] or last
+    return child.wait(), receipt, "".join(told)
+
+
+def _hand_over(run: Path, model: Path) -> None:
+    """Copy what answers from the run to the folder that the service packs."""
+    model.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (run / name).exists():
+            write_atomically(model / name, (run / name).read_bytes(), setting="")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise SettingError(f"{path}: is no JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise SettingError(f"{path}: holds {type(content).__name__}, wanted an object.")
+    return content

@@ -1,0 +1,105 @@
+"""Training as SageMaker asks for it: the folders of /opt/ml, an interruption, a failure, two hosts."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from project.models.digits import Predictor
+from tests.conftest import ROOT, plain_environment
+
+BRIEF = {"training.epochs": "2", "data.limit": "300", "training.checkpoint_every": "3"}
+
+pytestmark = pytest.mark.slow
+
+
+def job(ml: Path, hyperparameters: dict[str, Any], **resources: Any) -> None:
+    """The folders as the service makes them; it hands on all hyperparameters as text."""
+    config = ml / "input" / "config"
+    config.mkdir(parents=True)
+    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    one = {"current_host": "localhost", "hosts": ["localhost"], "network_interface_name": "lo"}
+    (config / "resourceconfig.json").write_text(json.dumps(one | resources))
+    for name in ("output", "model", "input/data/train"):
+        (ml / name).mkdir(parents=True)
+
+
+def start(ml: Path, data: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "project", "container", "train"],
+        cwd=ml,
+        env=plain_environment()
+        | {"LOCKSTEP_ML": str(ml), "LOCKSTEP_DATA": str(data), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_job_leaves_the_model_where_the_service_takes_it(
+    tmp_path: Path, data_folder: Path
+) -> None:
+    ml = tmp_path / "ml"
+    job(ml, {"model": "digits", "seed": "42", "sagemaker_program": "x", **BRIEF})
+    out, err = (process := start(ml, data_folder)).communicate()
+    assert process.returncode == 0, err
+    assert Predictor.load(ml / "model").preprocess.labels == [str(digit) for digit in range(10)]
+    assert not (ml / "output" / "failure").exists()
+
+
+def test_a_spot_interruption_saves_and_the_next_job_goes_on(
+    tmp_path: Path, data_folder: Path
+) -> None:
+    ml = tmp_path / "ml"
+    job(ml, {"seed": "1", **BRIEF, "training.epochs": "60"})
+    process = start(ml, data_folder)
+    while not list(ml.glob("checkpoints/*/checkpoints/0*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert (list((ml / "model").iterdir()), (ml / "output" / "failure").exists()) == ([], False)
+    out, err = (process := start(ml, data_folder)).communicate()
+    assert process.returncode == 0, err
+    assert "goes on at step" in err
+    receipt = json.loads((ml / "model" / "receipt.json").read_bytes())
+    assert receipt["timing"]["resumed_at_step"] > 0
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "told"),
+    [
+        ({"training.lrr": "1"}, "error: override: training.lrr: no such setting. Did you mean"),
+        ({"learning_rate": "1"}, "error: hyperparameter learning_rate: found no such one, wanted"),
+        ({"model": "digitz"}, "error: digitz: no such model. Did you mean digits?"),
+    ],
+)
+def test_a_mistake_is_told_in_the_failure_file(
+    tmp_path: Path, data_folder: Path, hyperparameters: dict[str, str], told: str
+) -> None:
+    ml = tmp_path / "ml"
+    job(ml, hyperparameters)
+    _, err = (process := start(ml, data_folder)).communicate()
+    assert (process.returncode, "Traceback" in err) == (1, False)
+    assert (ml / "output" / "failure").read_text().startswith(told)
+
+
+def test_two_hosts_train_to_the_bits_of_one(tmp_path: Path, data_folder: Path) -> None:
+    """Two hosts of one name here, so the second is this machine by another address."""
+    digests = []
+    for hosts in (["localhost"], ["127.0.0.1", "127.0.0.2"]):
+        folders = [tmp_path / f"{len(hosts)}-{host}" for host in hosts]
+        for ml, host in zip(folders, hosts, strict=True):
+            job(ml, {"seed": "7", **BRIEF}, hosts=hosts, current_host=host)
+        processes = [start(ml, data_folder) for ml in folders]
+        ended = [(process.communicate(), process.returncode) for process in processes]
+        assert [code for _, code in ended] == [0] * len(hosts), ended
+        receipt = json.loads((folders[0] / "model" / "receipt.json").read_bytes())
+        digests.append((receipt["results"]["weights_sha256"], receipt["timing"]["workers"]))
+    assert digests == [(digests[0][0], 1), (digests[0][0], 2)]
