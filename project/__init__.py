@@ -45,8 +45,13 @@ def load_features(
 ) -> "Module":
     """The part of a trained model that finds features, to build another model on; as ``load``.
 
-    It is frozen: its weights ask for no gradient, and it answers as in prediction.
+    It is frozen: its weights ask for no gradient, and it answers as in prediction. Raises
+    ModelError, beside what ``load`` raises, for a model without a module ``features``.
     """
+    from project.errors import ModelError
+
     whole = load(model, run, runs, pretrained=pretrained, version=version).model
-    features: Module = whole.features.requires_grad_(False).eval()
-    return features
+    try:
+        return whole.get_submodule("features").requires_grad_(False).eval()
+    except AttributeError as error:
+        raise ModelError(f"{model}: has no module `features`; name it so in its Model.") from error

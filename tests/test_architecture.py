@@ -44,10 +44,11 @@ MAY_IMPORT = {
     "serving": LEAVES | {"models", "pictures", "trained"},
     "trained": LEAVES
     | {"bundles", "console", "deployment", "models", "place", "records", "training"},
-    "deployment": LEAVES | {"bundles", "models", "records", "storage", "training", "watch"},
+    "deployment": LEAVES
+    | {"bundles", "models", "processes", "records", "storage", "training", "watch"},
     "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
     | {"experiment"},
-    "__init__": {"models", "trained"},
+    "__init__": {"errors", "models", "trained"},
     "__main__": {"cli"},
 }
 PARTS = {path.relative_to(ROOT / "project").parts[0].removesuffix(".py") for path in FILES}

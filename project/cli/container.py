@@ -12,7 +12,7 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("action", choices=("train",))
 
 
-def container(options: argparse.Namespace) -> int:
+def container(_: argparse.Namespace) -> int:
     """Train or serve as SageMaker asks for it, from and to /opt/ml."""
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Training as SageMaker asks for it: the folders of /opt/ml, an interruption, a failure, two hosts."""
+"""Training as SageMaker asks for it: folders of /opt/ml, an interruption, a failure, two hosts."""
 
 import json
 import signal
@@ -46,7 +46,7 @@ def test_a_job_leaves_the_model_where_the_service_takes_it(
 ) -> None:
     ml = tmp_path / "ml"
     job(ml, {"model": "digits", "seed": "42", "sagemaker_program": "x", **BRIEF})
-    out, err = (process := start(ml, data_folder)).communicate()
+    _, err = (process := start(ml, data_folder)).communicate()
     assert process.returncode == 0, err
     assert Predictor.load(ml / "model").preprocess.labels == [str(digit) for digit in range(10)]
     assert not (ml / "output" / "failure").exists()
@@ -65,7 +65,7 @@ def test_a_spot_interruption_saves_and_the_next_job_goes_on(
     process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert (list((ml / "model").iterdir()), (ml / "output" / "failure").exists()) == ([], False)
-    out, err = (process := start(ml, data_folder)).communicate()
+    _, err = (process := start(ml, data_folder)).communicate()
     assert process.returncode == 0, err
     assert "goes on at step" in err
     receipt = json.loads((ml / "model" / "receipt.json").read_bytes())
