@@ -38,7 +38,7 @@ def _lock() -> Finding:
         return Finding("lock", False, "no Pipfile.lock; work in a clone of the repository")
     everything = environment.installed()
     category = environment.torch_category(everything)
-    slim = os.environ.get("LOCKSTEP_IMAGE", "").partition("-")[0] in ("train", "serve")
+    slim = os.environ.get("LOCKSTEP_IMAGE", "").partition("-")[0] in ("train", "serve", "sagemaker")
     locked = environment.locked_packages("default", *([] if slim else ["develop"]), category)
     wrong = [
         f"{name} {everything.get(name, 'missing')} (locked {entry['version']})"

@@ -9,13 +9,27 @@ from project.cli.verbs import Verbs
 def add_to(verbs: Verbs) -> None:
     """Add container."""
     verb = verbs.add(container, json=False)
-    verb.add_argument("action", choices=("train",))
+    verb.add_argument("action", choices=("train", "serve"))
 
 
-def container(_: argparse.Namespace) -> int:
+def container(options: argparse.Namespace) -> int:
     """Train or serve as SageMaker asks for it, from and to /opt/ml."""
     from pathlib import Path
 
-    from project.deployment.container import train
+    ml = Path(os.environ.get("LOCKSTEP_ML", "/opt/ml"))
+    if options.action == "train":
+        from project.deployment.container import train
 
-    return train(Path(os.environ.get("LOCKSTEP_ML", "/opt/ml")))
+        return train(ml)
+    from project.serving.server import serve
+    from project.trained import find, served
+
+    source = find(str(ml / "model"), ml)
+    serve(
+        lambda: served(source),
+        "0.0.0.0",
+        int(os.environ.get("SAGEMAKER_BIND_TO_PORT") or 8080),
+        lambda line: print(line, flush=True),
+        guarded=True,  # by the service, which asks who calls
+    )
+    return 0

@@ -13,7 +13,9 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("action", choices=("build", "shell", "lab", "push", "base"))
     verb.add_argument("name", nargs="?", metavar="REPOSITORY", help="where to push")
     verb.add_argument("--gpu", action="store_true", help="with torch for CUDA")
-    verb.add_argument("--stage", choices=("develop", "train", "serve"), default="train")
+    verb.add_argument(
+        "--stage", choices=("develop", "train", "serve", "sagemaker"), default="train"
+    )
     verb.add_argument("--port", type=port, default=8888, help="of the lab")
     verb.add_argument("--offline", action="store_true", help="install from wheelhouse/ alone")
     verb = verbs.add(parity)

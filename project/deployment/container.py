@@ -18,7 +18,6 @@ from project.files import write_atomically
 from project.processes import follow_parent
 
 _PORT = 29400
-KEPT = ("weights.safetensors", "preprocess.json", "receipt.json", "golden.json", "report.html")
 
 
 class Job:
@@ -135,11 +134,11 @@ def _run(job: Job) -> tuple[int, str, str]:
 
 
 def _hand_over(run: Path, model: Path) -> None:
-    """Copy what answers from the run to the folder that the service packs."""
+    """Copy the run without its checkpoints to the folder that the service packs."""
     model.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        if (run / name).exists():
-            write_atomically(model / name, (run / name).read_bytes(), setting="")
+    for path in run.iterdir():
+        if path.is_file() and not path.is_symlink():
+            write_atomically(model / path.name, path.read_bytes(), setting="")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from project.bundles.opening import is_bundle, opened, refuse_unsigned
-from project.errors import ModelError
+from project.errors import DataError, ModelError
 from project.files import digest_of
 from project.models import golden
 from project.models.inputs import Takes
@@ -91,6 +91,13 @@ class Predictor:
         """The inputs that a word of the command line stands for, each with its name: one, the word
         itself, unless a model knows of files with several."""
         return [(word, word)]
+
+    def table(self, text: str) -> list[Any]:
+        """The inputs in the rows of a CSV file's text, for a model that knows of such files.
+
+        Raises DataError if there are none in it, as for any other model.
+        """
+        raise DataError(f"text/csv: found a table, wanted {self.takes.described()['kind']}s.")
 
     def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """``{"label", "confidence", "confidences"}`` for each input, in their order.

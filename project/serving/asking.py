@@ -27,7 +27,7 @@ class Asking:
 
     def __init__(self, predictor: Any, limits: Limits, metrics: Metrics):
         self._limits, self._metrics = limits, metrics
-        self._reading = Reading(predictor.takes, predictor.read, limits)
+        self._reading = Reading(predictor, limits)
         self._batching = Batching(predictor.answers, limits, metrics.computed)
         self._readers = ThreadPoolExecutor(_READERS, "reading")
         self._under_way = self._held = 0

@@ -3,7 +3,7 @@
 from typing import Any
 
 from project.models.inputs import Takes, Text
-from project.serving.reading import FORM, JSON
+from project.serving.reading import CSV, FORM, JSON
 
 _REFUSED = {
     400: "what the model cannot take",
@@ -41,7 +41,8 @@ def _body(takes: Takes, example: Any) -> dict[str, Any]:
         text = {"type": "string"}
         texts: dict[str, Any] = {"anyOf": [text, {"type": "array", "items": text}]}
         plain = {"schema": text} | ({"examples": {"one": {"value": example}}} if shown else {})
-        return {JSON: {"schema": texts} | shown, "text/plain": plain, FORM: form}
+        table = {"schema": text}
+        return {JSON: {"schema": texts} | shown, "text/plain": plain, CSV: table, FORM: form}
     rows = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
     arrays: dict[str, Any] = {
         "description": "whole numbers 0 to 255 or floats 0 to 1; one picture or several",

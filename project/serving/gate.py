@@ -13,6 +13,8 @@ from project.serving.limits import Refused
 from project.serving.metrics import Metrics
 
 PREDICT = "/predict"
+# What SageMaker calls them (docs.aws.amazon.com/sagemaker: "Custom inference code with hosting").
+_CALLED = {"/invocations": PREDICT, "/ping": "/healthz"}
 # What tells nothing but that the server lives, and the page, which asks for the token itself.
 OPEN = {"/", "/healthz", "/readyz"}
 _PATHS = OPEN | {PREDICT, "/model", "/metrics", "/openapi.json"}
@@ -39,7 +41,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        path = scope["path"]
+        path = _CALLED.get(scope["path"], scope["path"])
+        scope = {**scope, "path": path}
         told = path if path in _PATHS else "other"
 
         async def counted(message: Message) -> None:

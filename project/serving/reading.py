@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from project import pictures
 from project.errors import DataError
-from project.models.inputs import Picture, Takes
+from project.models.inputs import Picture
 from project.serving.limits import Limits, Refused
 
-JSON, FORM = "application/json", "multipart/form-data"
+JSON, FORM, CSV = "application/json", "multipart/form-data", "text/csv"
 _WANTED = {
     "picture": "a picture or a list of pictures, each an array of shape (height, width), "
     "(1, height, width) or (height, width, 3)",
@@ -21,15 +21,17 @@ _SHORT = 1 << 13  # bytes of JSON or of a text that are read within microseconds
 
 
 class Reading:
-    """Reads what a model takes; ``read`` makes a raw example of one input."""
+    """Reads what a model's Predictor takes."""
 
-    def __init__(self, takes: Takes, read: Callable[[Any], NDArray[Any]], limits: Limits):
-        self._picture, self._read, self._limits = isinstance(takes, Picture), read, limits
+    def __init__(self, predictor: Any, limits: Limits):
+        self._picture, self._limits = isinstance(predictor.takes, Picture), limits
+        self._read: Callable[[Any], NDArray[Any]] = predictor.read
+        self._table: Callable[[str], list[Any]] = predictor.table
         self._wanted = _WANTED["picture" if self._picture else "text"]
 
     def is_quick(self, kind: str, body: bytes) -> bool:
         """Whether nobody else need wait long while this is read."""
-        if self._picture and not kind.startswith((JSON, FORM)):
+        if self._picture and not kind.startswith((JSON, FORM, CSV)):
             return pictures.is_small(body)
         return len(body) <= _SHORT and not kind.startswith(FORM)
 
@@ -42,6 +44,8 @@ class Reading:
             inputs = self._many(_parsed(body))
         elif kind.startswith(FORM):
             inputs = [self._content(part) for part in _parts(kind, body)]
+        elif kind.startswith(CSV):
+            inputs = self._table(_text(body).removeprefix("\ufeff"))
         else:
             inputs = [self._content(body)]
         if len(inputs) > self._limits.inputs:
@@ -53,12 +57,7 @@ class Reading:
         return [self._read(one) for one in inputs]
 
     def _content(self, content: bytes) -> bytes | str:
-        if self._picture:
-            return content
-        try:
-            return content.decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"text: not readable as UTF-8 ({error.reason}).") from error
+        return content if self._picture else _text(content)
 
     def _many(self, found: Any) -> Sequence[Any]:
         """The inputs in JSON: no text for a picture, for that would be a path of this machine."""
@@ -72,6 +71,13 @@ class Reading:
             if all(_has_numbers(item, 3) for item in many):
                 return many
         raise DataError(f"body: found other JSON, wanted {self._wanted}.")
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"text: not readable as UTF-8 ({error.reason}).") from error
 
 
 def _is_number(value: Any) -> bool:

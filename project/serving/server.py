@@ -21,17 +21,21 @@ def serve(
     port: int,
     say: Callable[[str], None],
     token: str | None = None,
+    *,
+    guarded: bool = False,
 ) -> None:
     """Serve what ``open_model`` gives until a signal asks to stop; what is under way is answered.
 
-    ``say`` is told the address once it answers. Raises ServingError if it cannot be listened to, or
-    if others than this machine could come in and there is no token; Interrupted in the end; and
-    whatever ``open_model`` raises.
+    ``say`` is told the address once it answers. ``guarded``: something stands before it that lets
+    in whom it knows. Raises ServingError if it cannot be listened to, or if others than this
+    machine could come in unguarded and there is no token; Interrupted in the end; and whatever
+    ``open_model`` raises.
     """
     # From the beginning: the first process of a container would not be ended without a handler.
     signal.signal(signal.SIGTERM, _stop)
     with _listening(host, port) as listener:  # before the model is loaded, which takes seconds
-        _refuse_strangers(host, listener, token)
+        if not guarded:
+            _refuse_strangers(host, listener, token)
         served, limits = open_model(), Limits()
         from project.serving.app import app  # loads torch, which the model has set up by now
 

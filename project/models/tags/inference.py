@@ -1,6 +1,7 @@
 """Reading a text."""
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,23 @@ class Predictor(predictor.Predictor):
         path = Path(word)
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file, restval="")
-                if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-                    raise DataError(
-                        f"{path}: found no column {missing[0]}, wanted {' and '.join(_COLUMNS)}."
-                    )
-                return [
-                    (f"{path.name}, row {number}", _joined(row[name] for name in _COLUMNS))
-                    for number, row in enumerate(rows, 1)
-                ]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+                texts = self.table(file.read())
+        except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{path}: no readable CSV file in UTF-8 ({reason}).") from error
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        return [(f"{path.name}, row {number}", text) for number, text in enumerate(texts, 1)]
+
+    def table(self, text: str) -> list[str]:
+        """The texts in a table's rows. Raises DataError without columns title and description."""
+        try:
+            rows = csv.DictReader(io.StringIO(text, newline=""), restval="")
+            if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
+                raise DataError(f"found no column {missing[0]}, wanted {' and '.join(_COLUMNS)}.")
+            return [_joined(row[name] for name in _COLUMNS) for row in rows]
+        except csv.Error as error:
+            raise DataError(f"found no readable CSV ({error}).") from error
 
 
 def _joined(cells: Iterable[str]) -> str:
