@@ -251,7 +251,7 @@ def reproduce(
         "action": "build, shell or push",
         "name": "where to push: HOST/NAME",
         "gpu": "with torch for CUDA",
-        "stage": "what to build: develop, train, serve or sagemaker",
+        "stage": "what to build or push: develop, train, serve or sagemaker",
         "offline": "install from wheelhouse/ alone, with no network",
     },
 )

@@ -40,7 +40,7 @@ _CAUSES = (
         "install Docker 23 or later, or its buildx plug-in",
     ),
     (
-        r"(manifest unknown|manifest for \S+ not found|\S+: not found|unexpected .*digest.*"
+        r"(manifest unknown|manifest for \S+ not found|\S+[:@]\S+: not found|unexpected .*digest.*"
         r"|failed size validation.*|failed to resolve source metadata.*|failed to do request.*)",
         "the base image is not to be had as docker/Dockerfile wants it",
         "check the network and LOCKSTEP_BASE_IMAGE, or `invoke lock --base` for a newer digest",
@@ -229,8 +229,8 @@ def _develop(torch: str, watch: Watch, command: Sequence[str], options: Sequence
     return _wait([*words, image, *command], name, None)
 
 
-def push(repository: str, torch: str, watch: Watch) -> str:
-    """Build the train image of a clean commit and push it; its name with the digest.
+def push(repository: str, stage: str, torch: str, watch: Watch) -> str:
+    """Build an image of a clean commit and push it; its name with the digest.
 
     ``repository`` is without a tag, as ``registry.example.com/team/lockstep``.
     """
@@ -239,8 +239,8 @@ def push(repository: str, torch: str, watch: Watch) -> str:
         raise ImageError(
             "image push: the working tree has changes that no commit names; commit them first."
         )
-    image = build("train", torch, watch)
-    name = f"{repository}:train-{torch}-{commit['commit'][:12]}"
+    image = build(stage, torch, watch)
+    name = f"{repository}:{stage}-{torch}-{commit['commit'][:12]}"
     _docker("tag", image, name)
     watch.doing(f"pushing {name}")
     try:

@@ -50,7 +50,7 @@ def image(options: argparse.Namespace) -> int:
     elif options.action == "push":
         if not options.name:
             raise ImageError("image push: found no repository, wanted one: image push HOST/NAME.")
-        done = {"pushed": images.push(options.name, torch, watch)}
+        done = {"pushed": images.push(options.name, options.stage, torch, watch)}
     else:
         done = {"built": images.build(options.stage, torch, watch, offline=options.offline)}
     print(json.dumps(done) if options.json else "\n".join(f"{k} {v}" for k, v in done.items()))

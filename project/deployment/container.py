@@ -101,7 +101,7 @@ def train(ml: Path) -> int:
         job.runs.mkdir(parents=True, exist_ok=True)
         code, receipt, said = _run(job)
         if code == 0 and job.is_first:
-            _hand_over(job.runs / json.loads(receipt)["run"], ml / "model")
+            hand_over(job.runs / json.loads(receipt)["run"], ml / "model")
     except LockstepError as error:
         code, said = 2, f"error: {error}"
         print(said, file=sys.stderr)
@@ -133,7 +133,7 @@ def _run(job: Job) -> tuple[int, str, str]:
     return child.wait(), receipt, "".join(told)
 
 
-def _hand_over(run: Path, model: Path) -> None:
+def hand_over(run: Path, model: Path) -> None:
     """Copy the run without its checkpoints to the folder that the service packs."""
     model.mkdir(parents=True, exist_ok=True)
     for path in run.iterdir():

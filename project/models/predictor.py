@@ -92,7 +92,7 @@ class Predictor:
         itself, unless a model knows of files with several."""
         return [(word, word)]
 
-    def table(self, text: str) -> list[Any]:
+    def table(self, text: str) -> list[Any]:  # noqa: ARG002
         """The inputs in the rows of a CSV file's text, for a model that knows of such files.
 
         Raises DataError if there are none in it, as for any other model.

@@ -25,7 +25,8 @@ from tests.containers.conftest import IN_CI, build, docker
 
 PICTURES = [Preprocess.show(pixels) for pixels in load_digits().images[:20]]
 ARRAYS = json.dumps([np.asarray(picture).tolist() for picture in PICTURES]).encode()
-JSON = "application/json"
+JSON, TOKEN = "application/json", "a token of tests"
+KNOWN = {"Authorization": f"Bearer {TOKEN}"}
 Compose = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -170,14 +171,16 @@ def test_mlflow_keeps_what_it_is_told_and_answers_to_no_foreign_name(
 def test_serve_becomes_healthy_and_its_answers_have_every_bit_of_the_hosts(
     serve_image: str, compose: Compose, ports: dict[str, int], finished_run: Run
 ) -> None:
-    compose("up", "--detach", "--no-build", "--wait", "serve", RUN=finished_run.name)
+    variables = {"RUN": finished_run.name, "LOCKSTEP_TOKEN": TOKEN}
+    compose("up", "--detach", "--no-build", "--wait", "serve", **variables)
     [container] = json.loads(f"[{compose('ps', '--format', 'json').stdout.strip()}]")
     assert container["Health"] == "healthy"
     address = f"http://127.0.0.1:{ports['serve']}"
     assert ask(f"{address}/healthz") == (200, {"status": "ok"})
-    assert ask(f"{address}/model")[1]["run"] == finished_run.name
+    assert ask(f"{address}/model")[0] == 401
+    assert ask(f"{address}/model", **KNOWN)[1]["run"] == finished_run.name
     wanted = load("digits", finished_run.folder).predict(PICTURES)
-    assert ask(f"{address}/predict", ARRAYS, Content_Type=JSON) == (200, wanted)
+    assert ask(f"{address}/predict", ARRAYS, Content_Type=JSON, **KNOWN) == (200, wanted)
     compose("stop", "serve")
     name = container["ID"]
     assert docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "143"
@@ -188,7 +191,8 @@ def test_the_image_serves_with_nothing_allowed_and_ends_by_docker_stop(
 ) -> None:
     limits = ("--read-only", "--network", "none", "--cap-drop", "ALL", "--user", "1234:1234")
     folder = f"type=bind,target=/workspace/runs/any,source={finished_run.folder},readonly"
-    words = ("run", "--detach", *limits, "--mount", folder, serve_image)
+    token = ("--env", f"LOCKSTEP_TOKEN={TOKEN}")
+    words = ("run", "--detach", *limits, *token, "--mount", folder, serve_image)
     name = docker(*words).stdout.strip()
     try:
         health = "{{.State.Health.Status}} {{.State.Status}}"
@@ -200,6 +204,7 @@ def test_the_image_serves_with_nothing_allowed_and_ends_by_docker_stop(
             "import sys, urllib.request as u\n"
             "to = u.Request('http://localhost:8000/predict', sys.stdin.buffer.read())\n"
             f"to.add_header('Content-Type', '{JSON}')\n"
+            f"to.add_header('Authorization', 'Bearer {TOKEN}')\n"
             "print(u.urlopen(to).read().decode())"
         )
         inside = ["docker", "exec", "--interactive", name, "python", "-c", code]
@@ -209,6 +214,12 @@ def test_the_image_serves_with_nothing_allowed_and_ends_by_docker_stop(
         assert docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "143"
     finally:
         docker("rm", "--force", name)
+
+
+def test_the_image_serves_nobody_without_a_token(serve_image: str, finished_run: Run) -> None:
+    folder = f"type=bind,target=/workspace/runs/any,source={finished_run.folder},readonly"
+    done = docker("run", "--rm", "--mount", folder, serve_image, check=False)
+    assert (done.returncode, done.stderr.partition(",")[0]) == (2, "error: 0.0.0.0: found no token")
 
 
 def test_the_image_refuses_to_guess_among_several_runs(

@@ -5,13 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.datasets import load_digits
 
+from project.bundles.archive import unpack
+from project.deployment.bundle import made
+from project.deployment.container import hand_over
 from project.models.digits import Predictor
+from project.records.receipt import Run
 from tests.conftest import ROOT, plain_environment
+from tests.services import free_ports
 
 BRIEF = {"training.epochs": "2", "data.limit": "300", "training.checkpoint_every": "3"}
 
@@ -29,12 +36,12 @@ def job(ml: Path, hyperparameters: dict[str, Any], **resources: Any) -> None:
         (ml / name).mkdir(parents=True)
 
 
-def start(ml: Path, data: Path) -> "subprocess.Popen[str]":
+def start(ml: Path, data: Path, action: str = "train", **variables: str) -> "subprocess.Popen[str]":
+    folders = {"LOCKSTEP_ML": str(ml), "LOCKSTEP_DATA": str(data), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "project", "container", "train"],
+        [sys.executable, "-m", "project", "container", action],
         cwd=ml,
-        env=plain_environment()
-        | {"LOCKSTEP_ML": str(ml), "LOCKSTEP_DATA": str(data), "PYTHONPATH": str(ROOT)},
+        env=plain_environment() | folders | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,3 +110,35 @@ def test_two_hosts_train_to_the_bits_of_one(tmp_path: Path, data_folder: Path) -
         receipt = json.loads((folders[0] / "model" / "receipt.json").read_bytes())
         digests.append((receipt["results"]["weights_sha256"], receipt["timing"]["workers"]))
     assert digests == [(digests[0][0], 1), (digests[0][0], 2)]
+
+
+def test_a_bundle_and_what_a_job_left_answer_where_the_service_asks(
+    tmp_path: Path, data_folder: Path, finished_run: Run
+) -> None:
+    ml, packed = tmp_path / "ml", tmp_path / "model.tar.gz"
+    made(finished_run).write(packed)
+    left = tmp_path / "left" / "model"
+    hand_over(finished_run.folder, left)
+    unpack(packed, ml / "model")
+    picture = load_digits().images[3]
+    wanted = json.dumps(Predictor.load(finished_run.folder).predict([picture / 16]))
+    for folder in (ml, left.parent):
+        (port,) = free_ports(1)
+        process = start(folder, data_folder, "serve", SAGEMAKER_BIND_TO_PORT=str(port))
+        try:
+            assert process.stdout
+            assert (
+                process.stdout.readline()
+                == f"serving {finished_run.name} at http://0.0.0.0:{port}\n"
+            )
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping") as answer:
+                assert answer.status == 200
+            body = json.dumps((picture / 16).tolist()).encode()
+            address = f"http://127.0.0.1:{port}/invocations"
+            question = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(question) as answer:
+                assert json.loads(answer.read()) == json.loads(wanted)
+        finally:
+            process.terminate()
+            process.communicate()
+        assert process.returncode == 128 + signal.SIGTERM
