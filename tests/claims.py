@@ -98,6 +98,21 @@ CLAIMS = (
         ("test_tracking.py",),
     ),
     Claim(
+        "An answer has the same bytes whatever else is asked, and those of training",
+        "alone, in blocks, under load; golden answers of each run; in a fresh process",
+        ("models/test_golden.py", "serving/test_load.py"),
+    ),
+    Claim(
+        "The same run is the same bundle, and a changed byte in it is refused by name",
+        "other process, time zone, locale; each file altered, missing, added; other keys",
+        ("bundles/test_archive.py", "bundles/test_opening.py", "deployment/test_bundle.py"),
+    ),
+    Claim(
+        "SageMaker trains to the same bits and answers with them",
+        "its SDK's local mode on a Docker engine, one host and two; an interruption",
+        ("containers/test_sagemaker.py", "deployment/test_container.py"),
+    ),
+    Claim(
         "Nothing that is loaded can run code",
         "no torch.load, pickle, eval or unsafe YAML in any file of the package",
         ("test_architecture.py::test_nothing_that_is_loaded_can_run_code",),
