@@ -67,8 +67,7 @@ def serving(rounds: int) -> Table:
 
 def mixed(minutes: int) -> Table:
     """Memory of a server under all kinds of requests, broken ones among them, minute by minute."""
-    from tests.serving.broken import Vandal
-    from tests.serving.test_fuzz import status_of
+    from tests.serving.broken import Vandal, status_of
 
     statuses: Counter[int] = Counter()
     sizes: list[float] = []
@@ -91,13 +90,13 @@ def mixed(minutes: int) -> Table:
 
 def fuzz(count: int) -> Table:
     """How often a server gave each status to broken requests."""
-    from tests.serving.test_fuzz import fuzz as asked
+    from tests.serving.broken import fuzz as asked
 
     with folder() as home:
-        run, _ = trained(home)
+        run, picture = trained(home)
         with server("lockstep", run, Path(sys.executable)) as port:
             before = _memory(_listener(port))
-            found = asked(port, count, seed=3)
+            found = asked(port, count, [picture], seed=3)
             after = _memory(_listener(port))
     statuses = Counter[int]()
     for (_, status), times in found.items():

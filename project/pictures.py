@@ -61,7 +61,10 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
 def is_small(content: bytes) -> bool:
     """Whether a picture is a PNG of so few pixels that reading it takes microseconds."""
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-    return content[:4] == b"\x89PNG" and width * height <= _FEW_PIXELS and len(content) <= 1 << 16
+    few = width * height <= _FEW_PIXELS and len(content) <= 1 << 16
+    # A later head would count instead of the first.
+    alone = content[12:16] == b"IHDR" and content.count(b"IHDR") == 1
+    return content[:4] == b"\x89PNG" and few and alone
 
 
 def stored(content: bytes, name: str, size: tuple[int, int], *, rgb: bool) -> NDArray[np.uint8]:

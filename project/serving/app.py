@@ -1,5 +1,6 @@
 """A model over HTTP: ``app`` makes the application of whatever can be served."""
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,14 +17,20 @@ from project.serving.page import page
 from project.trained import Served
 
 
-def app(served: Served, token: str | None = None, limits: Limits | None = None) -> Gate:
+def app(
+    served: Served,
+    token: str | None = None,
+    limits: Limits | None = None,
+    hosts: Collection[str] | None = None,
+) -> Gate:
     """The application that answers with a model, as `docs/serving.md` says.
 
-    With a ``token`` all but the page and the probes is for those who know it.
+    With a ``token`` all but the page and the probes is for those who know it; with ``hosts`` only
+    those are answered who called the server by one of these names.
     """
     metrics = Metrics(served.name, str(served.about.get("identity", "")))
     asking = Asking(served.predictor, limits or Limits(), metrics)
-    return Gate(_rest(served, asking, metrics), asking, metrics, token)
+    return Gate(_rest(served, asking, metrics), asking, metrics, token, hosts)
 
 
 def _rest(served: Served, asking: Asking, metrics: Metrics) -> FastAPI:

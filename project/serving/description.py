@@ -36,14 +36,18 @@ def path(takes: Takes, example: Any, answers: list[dict[str, Any]]) -> dict[str,
 def _body(takes: Takes, example: Any) -> dict[str, Any]:
     shown = {"examples": {"one": {"value": [example]}}} if example is not None else {}
     binary = {"type": "string", "format": "binary"}
-    form = {"schema": {"type": "object", "required": ["file"], "properties": {"file": binary}}}
+    # A field may have any name; tools that make a form of this show one of these.
+    fields = {"properties": {"file": binary}, "additionalProperties": binary, "minProperties": 1}
+    form: dict[str, Any] = {"schema": {"type": "object"} | fields}
     if isinstance(takes, Text):
         text = {"type": "string"}
         texts: dict[str, Any] = {"anyOf": [text, {"type": "array", "items": text}]}
         plain = {"schema": text} | ({"examples": {"one": {"value": example}}} if shown else {})
         table = {"schema": text}
         return {JSON: {"schema": texts} | shown, "text/plain": plain, CSV: table, FORM: form}
-    rows = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+    value = {"type": "number", "minimum": 0, "maximum": 255}
+    row = {"type": "array", "minItems": 1, "items": value}
+    rows = {"type": "array", "minItems": 1, "items": row}
     arrays: dict[str, Any] = {
         "description": "whole numbers 0 to 255 or floats 0 to 1; one picture or several",
         "anyOf": [rows, {"type": "array", "items": rows}],

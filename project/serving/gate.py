@@ -3,7 +3,7 @@
 import hmac
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,9 +34,17 @@ class Gate:
     around it.
     """
 
-    def __init__(self, rest: ASGIApp, asking: Asking, metrics: Metrics, token: str | None):
+    def __init__(
+        self,
+        rest: ASGIApp,
+        asking: Asking,
+        metrics: Metrics,
+        token: str | None,
+        hosts: Collection[str] | None,
+    ):
         self._rest, self._asking, self._metrics = rest, asking, metrics
         self._wanted = f"Bearer {token}".encode() if token else None
+        self._hosts = None if hosts is None else {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +60,11 @@ class Gate:
             await send(message)
 
         headers = dict(scope["headers"])
-        if path not in OPEN and not self._admits(headers):
+        if self._hosts is not None and (host := _host(headers)) not in self._hosts:
+            # A page whose name leads to this machine, so that its script may read what we answer.
+            known = ", ".join(sorted(self._hosts))
+            await _tell(counted, 421, f"host: found {host[:80]!r}, wanted one of {known}.")
+        elif path not in OPEN and not self._admits(headers):
             await _tell(counted, 401, "authorization: wanted the token of this server.")
         elif path != PREDICT:
             await self._rest(scope, receive, counted)
@@ -78,6 +90,12 @@ class Gate:
             await _tell(send, 500, "server: failed by a fault of its own, which is in its log.")
         else:
             await _send(send, 200, answer, [])
+
+
+def _host(headers: Mapping[bytes, bytes]) -> str:
+    """The name by which the server was called, without its port."""
+    name = headers.get(b"host", b"").decode("latin-1").lower()
+    return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
 
 
 async def _tell(send: Send, status: int, detail: str) -> None:

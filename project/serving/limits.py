@@ -7,12 +7,13 @@ from dataclasses import dataclass
 class Limits:
     """Bounds that keep memory and waiting bounded, whatever is sent."""
 
+    head: int = 64 << 10  # bytes of a request's address and headers
     body: int = 8 << 20  # bytes of a request
     bodies: int = 256 << 20  # bytes of all large requests under way
     inputs: int = 256  # of a request
     requests: int = 512  # under way; one more is told to come again
     waiting: int = 2048  # inputs that wait to be computed
-    receiving: float = 10.0  # seconds until a request's body has to be there
+    receiving: float = 10.0  # seconds until a request's head, and then its body, has to be there
     answering: float = 30.0  # seconds until its answer has to be there
     stopping: int = 8  # seconds that requests under way may still take when it is to stop
 

@@ -112,4 +112,6 @@ def _parts(kind: str, body: bytes) -> list[bytes]:
         if not blank:
             raise DataError("body: found a field without a content, wanted a file in each.")
         contents.append(content)
+    if not contents:
+        raise DataError("body: found a form without a field, wanted a file in one.")
     return contents

@@ -5,14 +5,17 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from project.errors import Interrupted, ServingError
+from project.serving.connection import Connection
 from project.serving.limits import Limits
 from project.trained import Served
 
 _CONNECTIONS = 900  # below the 1,024 files that a process commonly may open
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -36,23 +39,32 @@ def serve(
     with _listening(host, port) as listener:  # before the model is loaded, which takes seconds
         if not guarded:
             _refuse_strangers(host, listener, token)
-        served, limits = open_model(), Limits()
+        served = open_model()
         from project.serving.app import app  # loads torch, which the model has set up by now
 
-        config = uvicorn.Config(
-            app(served, token, limits),
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            date_header=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=limits.stopping,
-        )
+        # Who knows the token is no page of a stranger that a browser was made to call us with.
+        hosts = None if token or guarded else (*_LOCAL, host)
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {served.name} at http://{shown}:{listener.getsockname()[1]}")
+        config = configured(app(served, token, hosts=hosts))
         uvicorn.Server(config).run(sockets=[listener])  # ends by the signal that stopped it
+
+
+def configured(application: Any, connection: type[Connection] = Connection) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        application,
+        http=connection,
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="error",  # a warning for each broken request would let callers fill the log
+        server_header=False,
+        date_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=connection.limits.stopping,
+    )
 
 
 def _stop(number: int, _: FrameType | None) -> None:

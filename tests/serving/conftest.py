@@ -17,10 +17,10 @@ from tests.serving.test_app import free_port, start
 
 
 @contextmanager
-def serving(run: Run, *words: str, **variables: str) -> Iterator[int]:
-    """The port of a server of a run, which must not have failed in the end."""
+def serving(run: Run, *words: str, bundle: Path | None = None, **variables: str) -> Iterator[int]:
+    """The port of a server of a run, or its bundle, which must not have failed in the end."""
     port = free_port()
-    server = start(str(run.folder), "--port", str(port), *words, **variables)
+    server = start(str(bundle or run.folder), "--port", str(port), *words, **variables)
     assert server.stdout
     try:
         assert server.stdout.readline().startswith(f"serving {run.name} at http://")
@@ -55,6 +55,14 @@ def post(port: int, body: bytes, kind: str) -> tuple[int, bytes]:
     found = answer.status, answer.read()
     caller.close()
     return found
+
+
+def raw(port: int, sent: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer to bytes, after which the server hangs up."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as caller:
+        caller.sendall(sent)
+        head, _, body = caller.makefile("rb").read().partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
 
 
 def is_open(port: int) -> bool:

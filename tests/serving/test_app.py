@@ -170,7 +170,9 @@ def test_what_is_no_picture_is_refused_in_one_line(
 
 def test_a_caller_who_goes_away_is_not_minded(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as caller:
-        caller.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        caller.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf"
+        )
     assert ask(port, "GET", "/healthz") == (200, {"status": "ok"})
 
 

@@ -63,7 +63,7 @@ def test_a_signal_to_stop_lets_what_is_under_way_be_answered(finished_run: Run) 
     server.stdout.readline()
     asked, wanted = bodies(finished_run, "digits/base")
     (body, kind), answer = asked[-1], wanted[-1]
-    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     callers = [socket.create_connection(("127.0.0.1", port)) for _ in range(6)]
     for caller in callers:

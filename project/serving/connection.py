@@ -1,0 +1,100 @@
+"""One caller's connection: how long and how large the head of a request may be."""
+
+import asyncio
+import json
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from project.serving.limits import Limits
+
+_STATUS = {
+    400: b"400 Bad Request",
+    408: b"408 Request Timeout",
+    431: b"431 Request Header Fields Too Large",
+}
+
+
+class _TooLong(Exception):
+    """A head over the limit."""
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's own, which waits for the end of a head for ever and keeps all that came of it."""
+
+    limits: ClassVar[Limits] = Limits()
+    _in_head = _too_long = False
+    _size = 0  # bytes of the head, after the piece that it began in
+    _patience: asyncio.TimerHandle | None = None  # runs while no request is under way
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self.scope
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head and self.scope is before:
+            self._size += len(data)
+            if self._size > self.limits.head:
+                self._too_long = True
+                self.send_400_response("")
+                return
+        if not self._patience and (self._in_head or self._answered):
+            self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait_no_more()
+        self._in_head, self._size = True, 0
+
+    def on_headers_complete(self) -> None:
+        size = len(self.url) + sum(len(name) + len(text) + 4 for name, text in self.headers)
+        if size > self.limits.head:
+            self._too_long = True
+            raise _TooLong  # which the parser brings to send_400_response
+        self._wait_no_more()
+        self._in_head = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        if self._too_long:
+            self._refuse(431, f"head: wanted at most {self.limits.head:,} bytes; send fewer.")
+        else:
+            self._refuse(400, "request: found no readable HTTP.")
+
+    @property
+    def _answered(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait(self) -> None:
+        self._patience = self.loop.call_later(self.limits.receiving, self._give_up)
+
+    def _wait_no_more(self) -> None:
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        if not self._answered:  # another request of this caller, which came whole
+            self._wait()
+        elif self._in_head:
+            wanted = f"found no end of it within {self.limits.receiving:g} s, wanted all of it."
+            self._refuse(408, f"head: {wanted}")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._wait_no_more()
+        body = json.dumps({"detail": detail}).encode()
+        self.transport.write(
+            b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (_STATUS[status], len(body), body)
+        )
+        self.transport.close()
