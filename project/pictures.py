@@ -1,6 +1,7 @@
 """Reading pictures: for data sets that are made of them, and models that look at them."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ Picture = Image.Image
 
 MOST_PIXELS = 1 << 24  # of a picture from elsewhere, which is refused before it is decoded
 _FEW_PIXELS = 1 << 14
+# Of a limit beyond ours; it would stand in a server's log.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def drawn(values: NDArray[Any]) -> Picture:

@@ -11,7 +11,6 @@ import uvicorn
 
 from project.errors import Interrupted, ServingError
 from project.serving.connection import Connection
-from project.serving.limits import Limits
 from project.trained import Served
 
 _CONNECTIONS = 900  # below the 1,024 files that a process commonly may open
