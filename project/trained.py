@@ -10,6 +10,7 @@ from typing import Any
 from project import models
 from project.bundles import manifest
 from project.bundles.opening import is_bundle, opened
+from project.errors import ModelError
 from project.place import Place
 from project.records import environment
 from project.records.receipt import Run, find_run, refuse_changed
@@ -31,10 +32,16 @@ def find(given: str, runs: Path) -> Run | Path:
     return path if is_bundle(path) else find_run(given, runs)
 
 
-def served(source: Run | Path) -> Served:
-    """A finished run or a bundle, to be served. To be called, and raises, as ``predictor``."""
+def served(source: Run | Path, *, onnx: bool = False) -> Served:
+    """A finished run or a bundle, to be served. To be called, and raises, as ``predictor``.
+
+    With ``onnx`` ONNX Runtime computes, whose answers have other last bits than those of training.
+    """
     with _opened(source) as weights:
         found, golden_answers = weights.loaded(weights.model, _entered)
+    computed_by = f"torch {weights.receipt['environment']['torch']}"
+    if onnx:
+        computed_by, golden_answers = _by_onnx(found)
     receipt = weights.receipt
     results = receipt["results"]
     about = {
@@ -45,6 +52,7 @@ def served(source: Run | Path) -> Served:
         "promise": receipt.get("level", {}).get("promise"),
         "test": {name: results["metrics"]["test"][name] for name in ("accuracy", "f1", "loss")},
         "golden": golden_answers,
+        "runtime": computed_by,
     }
     return Served(receipt["run"], found, about)
 
@@ -76,6 +84,24 @@ def load(model: str, given: str | Path | None, runs: str | Path | None, version:
         source = fetched(model, version, place.data, console.watch())
     with _opened(source) as weights:
         return weights.loaded(model, profiles.prefer)[0]
+
+
+def _by_onnx(predictor: Any) -> tuple[str, str]:
+    """Have ONNX Runtime compute a Predictor's answers; its version, and what is true of them."""
+    from project.deployment import onnx
+    from project.models import golden
+
+    if predictor.golden is None:
+        raise ModelError(
+            "onnx: the run has no golden answers to compare with; train it again, or leave --onnx "
+            "away."
+        )
+    rows = golden.examples(predictor.golden)
+    content, _ = onnx.exported(predictor, rows)
+    predictor.model = session = onnx.Session(content)
+    predictor.narrow(rows)  # its kernels may differ by size where torch's do not
+    told = f"the same labels, probabilities within {onnx.TOLERANCE:g}: not the bits of training"
+    return f"onnxruntime {session.version}", told
 
 
 @dataclass(frozen=True)

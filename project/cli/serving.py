@@ -18,6 +18,8 @@ def add_to(verbs: Verbs) -> None:
         help="the address to listen at; any but this machine's own demands LOCKSTEP_TOKEN",
     )
     verb.add_argument("--port", type=port, default=8000)
+    text = "ONNX Runtime computes: faster, other last bits than in training"
+    verb.add_argument("--onnx", action="store_true", help=text)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -40,7 +42,7 @@ def serve(options: argparse.Namespace) -> None:
     from project.trained import served
 
     listen(
-        lambda: served(source),
+        lambda: served(source, onnx=options.onnx),
         options.host,
         options.port,
         lambda line: print(line, flush=True),

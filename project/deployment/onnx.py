@@ -15,6 +15,26 @@ TOLERANCE = 1e-4  # of a probability, between torch and ONNX Runtime
 _OPSET = 18
 
 
+class Session(torch.nn.Module):
+    """A model in the form of ONNX, computed by ONNX Runtime on one thread; a module for torch."""
+
+    def __init__(self, content: bytes):
+        super().__init__()
+        try:
+            import onnxruntime  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise _missing(error) from error
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = 1
+        here = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(content, settings, providers=here)
+        self.version = str(onnxruntime.__version__)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Scores (rows, classes) of inputs as ``Preprocess`` gives them."""
+        return torch.from_numpy(self._session.run(["scores"], {"inputs": inputs.numpy()})[0])
+
+
 def exported(predictor: Any, rows: Sequence[NDArray[Any]]) -> tuple[bytes, dict[str, Any]]:
     """``model.onnx`` of a Predictor's model, and what is to be said of it in the manifest.
 
@@ -27,13 +47,12 @@ def exported(predictor: Any, rows: Sequence[NDArray[Any]]) -> tuple[bytes, dict[
     content = _written(predictor.model, inputs)
     with torch.inference_mode():
         wanted = torch.softmax(predictor.model(inputs), dim=1).numpy()
-    scores = _answers(content, inputs.numpy())
-    found = torch.softmax(torch.from_numpy(scores), dim=1).numpy()
+    found = torch.softmax(Session(content)(inputs), dim=1).numpy()
     apart = float(np.abs(found - wanted).max())
     if not apart <= TOLERANCE or (found.argmax(1) != wanted.argmax(1)).any():
         raise BundleError(
             f"model.onnx: found probabilities {apart:.2g} apart from torch's on {len(rows)} "
-            f"examples, wanted {TOLERANCE:g} at most and the same labels; bundle without --onnx."
+            f"examples, wanted {TOLERANCE:g} at most and the same labels; leave --onnx away."
         )
     # Not how far they were apart: that depends on the CPU, and the bundle's bytes would.
     facts = {"opset": _OPSET, "input": ["n", *inputs.shape[1:]], "tolerance": TOLERANCE}
@@ -67,18 +86,6 @@ def _written(model: torch.nn.Module, inputs: torch.Tensor) -> bytes:
     onnx.checker.check_model(written)
     content: bytes = written.SerializeToString(deterministic=True)
     return content
-
-
-def _answers(content: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    try:
-        import onnxruntime  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise _missing(error) from error
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    scores: NDArray[np.float32] = session.run(["scores"], {"inputs": inputs})[0]
-    return scores
 
 
 def _missing(error: ImportError) -> BundleError:
