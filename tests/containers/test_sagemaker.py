@@ -19,6 +19,7 @@ from project.models.digits import Preprocess
 from project.records.receipt import Run
 from tests.conftest import ROOT
 from tests.containers.conftest import BRIEF, build, docker, project
+from tests.containers.test_services import wait_for
 from tests.services import free_ports
 
 SDK = "sagemaker-core==2.27.0"
@@ -125,3 +126,25 @@ def test_the_image_starts_by_one_word_as_root_and_tells_its_failure_in_a_file(
     )
     inspected = json.loads(docker("inspect", image).stdout)[0]["Config"]
     assert (inspected["Entrypoint"], inspected["User"]) == (None, "0:0")
+
+
+def test_an_interrupted_job_goes_on_in_another_container(image: str, tmp_path: Path) -> None:
+    config = tmp_path / "input" / "config"
+    config.mkdir(parents=True)
+    long = SETTINGS | {"training.epochs": "60"}
+    (config / "hyperparameters.json").write_text(json.dumps(long))
+    words = ("--mount", f"type=bind,target=/opt/ml,source={tmp_path}", image, "train")
+    name = docker("run", "--detach", *words).stdout.strip()
+    try:
+        wait_for(
+            lambda: list(tmp_path.glob("checkpoints/*/checkpoints/0*")),
+            lambda: docker("logs", name).stderr,
+        )
+        docker("stop", "--time", "60", name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout == "143\n"
+    finally:
+        docker("rm", "--force", name)
+    assert not list((tmp_path / "model").glob("*"))
+    docker("run", "--rm", *words)
+    receipt = json.loads((tmp_path / "model" / "receipt.json").read_bytes())
+    assert receipt["timing"]["resumed_at_step"] > 0
