@@ -1,6 +1,7 @@
-"""What people write to serve the same model: ``python -m benchmarks.peers NAME RUN PORT``.
+"""What people write to serve the same model: ``python -m benchmarks.peers RUN PORT``.
 
-It runs in an environment of its own; of Lockstep it has the model and its weights alone.
+It runs in an environment of its own, as `litserver.py`; of Lockstep they have the model and its
+weights alone.
 """
 
 import io
@@ -57,34 +58,5 @@ def fastapi(run: Path, port: int) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def litserve(run: Path, port: int) -> None:
-    """LitServe with batches of up to 64 and a wait of 5 ms for them."""
-    import litserve
-
-    class Served(litserve.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:  # noqa: ARG002
-            self.classifier = Classifier(run)
-
-        def decode_request(self, request: Any) -> Any:
-            return self.classifier.read(request["file"].file.read())
-
-        def batch(self, inputs: Any) -> Any:
-            return list(inputs)
-
-        def predict(self, pixels: Any) -> Any:
-            return self.classifier.predict(pixels)
-
-        def unbatch(self, output: Any) -> Any:
-            return output
-
-        def encode_response(self, output: Any) -> Any:
-            return [output]
-
-    api = Served(max_batch_size=64, batch_timeout=0.005)
-    litserve.LitServer(api, accelerator="cpu").run(
-        port=port, log_level="warning", generate_client_file=False
-    )
-
-
 if __name__ == "__main__":
-    {"fastapi": fastapi, "litserve": litserve}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    fastapi(Path(sys.argv[1]), int(sys.argv[2]))

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,7 @@ import urllib.request
 import venv
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def serving(rounds: int) -> Table:
         python = peers(home)
 
         def rate(name: str, clients: int) -> float:
+            form = name != "lockstep"
             with server(name, run, python) as port:
-                found, p99 = posted(port, picture, clients, multipart=name != "lockstep")
+                posted(port, picture, clients, multipart=form, seconds=1)  # to warm up
+                found, p99 = posted(port, picture, clients, multipart=form)
             late.setdefault(_case(name, clients), []).append(p99)
             return found
 
@@ -137,22 +140,28 @@ def peers(home: Path) -> Path:
 def server(name: str, run: Path, python: Path) -> Iterator[int]:
     """The port at which one of them serves the run."""
     (port,) = free_ports(1)
-    words: list[str | Path] = [python, "-m", "benchmarks.peers", name, run, str(port)]
-    if name == "lockstep":
-        words = [sys.executable, "-m", "project", "serve", run, "--port", str(port)]
+    words: list[str | Path] = {
+        "lockstep": [sys.executable, "-m", "project", "serve", run, "--port", str(port)],
+        "fastapi": [python, "-m", "benchmarks.peers", run, str(port)],
+        "litserve": [python, "-m", "benchmarks.litserver", run, str(port)],
+    }[name]
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        words,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # with the processes that it starts itself
     )
     try:
         _wait_for(port, process)
         yield port
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def posted(
