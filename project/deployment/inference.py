@@ -111,7 +111,9 @@ def _has_text(value: Any) -> bool:
 def _refused(status: int, told: str) -> Exception:
     """The caller's mistake; any other error is the server's to SageMaker's toolkit, status 500."""
     try:
-        from sagemaker_inference.errors import GenericInferenceToolkitError
+        from sagemaker_inference.errors import (  # type: ignore[import-not-found]
+            GenericInferenceToolkitError,
+        )
     except ImportError:  # in another server
         return ValueError(told)
     mistake: Exception = GenericInferenceToolkitError(status, told, HTTPStatus(status).phrase)

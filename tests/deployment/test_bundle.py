@@ -73,12 +73,12 @@ def served(bundle: Bundle, folder: Path, *requests: tuple[str, bytes]) -> list[t
     return [(kind, json.loads(text)) for text, kind in answers]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def digits(accepted: Callable[[str], Run]) -> Run:
     return accepted("digits/base")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bundle(digits: Run) -> Bundle:
     return made(digits)
 
