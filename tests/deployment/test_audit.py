@@ -16,6 +16,8 @@ from project.deployment.audit import audit
 from tests.conftest import ROOT, plain_environment
 from tests.trees import offline
 
+pytestmark = pytest.mark.slow  # pip-audit takes seconds to start
+
 # As OSV has it: what is known of the version of jinja2 that an audit asks for first.
 CANARY = {
     "id": "GHSA-462w-v97r-4m45",
