@@ -2,7 +2,6 @@
 
 import ast
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -57,7 +56,9 @@ def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
     Raises EnvironmentMismatch if this environment or this lock has another version of one.
     """
     owners = metadata.packages_distributions()
-    names = {_normal(owners[module][0]) for module in _modules(files) if module in owners}
+    names = {
+        environment.normal(owners[module][0]) for module in _modules(files) if module in owners
+    }
     queue, found = sorted(names | {_CONTAINERS}), {}
     category = environment.torch_category(environment.installed())
     locked = environment.locked_packages("default", category)
@@ -86,7 +87,9 @@ def _requirements(name: str) -> list[str]:
 
     wanted = [Requirement(text) for text in metadata.requires(name) or ()]
     return [
-        _normal(one.name) for one in wanted if not one.marker or one.marker.evaluate({"extra": ""})
+        environment.normal(one.name)
+        for one in wanted
+        if not one.marker or one.marker.evaluate({"extra": ""})
     ]
 
 
@@ -160,7 +163,3 @@ def licences(needed: list[Package], data: Mapping[str, str], own: str) -> bytes:
     text += ["| package | version | licence |", "|---|---|---|", *rows, ""]
     text += [f"Trained on {data['name']}: {data['licence']}", "", "The code itself:", "", own]
     return ("\n".join(text).rstrip() + "\n").encode()
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
