@@ -14,12 +14,22 @@ LockstepError
 ├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
 └── Diverged          training produced numbers that are not finite
 
-A message names the thing, what was found, what was wanted and the next move.
+A message names the thing, what was found, what was wanted and the next move; never a password.
 """
+
+import re
+
+
+def public(text: str) -> str:
+    """A text with addresses, without the passwords in them."""
+    return re.sub(r"://[^@/\s]*@", "://", text)
 
 
 class LockstepError(Exception):
     """A mistake that the user can mend; the message is one line, or one line for each problem."""
+
+    def __str__(self) -> str:
+        return public(super().__str__())
 
     def _render_traceback_(self) -> list[str]:  # what IPython shows of it in a notebook
         return [f"error: {self}"]

@@ -55,6 +55,11 @@ def open_storage(address: str) -> Storage:
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if not bucket:
         raise StorageError(f"{address}: found no bucket, wanted s3://BUCKET/PREFIX")
+    if "@" in bucket:
+        raise StorageError(
+            f"{address}: found credentials in an address, wanted s3://BUCKET/PREFIX; set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
+        )
     return Bucket(bucket, prefix.strip("/"))
 
 

@@ -73,6 +73,7 @@ OWNER = {
     "onnx": "deployment",
     "onnxruntime": "deployment",
     "onnxscript": "deployment",
+    "sagemaker_inference": "deployment",
     "uvicorn": "serving",
     "prometheus_client": "serving",
 }

@@ -305,9 +305,8 @@ def test_a_folder_has_one_follower_which_ends_when_nothing_runs_there(tmp_path: 
 
 def test_a_dead_server_is_told_in_one_line_and_training_ends_well(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    dead = ON | {
-        "MLFLOW_TRACKING_URI": f"http://user:hush@127.0.0.1:{port}"
-    }  # pragma: allowlist secret
+    address = f"http://user:hush@127.0.0.1:{port}"  # pragma: allowlist secret
+    dead = ON | {"MLFLOW_TRACKING_URI": address}
     folder = tmp_path / "runs"
     done = command(*BRIEF, *ALONE, "--runs", str(folder), **dead)
     told = f"http://127.0.0.1:{port}: no answer (Connection refused), wanted an MLflow server"

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from project.cli.verbs import Verbs, port
+from project.errors import public
 
 
 def add_to(verbs: Verbs) -> None:
@@ -27,7 +28,7 @@ def track(options: argparse.Namespace) -> None:
     if options.follow:
         return follower.follow(folder, console.watch(), options.started_by)
     sent = view.sync(folder, console.watch())
-    address = view.public(view.address(folder))
+    address = public(view.address(folder))
     if options.json:
         print(json.dumps({"address": address, "sent": sent}, indent=2))
     else:

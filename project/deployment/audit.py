@@ -68,7 +68,7 @@ def _advisories(root: Path) -> Finding:
     entries = [pair for name, part in lock.items() if name != "_meta" for pair in part.items()]
     # 2.13.0+cpu is 2.13.0, built otherwise: that is the name under which advisories are found.
     versions = {(name, row["version"].lstrip("=").partition("+")[0]) for name, row in entries}
-    pins = sorted(f"{name}=={version}" for name, version in versions)
+    pins = sorted({f"{environment.normal(name)}=={version}" for name, version in versions})
     audited, vulnerable = _vulnerable(pins)
     if missing := [pin for pin in pins if pin not in audited]:
         told = f"not checked: {missing[0]} and {len(missing) - 1} more"

@@ -3,7 +3,6 @@
 import ast
 import os
 import tempfile
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from project import models
 from project.bundles import archive, manifest, signature
 from project.deployment import needs
 from project.errors import BundleError
@@ -21,8 +19,7 @@ from project.records.receipt import Run, verify
 
 NAME = "model.tar.gz"
 SIGNING_KEY = "LOCKSTEP_SIGNING_KEY"
-_WEIGHTS = ("weights.safetensors", "preprocess.json", "receipt.json")
-_OPTIONAL = ("golden.json",)  # runs of old have none
+_OWN = ("weights.safetensors", "preprocess.json", "receipt.json", "golden.json")  # files of a run
 _INFERENCE = Path(__file__).with_name("inference.py")
 _LICENCE = Path(__file__).parents[2] / "LICENSE"
 
@@ -84,16 +81,9 @@ def _facts(run: Run) -> dict[str, Any]:
         "run": run.name,
         "identity": receipt["identity"]["digest"],
         "profile": experiment["training"]["profile"],
-        "takes": takes(experiment["name"]),
         "torch": receipt["environment"]["torch"],
         "test": receipt["results"]["metrics"]["test"],
     }
-
-
-def takes(model: str) -> str:
-    """``text`` or ``picture``: what a model's inputs are."""
-    shown = typing.get_type_hints(models.module(model).Preprocess.show)["return"]
-    return "text" if shown is str else "picture"
 
 
 def version(run: Run) -> str:
@@ -107,12 +97,10 @@ def version(run: Run) -> str:
 
 
 def _files(run: Run, facts: dict[str, Any]) -> dict[str, bytes]:
-    there = [*_WEIGHTS, *(name for name in _OPTIONAL if (run.folder / name).exists())]
-    files = {name: (run.folder / name).read_bytes() for name in there}
-    code = needs.code(run, facts["model"])
+    code = needs.code(run, facts["model"], _INFERENCE.read_bytes())
     needed = needs.packages(run, code)
+    files = {name: (run.folder / name).read_bytes() for name in _OWN}
     files |= {f"code/{name}": content for name, content in code.items()}
-    files["code/inference.py"] = _INFERENCE.read_bytes()
     files["code/requirements.txt"] = needs.requirements(needed)
     files["sbom.json"] = needs.sbom(needed)
     own = _LICENCE.read_text() if _LICENCE.exists() else "see its repository\n"

@@ -4,90 +4,117 @@ The answers are those of ``Predictor.predict``. Beside it lies the code that tra
 """
 
 import json
-import tempfile
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from project.errors import DataError
 from project.training import profiles
 
 _PICTURES = ("image/png", "image/jpeg", "application/x-image")
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model, and whether it reads texts; else it looks at pictures."""
-
-    predictor: Any
-    texts: bool
+_JSON, _CSV, _PLAIN = "application/json", "text/csv", "text/plain"
 
 
 @dataclass(frozen=True)
 class Given:
     """What was sent: inputs, or the text of a CSV file, which each model reads in its own way."""
 
-    inputs: list[Any]
-    csv: bytes = b""
+    inputs: list[Any] = field(default_factory=list)
+    table: str | None = None
 
 
-def model_fn(model_dir: str) -> Served:
-    """The model of the bundle that was unpacked there, every file verified."""
-    facts = json.loads((Path(model_dir) / "manifest.json").read_bytes())
+def model_fn(model_dir: str) -> Any:
+    """The Predictor of the bundle that was unpacked there.
+
+    Raises ModelError for a file that was altered, or if the golden answers differ where they must
+    not; where they are not compared, the log says why.
+    """
+    folder = Path(model_dir)
+    facts = json.loads((folder / "manifest.json").read_bytes())
     # Before torch is loaded; if the server has done that, its answers may have other last bits.
     settled = profiles.prefer(facts["profile"])
     from project import models
+    from project.models import golden
+    from project.records import environment
     from project.training.determinism import enforce
 
     if settled:
         enforce(facts["profile"], "cpu")
-    predictor = models.module(facts["model"]).Predictor.load(model_dir)
-    return Served(predictor, facts["takes"] == "text")
+    predictor = models.module(facts["model"]).Predictor.load(folder)
+    receipt = json.loads((folder / "receipt.json").read_bytes())
+    found = golden.compared(predictor, receipt, environment.cpu()["model"], settled)
+    if found != "equal":
+        logging.getLogger(__name__).warning("golden answers %s", found)
+    return predictor
 
 
-def input_fn(body: bytes | bytearray | str, content_type: str) -> Given:
+def input_fn(body: bytes | bytearray | str | None, content_type: str | None) -> Given:
     """A picture, a JSON list of pictures (as arrays) or of texts, a text, or rows of a CSV file.
 
-    Raises ValueError for anything else.
+    Raises what gives status 415 for another content type, 400 for what is not as it says.
     """
-    content = body.encode() if isinstance(body, str) else bytes(body)
-    kind = content_type.partition(";")[0].strip().lower()
+    content = body.encode() if isinstance(body, str) else bytes(body or b"")
+    kind = (content_type or "").partition(";")[0].strip().lower()
     if kind in _PICTURES:
         return Given([content])
-    if kind == "text/plain":
-        return Given([content.decode()])
-    if kind == "text/csv":
-        return Given([], content)
-    if kind != "application/json":
-        wanted = ", ".join((*_PICTURES, "application/json", "text/csv", "text/plain"))
-        raise ValueError(f"content type: found {content_type!r}, wanted one of {wanted}.")
-    inputs = json.loads(content)
-    if not isinstance(inputs, list):
-        raise ValueError("body: found other JSON, wanted a list of pictures or of texts.")
-    return Given(inputs)
+    try:
+        if kind == _PLAIN:
+            return Given([content.decode()])
+        if kind == _CSV:
+            return Given(table=content.decode("utf-8-sig"))
+        if kind == _JSON and isinstance(inputs := json.loads(content), list):
+            return Given(inputs)
+    except (ValueError, RecursionError) as error:
+        raise _refused(400, f"body: not readable as {kind} ({error}).") from None
+    if kind == _JSON:
+        raise _refused(400, "body: found other JSON, wanted a list of pictures or of texts.")
+    wanted = ", ".join((*_PICTURES, _JSON, _CSV, _PLAIN))
+    raise _refused(415, f"content type: found {content_type!r:.80}, wanted one of {wanted}.")
 
 
-def predict_fn(given: Given, served: Served) -> list[dict[str, Any]]:
-    """An answer for each input, in their order. Raises ValueError for inputs of another kind."""
-    inputs = given.inputs
-    if given.csv:
-        if not served.texts:
-            raise ValueError("text/csv: found a table, wanted a picture or JSON.")
-        with tempfile.NamedTemporaryFile(suffix=".csv") as file:
-            file.write(given.csv)
-            file.flush()
-            inputs = [source for _, source in served.predictor.given(file.name)]
-    # A text would be the path of a file to who looks at pictures.
-    wanted: Any = str if served.texts else (bytes, list)
-    if strange := [one for one in inputs if not isinstance(one, wanted)]:
-        found, kind = type(strange[0]).__name__, "texts" if served.texts else "pictures"
-        raise ValueError(f"input: found {found}, wanted {kind}.")
-    answers: list[dict[str, Any]] = served.predictor.predict(inputs)
+def predict_fn(given: Given, predictor: Any) -> list[dict[str, Any]]:
+    """An answer for each input, in their order.
+
+    Raises what gives status 400 for inputs that the model does not take.
+    """
+    texts = predictor.takes.described()["kind"] == "text"
+    try:
+        inputs = given.inputs if given.table is None else predictor.table(given.table)
+        # A text would be the path of a file to who looks at pictures, and one among numbers would
+        # be copied to each of their places.
+        if not texts and any(map(_has_text, inputs)):
+            raise DataError("input: found a text, wanted pictures.")
+        rows = [predictor.read(one) for one in inputs]
+    except DataError as error:
+        raise _refused(400, str(error)) from None
+    answers: list[dict[str, Any]] = predictor.answers(rows)
     return answers
 
 
 def output_fn(answers: list[dict[str, Any]], accept: str) -> tuple[str, str]:
-    """The answers as JSON, and that content type. Raises ValueError if it is not accepted."""
+    """The answers as JSON, and that content type.
+
+    Raises what gives status 406 if it is not accepted.
+    """
     kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
-    if not kinds & {"application/json", "application/*", "*/*", ""}:
-        raise ValueError(f"accept: found {accept!r}, wanted application/json.")
-    return json.dumps(answers), "application/json"
+    if not kinds & {_JSON, "application/*", "*/*", ""}:
+        raise _refused(406, f"accept: found {accept!r:.80}, wanted {_JSON}.")
+    return json.dumps(answers), _JSON
+
+
+def _has_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and any(map(_has_text, value)))
+
+
+def _refused(status: int, told: str) -> Exception:
+    """The caller's mistake; any other error is the server's to SageMaker's toolkit, status 500."""
+    try:
+        from sagemaker_inference.errors import (  # type: ignore[import-not-found]
+            GenericInferenceToolkitError,
+        )
+    except ImportError:  # in another server
+        return ValueError(told)
+    mistake: Exception = GenericInferenceToolkitError(status, told, HTTPStatus(status).phrase)
+    return mistake

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,11 @@ from project.files import canonical_json, digest_of, readable_json
 from project.records import environment, source
 from project.records.receipt import Run
 
-# Checks signatures, which is done before a bundle is handed to a container that has no key.
-_NOT_THERE = {"cryptography", "model_signing"}
+# The first two check signatures, which is done before a bundle is handed to a container that has no
+# key; the last comes with the container.
+_NOT_THERE = {"cryptography", "model_signing", "sagemaker_inference"}
+_INFERENCE = "inference.py"
+_GOLDEN = {"project/models/golden.py", "project/models/inputs.py"}
 _CONTAINERS = "torch"  # comes with the container, with all that it needs itself
 
 
@@ -32,11 +34,20 @@ class Package:
     licence: str
 
 
-def code(run: Run, model: str) -> dict[str, bytes]:
-    """The files of the run's own source that an answer needs, path to content."""
+def code(run: Run, model: str, inference: bytes) -> dict[str, bytes]:
+    """``inference.py`` and, of the run's own source, the files that it and the model import.
+
+    Path to content. Raises BundleError for a run of before golden answers, whose source lacks some.
+    """
     files = source.unpacked(run.folder / "source.zip")
-    roots = (f"project.models.{model}", "project.training.determinism", "project.training.profiles")
-    return source.files_of(files, *roots)
+    files[_INFERENCE] = inference
+    found = source.files_of(files, _INFERENCE.removesuffix(".py"), f"project.models.{model}")
+    if missing := sorted(_GOLDEN - {*found}):
+        raise BundleError(
+            f"{run.folder}: its source has no {missing[0]}, which a container compares its answers "
+            "by; train it again."
+        )
+    return found
 
 
 def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
@@ -45,7 +56,9 @@ def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
     Raises EnvironmentMismatch if this environment or this lock has another version of one.
     """
     owners = metadata.packages_distributions()
-    names = {_normal(owners[module][0]) for module in _modules(files) if module in owners}
+    names = {
+        environment.normal(owners[module][0]) for module in _modules(files) if module in owners
+    }
     queue, found = sorted(names | {_CONTAINERS}), {}
     category = environment.torch_category(environment.installed())
     locked = environment.locked_packages("default", category)
@@ -74,7 +87,9 @@ def _requirements(name: str) -> list[str]:
 
     wanted = [Requirement(text) for text in metadata.requires(name) or ()]
     return [
-        _normal(one.name) for one in wanted if not one.marker or one.marker.evaluate({"extra": ""})
+        environment.normal(one.name)
+        for one in wanted
+        if not one.marker or one.marker.evaluate({"extra": ""})
     ]
 
 
@@ -148,7 +163,3 @@ def licences(needed: list[Package], data: Mapping[str, str], own: str) -> bytes:
     text += ["| package | version | licence |", "|---|---|---|", *rows, ""]
     text += [f"Trained on {data['name']}: {data['licence']}", "", "The code itself:", "", own]
     return ("\n".join(text).rstrip() + "\n").encode()
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -65,7 +65,7 @@ def locked_packages(*sections: str) -> dict[str, dict[str, Any]]:
     """Name to ``{version, hashes}`` for the entries of the lock that apply to this platform."""
     lock = json.loads(LOCK.read_text())
     return {
-        _normal(name): {
+        normal(name): {
             "version": entry["version"].lstrip("="),
             "hashes": sorted(entry.get("hashes", [])),
         }
@@ -91,11 +91,12 @@ def installed() -> dict[str, str]:
     for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         for path in Path(folder).glob("*.dist-info"):
             name, _, version = path.name.removesuffix(".dist-info").partition("-")
-            found[_normal(name)] = version
+            found[normal(name)] = version
     return dict(sorted(found.items()))
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -7,7 +7,6 @@ the same moment is one row of MLflow's tables, whose primary key is all of it.
 
 import logging
 import os
-import re
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from project.errors import RunError, TrackingError
+from project.errors import RunError, TrackingError, public
 from project.files import held, told_in_one_line
 from project.records.receipt import runs
 from project.tracking.shown import FINISHED, IDENTITY, RUN, RUNNING, SENT, Shown, shown
@@ -48,11 +47,6 @@ def home(folder: Path) -> Path:
     with told_in_one_line(folder):
         (folder / HOME).mkdir(parents=True, exist_ok=True)
     return folder / HOME
-
-
-def public(text: str) -> str:
-    """A text with addresses, without the passwords in them."""
-    return re.sub(r"://[^@/\s]*@", "://", text)
 
 
 def refuse_unreachable(place: str) -> None:

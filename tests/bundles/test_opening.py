@@ -11,6 +11,7 @@ from project.bundles import manifest, signature
 from project.bundles.archive import packed
 from project.bundles.opening import is_bundle, opened
 from project.errors import BundleError
+from tests.conftest import ROOT
 
 FILES = {"weights.safetensors": b"weights", "receipt.json": b"{}", "code/inference.py": b"a = 1\n"}
 
@@ -150,6 +151,8 @@ def test_a_private_key_is_its_owners_alone_and_is_never_written_over(tmp_path: P
     with pytest.raises(BundleError, match="is there already"):
         signature.make_keys(tmp_path / "keys")
     assert (b"PRIVATE" in content, b"PRIVATE" in public.read_bytes()) == (True, False)
+    ignored = subprocess.run(["git", "check-ignore", "--quiet", "keys/lockstep.key"], cwd=ROOT)
+    assert ignored.returncode == 0
 
 
 def test_the_library_of_signatures_is_loaded_only_for_one(tmp_path: Path) -> None:

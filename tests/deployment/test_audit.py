@@ -16,6 +16,8 @@ from project.deployment.audit import audit
 from tests.conftest import ROOT, plain_environment
 from tests.trees import offline
 
+pytestmark = pytest.mark.slow  # pip-audit takes seconds to start
+
 # As OSV has it: what is known of the version of jinja2 that an audit asks for first.
 CANARY = {
     "id": "GHSA-462w-v97r-4m45",
@@ -68,7 +70,7 @@ def clone(tmp_path: Path) -> Path:
     small = {
         "_meta": lock["_meta"],
         "default": {name: lock["default"][name] for name in ("numpy", "pillow")},
-        "develop": {"black": lock["develop"]["black"]},
+        "develop": {name: lock["develop"][name] for name in ("black", "boolean.py")},
         "cpu": {"torch": lock["cpu"]["torch"]},
         "gpu": {"torch": lock["gpu"]["torch"]},
     }
@@ -96,9 +98,10 @@ def test_every_category_of_the_lock_is_looked_up_and_parts_and_licences_are_list
         rows = found(clone, monkeypatch, address)
     lock = json.loads((ROOT / "Pipfile.lock").read_bytes())
     names = {"numpy": "default", "pillow": "default", "black": "develop", "torch": "gpu"}
+    names["boolean.py"] = "develop"  # a name that advisories have as boolean-py
     pins = {f"{n}=={lock[part][n]['version'].lstrip('=')}" for n, part in names.items()}
-    assert asked == pins | {"jinja2==2.4.1"}
-    assert rows["advisories"] == (True, "4 packages, 0 known to be vulnerable")
+    assert asked == {pin.replace(".py=", "-py=") for pin in pins} | {"jinja2==2.4.1"}
+    assert rows["advisories"] == (True, "5 packages, 0 known to be vulnerable")
     assert [ok for ok, _ in rows.values()] == [True] * 4
     folder = clone.parent / "audit"
     parts = json.loads((folder / "sbom.json").read_bytes())["components"]
@@ -118,7 +121,7 @@ def test_a_package_that_is_known_to_be_vulnerable_does_not_pass(
         ok, told = found(clone, monkeypatch, address)["advisories"]
     assert (ok, told) == (
         False,
-        f"4 packages, 1 known to be vulnerable; pillow {version}: PYSEC-1",
+        f"5 packages, 1 known to be vulnerable; pillow {version}: PYSEC-1",
     )
 
 

@@ -3,25 +3,30 @@
 import gzip
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from project import trained
 from project.bundles import manifest
-from project.bundles.archive import unpack
-from project.deployment import bundle as bundling
+from project.bundles.archive import packed, unpack
 from project.deployment.bundle import Bundle, made
 from project.errors import BundleError, EnvironmentMismatch
-from project.models.digits import Predictor
+from project.files import digest_of, readable_json
+from project.models import golden
+from project.models.digits import Predictor, Preprocess
 from project.records import environment
 from project.records.receipt import Run
+from project.training import profiles
 from tests.conftest import ROOT, command, plain_environment
+from tests.test_acceptance import state
 
 # What a container does: a fresh process, code/ on the path, the packages, and nothing else of ours.
 SERVER = """
@@ -42,33 +47,47 @@ for line in sys.stdin:
 """
 
 
-def served(bundle: Bundle, folder: Path, *requests: tuple[str, bytes]) -> list[tuple[str, object]]:
-    """Content type and answer for each request, by a process as a container would start it."""
+def contained(
+    bundle: Bundle, folder: Path, requests: str = "", first: str = "", **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """A process as a container would start it, that has answered a line for each request."""
     (folder / "model.tar.gz").write_bytes(bundle.content)
+    shutil.rmtree(folder / "opt", ignore_errors=True)
     unpack(folder / "model.tar.gz", folder / "opt")
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", SERVER, str(folder / "opt")],
-        input="".join(json.dumps((kind, body.hex())) + "\n" for kind, body in requests),
+    return subprocess.run(
+        [sys.executable, "-I", "-c", first + SERVER, str(folder / "opt")],
+        input=requests,
         cwd=folder,
-        env=plain_environment(),
+        env=plain_environment() | variables,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+
+
+def served(bundle: Bundle, folder: Path, *requests: tuple[str, bytes]) -> list[tuple[str, object]]:
+    """Content type and answer for each request."""
+    lines = "".join(json.dumps((kind, body.hex())) + "\n" for kind, body in requests)
+    done = contained(bundle, folder, lines)
+    assert (done.returncode, done.stderr) == (0, "")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     return [(kind, json.loads(text)) for text, kind in answers]
 
 
 @pytest.fixture(scope="module")
-def bundle(finished_run: Run) -> Bundle:
-    return made(finished_run)
+def digits(accepted: Callable[[str], Run]) -> Run:
+    return accepted("digits/base")
+
+
+@pytest.fixture(scope="module")
+def bundle(digits: Run) -> Bundle:
+    return made(digits)
 
 
 @pytest.fixture
-def copy(finished_run: Run, tmp_path: Path) -> Run:
+def copy(digits: Run, tmp_path: Path) -> Run:
     """A run that may be changed."""
-    folder = tmp_path / finished_run.name
-    shutil.copytree(finished_run.folder, folder)
+    folder = tmp_path / digits.name
+    shutil.copytree(digits.folder, folder)
     return Run(folder)
 
 
@@ -78,9 +97,9 @@ def files_in(bundle: Bundle) -> dict[str, bytes]:
 
 
 def test_the_same_run_is_the_same_archive_in_another_process_and_time_zone(
-    bundle: Bundle, finished_run: Run, tmp_path: Path
+    bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
-    words = ["bundle", str(finished_run.folder), "--json"]
+    words = ["bundle", str(digits.folder), "--json"]
     path = str(tmp_path / "model.tar.gz")
     other = {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7", "LANG": "C"}
     done = command(*words, "--output", path, **other)
@@ -93,37 +112,34 @@ def test_the_same_run_is_the_same_archive_in_another_process_and_time_zone(
     )
 
 
-def test_it_holds_weights_code_and_what_is_to_be_said_of_them(
-    bundle: Bundle, finished_run: Run
-) -> None:
+def test_it_holds_weights_code_and_what_is_to_be_said_of_them(bundle: Bundle, digits: Run) -> None:
     files = files_in(bundle)
-    top = {name for name in files if "/" not in name} - {"golden.json"}
-    assert top == {
+    assert {name for name in files if "/" not in name} == {
         "LICENCES.md",
+        "golden.json",
         "manifest.json",
         "preprocess.json",
         "receipt.json",
         "sbom.json",
         "weights.safetensors",
     }
-    for name in ("weights.safetensors", "preprocess.json", "receipt.json"):
-        assert files[name] == (finished_run.folder / name).read_bytes()
+    for name in ("weights.safetensors", "preprocess.json", "receipt.json", "golden.json"):
+        assert files[name] == (digits.folder / name).read_bytes()
     kinds = {Path(name).suffix for name in files}
     assert kinds == {".json", ".md", ".py", ".safetensors", ".txt"}  # nothing pickled
     told = json.loads(files["manifest.json"])
-    assert (told["model"], told["takes"], told["run"]) == ("digits", "picture", finished_run.name)
-    assert told["version"] == f"0.1.0+{finished_run.name.rpartition('-')[2]}"
+    assert (told["model"], told["run"]) == ("digits", digits.name)
+    assert told["version"] == f"0.1.0+{digits.name.rpartition('-')[2]}"
 
 
 def test_its_code_is_what_trained_the_run_and_no_more_than_an_answer_needs(
-    bundle: Bundle, finished_run: Run
+    bundle: Bundle, digits: Run
 ) -> None:
     files = files_in(bundle)
-    trained_by = finished_run.parts["source"]
+    trained_by = digits.parts["source"]
     code = {n.removeprefix("code/"): c for n, c in files.items() if n.startswith("code/project/")}
-    assert {name: bundling.digest_of(content) for name, content in code.items()}.items() <= (
-        trained_by.items()
-    )
+    found = {name: digest_of(content) for name, content in code.items()}
+    assert found == {name: digest for name, digest in trained_by.items() if name in found}
     assert {"project/training/loop.py", "project/experiment.py"} & set(code) == set()
 
 
@@ -131,7 +147,7 @@ def test_its_packages_are_those_of_the_lock_with_every_digest(bundle: Bundle) ->
     files = files_in(bundle)
     lock = json.loads((ROOT / "Pipfile.lock").read_bytes())
     wanted = {}
-    for name in ("numpy", "omegaconf", "pillow", "pyyaml", "safetensors"):
+    for name in ("numpy", "omegaconf", "packaging", "pillow", "pyyaml", "safetensors"):
         entry = lock["default"][name]
         wanted[name + entry["version"]] = set(entry["hashes"])
     text = files["code/requirements.txt"].decode().replace("\\\n", " ")
@@ -146,46 +162,95 @@ def test_its_packages_are_those_of_the_lock_with_every_digest(bundle: Bundle) ->
 
 
 def test_a_container_gives_the_answers_of_the_predictor_bit_for_bit(
-    bundle: Bundle, finished_run: Run, tmp_path: Path
+    bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
     png = (ROOT / "docs" / "three.png").read_bytes()
     arrays = [[[(row * column) % 256 for column in range(8)] for row in range(8)], [[255] * 8] * 8]
+    kept = json.loads((digits.folder / "golden.json").read_bytes())
+    shown = [golden.as_lists(Preprocess.show(row)) for row in golden.examples(kept)]
     answers = served(
         bundle,
         tmp_path,
         ("image/png", png),
         ("application/json", json.dumps(arrays).encode()),
         ("image/png", png),
+        ("application/json", json.dumps(shown).encode()),
     )
-    predictor = Predictor.load(finished_run.folder)
+    predictor = Predictor.load(digits.folder)
     first, both = predictor.predict([png]), predictor.predict(arrays)
     kind = "application/json"
-    assert answers == [(kind, first), (kind, both), (kind, first)]
+    assert answers == [(kind, first), (kind, both), (kind, first), (kind, kept["answers"])]
+
+
+def test_a_container_refuses_a_model_whose_golden_answers_differ(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """By one bit; everything else agrees, as on a machine that computes otherwise."""
+    files = files_in(bundle)
+    kept, receipt = (json.loads(files[name]) for name in ("golden.json", "receipt.json"))
+    confidences = kept["answers"][3]["confidences"]
+    confidences["7"] = math.nextafter(confidences["7"], 1)
+    files["golden.json"] = readable_json(kept)
+    receipt["results"]["golden_sha256"] = digest_of(files["golden.json"])
+    files["receipt.json"] = readable_json(receipt)
+    del files[manifest.NAME]
+    files[manifest.NAME] = manifest.written(files, bundle.facts)
+    done = contained(replace(bundle, content=packed(files)), tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, "answers otherwise than in training (example 4, 7: " in last) == (
+        1,
+        True,
+    )
+
+
+def test_a_container_that_has_loaded_torch_says_that_nothing_was_compared(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    done = contained(bundle, tmp_path, first="import torch\n")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "golden answers unchecked: this process is not under the run's profile\n",
+    )
+    variables = profiles.variables("portable")  # then it is of no matter who loads torch, and when
+    done = contained(bundle, tmp_path, first="import torch\n", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     picture = str(ROOT / "docs" / "three.png")
+    many = [["x" * 1_000_000, *range(1_000_000)]]  # NumPy would make 4 TB of it
     answers = served(
         bundle,
         tmp_path,
-        ("application/json", json.dumps([picture]).encode()),
-        ("application/json", b'{"instances": []}'),
-        ("text/csv", b"title,description\na,b\n"),
+        *(("application/json", json.dumps(one).encode()) for one in ([picture], [many])),
         ("text/plain", picture.encode()),
+        ("text/csv", b"title,description\na,b\n"),
+        ("application/json", b'{"instances": []}'),
+        ("application/json", b"[" * 100_000),
         ("image/png", b"no picture"),
+        ("text/plain", b"\xff"),
         ("application/x-npy", b""),
     )
-    assert [kind for kind, _ in answers] == ["ValueError"] * 4 + ["DataError", "ValueError"]
-    assert answers[0][1] == "input: found str, wanted pictures."
+    assert [kind for kind, _ in answers] == ["ValueError"] * 9
+    assert [str(told).partition(" (")[0] for _, told in answers] == [
+        *["input: found a text, wanted pictures."] * 3,
+        "text/csv: found a table, wanted pictures.",
+        "body: found other JSON, wanted a list of pictures or of texts.",
+        "body: not readable as application/json",
+        "picture: no readable picture",
+        "body: not readable as text/plain",
+        "content type: found 'application/x-npy', wanted one of image/png, image/jpeg, "
+        "application/x-image, application/json, text/csv, text/plain.",
+    ]
 
 
 @pytest.mark.slow
 def test_a_container_reads_texts_as_csv_json_and_plain(
-    train_briefly: Callable[..., Run], tmp_path: Path
+    accepted: Callable[[str], Run], tmp_path: Path
 ) -> None:
-    run = train_briefly("tags/base")
+    run = accepted("tags/base")
     table = b'title,description\nA detector,"Finds cars, fast"\n"Word ""vectors""",of\n'
     texts = ["A detector\nFinds cars, fast", 'Word "vectors"\nof']
     answers = served(
@@ -199,18 +264,18 @@ def test_a_container_reads_texts_as_csv_json_and_plain(
     wanted = trained.predictor(run).predict(texts)
     kind = "application/json"
     assert answers[:3] == [(kind, wanted), (kind, wanted), (kind, wanted[1:])]
-    assert answers[3] == ("ValueError", "input: found list, wanted texts.")
+    assert answers[3] == ("ValueError", "text: found [1, 2], wanted words.")
 
 
 def test_it_is_loaded_packed_and_unpacked_and_refused_by_file_name(
-    bundle: Bundle, finished_run: Run, tmp_path: Path
+    bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
-    packed = tmp_path / "model.tar.gz"
-    bundle.write(packed)
-    unpack(packed, tmp_path / "to")
+    archive = tmp_path / "model.tar.gz"
+    bundle.write(archive)
+    unpack(archive, tmp_path / "to")
     png = ROOT / "docs" / "three.png"
-    wanted = Predictor.load(finished_run.folder).predict([png])
-    for place in (packed, tmp_path / "to"):
+    wanted = Predictor.load(digits.folder).predict([png])
+    for place in (archive, tmp_path / "to"):
         assert Predictor.load(place).predict([png]) == wanted
     path = tmp_path / "to" / "code" / "project" / "config.py"
     path.write_bytes(path.read_bytes() + b"\n")
@@ -219,12 +284,11 @@ def test_it_is_loaded_packed_and_unpacked_and_refused_by_file_name(
 
 
 def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
-    bundle: Bundle, finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for words in (["keys", "--output", str(tmp_path / "keys")],):
-        assert command(*words).returncode == 0
+    assert command("keys", "--output", str(tmp_path / "keys")).returncode == 0
     key = tmp_path / "keys" / "lockstep"
-    signed = made(finished_run, key.with_suffix(".key"))
+    signed = made(digits, key.with_suffix(".key"))
     both = [files_in(one) for one in (signed, bundle)]
     assert {name for name in both[0] if both[0][name] != both[1].get(name)} == {"signature.json"}
     signed.write(tmp_path / "signed")
@@ -240,9 +304,9 @@ def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
         Predictor.load(tmp_path / "to")
 
 
-def test_the_verb_says_whether_it_signed(finished_run: Run, tmp_path: Path) -> None:
+def test_the_verb_says_whether_it_signed(digits: Run, tmp_path: Path) -> None:
     command("keys", "--output", str(tmp_path))
-    words = ["bundle", str(finished_run.folder), "--output", str(tmp_path / "a")]
+    words = ["bundle", str(digits.folder), "--output", str(tmp_path / "a")]
     done = command(*words)
     assert done.stdout.splitlines()[-1].startswith("unsigned: no key was given")
     done = command(*words, LOCKSTEP_SIGNING_KEY=str(tmp_path / "lockstep.key"))
@@ -261,20 +325,20 @@ def test_a_run_that_is_not_finished_or_was_altered_has_no_bundle(copy: Run) -> N
 
 
 def test_a_run_of_other_packages_has_no_bundle_here(
-    finished_run: Run, monkeypatch: pytest.MonkeyPatch
+    digits: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = environment.installed() | {"numpy": "1.0"}
     monkeypatch.setattr(environment, "installed", lambda: other)
     with pytest.raises(EnvironmentMismatch, match=r"^numpy: the run was trained with 2\.4\.6, "):
-        made(finished_run)
+        made(digits)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["digits/base", "apparel/base"])
 def test_onnx_is_the_same_bytes_and_answers_within_its_tolerance(
-    recipe: str, train_briefly: Callable[..., Run], tmp_path: Path
+    recipe: str, accepted: Callable[[str], Run], tmp_path: Path
 ) -> None:
-    run = train_briefly(recipe)
+    run = accepted(recipe)
     contents = []
     for name in "ab":
         words = ["bundle", str(run.folder), "--onnx", "--json", "--output", str(tmp_path / name)]
@@ -288,14 +352,33 @@ def test_onnx_is_the_same_bytes_and_answers_within_its_tolerance(
     assert (told["tolerance"], told["examples"], told["input"][:2]) == (1e-4, 64, ["n", 1])
 
 
+@pytest.mark.slow
+def test_onnx_needs_no_budget_to_find_torch_under_the_profile(copy: Run, tmp_path: Path) -> None:
+    """The latency is measured first, if it is bounded, and loads torch rightly."""
+    state(copy, "accept:\n  size_mb: < 5\n")
+    done = command("bundle", str(copy.folder), "--onnx", "--output", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_does_not_keep_its_budgets_has_no_bundle(copy: Run, tmp_path: Path) -> None:
+    state(copy, "accept:\n  test.accuracy: '>= 0.99'\n")
+    done = command("bundle", str(copy.folder), "--output", str(tmp_path / "a"))
+    told = f"error: {copy.name}: does not keep its recipe's budgets: test.accuracy 0."
+    assert (done.returncode, done.stderr.startswith(told), list(tmp_path.iterdir())) == (
+        2,
+        True,
+        [copy.folder],
+    )
+
+
 def test_onnx_that_answers_otherwise_is_refused(
-    finished_run: Run, monkeypatch: pytest.MonkeyPatch
+    digits: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
 
     from project.deployment import onnx
 
-    predictor = Predictor.load(finished_run.folder)
+    predictor = Predictor.load(digits.folder)
     monkeypatch.setattr(onnx, "_written", lambda *_: b"")
     scores = np.zeros((4, 10), np.float32)
     monkeypatch.setattr(onnx, "_answers", lambda *_: scores)

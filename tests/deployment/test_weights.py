@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +26,20 @@ from project.storage import Storage, open_storage
 from project.watch import Watch
 from tests.conftest import ROOT, command, plain_environment
 from tests.services import S3
+from tests.test_acceptance import state
+from tests.trees import offline
 
 PNG = ROOT / "docs" / "three.png"
 
 
 @pytest.fixture(scope="module")
-def bundle(finished_run: Run) -> Bundle:
-    return made(finished_run)
+def digits(accepted: Callable[[str], Run]) -> Run:
+    return accepted("digits/base")
+
+
+@pytest.fixture(scope="module")
+def bundle(digits: Run) -> Bundle:
+    return made(digits)
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -72,10 +80,10 @@ def put(bundle: Bundle, storage: Storage) -> tuple[Entry, bool]:
 
 
 def test_what_was_published_is_fetched_once_and_then_used_offline(
-    bundle: Bundle, finished_run: Run, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, digits: Run, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry, new = put(bundle, open_storage(address))
-    assert (new, entry.version) == (True, f"0.1.0+{finished_run.name.rpartition('-')[2]}")
+    assert (new, entry.version) == (True, f"0.1.0+{digits.name.rpartition('-')[2]}")
     assert put(bundle, open_storage(address)) == (entry, False)
     first = fetched("digits", None, tmp_path / "data", Watch())
     assert first.read_bytes() == bundle.content
@@ -175,22 +183,22 @@ def test_an_unknown_version_is_told_with_the_nearest(folder: Path, tmp_path: Pat
 
 
 def test_published_weights_are_loaded_and_their_features_are_frozen(
-    bundle: Bundle, finished_run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, digits: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     monkeypatch.setenv("LOCKSTEP_DATA", str(tmp_path / "data"))
     entry, _ = put(bundle, open_storage(str(folder)))
-    wanted = Predictor.load(finished_run.folder).predict([PNG])
+    wanted = Predictor.load(digits.folder).predict([PNG])
     assert project.load("digits", pretrained=True).predict([PNG]) == wanted
     assert project.load("digits", version=entry.version).predict([PNG]) == wanted
     features = project.load_features("digits", pretrained=True)
-    whole = Predictor.load(finished_run.folder)
+    whole = Predictor.load(digits.folder)
     inputs = whole.preprocess(whole.read(PNG)[None])
     assert not features.training
     assert not any(one.requires_grad for one in features.parameters())
     assert torch.equal(features(inputs), whole.model.features(inputs))  # type: ignore[operator]
-    for words in ({}, {"pretrained": True, "run": finished_run.folder}):
+    for words in ({}, {"pretrained": True, "run": digits.folder}):
         with pytest.raises(TypeError, match="wanted a run, or pretrained=True"):
             project.load("digits", **words)  # type: ignore[arg-type]
 
@@ -206,40 +214,58 @@ def test_only_what_the_key_signed_is_kept_where_a_key_is_configured(
     assert not [*(tmp_path / "data").rglob("model.tar.gz")]
 
 
-def test_the_verb_publishes_and_tells_where(finished_run: Run, folder: Path) -> None:
-    words = ["publish", str(finished_run.folder), "--to", str(folder), "--json"]
-    done = command(*words)
+def test_the_verb_publishes_and_tells_where(digits: Run, folder: Path) -> None:
+    words = ["publish", str(digits.folder), "--json"]
+    done = command(*words, "--to", str(folder), LOCKSTEP_WEIGHTS="")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert ((folder / told["key"]).exists(), told["new"], told["signed"]) == (True, True, False)
-    missing = command("publish", str(finished_run.folder))
-    assert (missing.returncode, "no storage is named" in missing.stderr) == (
-        0,
-        False,
-    )  # the variable
-    del words[2:4]
-    unnamed = command(*words, LOCKSTEP_WEIGHTS="")
-    assert (unnamed.returncode, "no storage is named" in unnamed.stderr) == (2, True)
+    done = command(*words)  # the fixture's variable names the folder
+    assert (done.returncode, json.loads(done.stdout)) == (0, told | {"new": False})
+    done = command(*words, LOCKSTEP_WEIGHTS="")
+    assert (done.returncode, "no storage is named" in done.stderr) == (2, True)
+
+
+def test_a_run_that_does_not_keep_its_budgets_is_not_published(
+    digits: Run, folder: Path, tmp_path: Path
+) -> None:
+    copy = Run(shutil.copytree(digits.folder, tmp_path / "copy"))
+    state(copy, "accept:\n  test.accuracy: '>= 0.99'\n")
+    done = command("publish", str(copy.folder))
+    told = "error: copy: does not keep its recipe's budgets: test.accuracy 0."
+    assert (done.returncode, done.stderr.startswith(told), list(folder.iterdir())) == (2, True, [])
 
 
 @pytest.mark.slow
 def test_the_recipe_of_the_page_learns_digits_on_the_features_of_apparel(
-    folder: Path, tmp_path: Path, data_folder: Path
+    accepted: Callable[[str], Run], folder: Path, tmp_path: Path
 ) -> None:
-    words = ["train", "apparel/base", "training.epochs=1", "data.limit=2000", "--seed", "1"]
-    done = command(*words, "--runs", str(tmp_path / "runs"))
-    assert done.returncode == 0, done.stderr
-    (run,) = (tmp_path / "runs").glob("apparel-*")
-    done = command("publish", str(run), "--to", str(folder))
-    assert done.returncode == 0, done.stderr
+    put(made(accepted("apparel/base")), open_storage(str(folder)))
     page = (ROOT / "docs" / "bundle.md").read_text()
     (script,) = re.findall(r"```python\n(from project import load, .*?)```", page, re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=plain_environment() | {"LOCKSTEP_DATA": str(tmp_path / "data")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) >= 0.9
+    variables = plain_environment() | {"LOCKSTEP_DATA": str(tmp_path / "data")}
+    words = [sys.executable, "-c", script]
+    told = []
+    for command_line in (words, offline(*words)):
+        done = subprocess.run(command_line, cwd=ROOT, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout)
+        variables["LOCKSTEP_WEIGHTS"] = ""
+    assert (told[1], float(told[0].split()[-1]) >= 0.9) == (told[0], True)
+
+
+@pytest.mark.slow
+def test_features_of_texts_are_those_of_the_model(
+    accepted: Callable[[str], Run], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setenv("LOCKSTEP_DATA", str(tmp_path / "data"))
+    run = accepted("tags/base")
+    entry, _ = put(made(run), open_storage(str(folder)))
+    features = project.load_features("tags", version=entry.version)
+    whole = project.load("tags", run.folder)
+    inputs = whole.preprocess(whole.read("Finds cars, fast")[None])
+    found = features(inputs)
+    assert torch.equal(whole.model.classifier(found), whole.model(inputs))  # type: ignore[operator]
+    assert (found.shape, found.requires_grad) == ((1, whole.preprocess.config.hidden), False)

@@ -45,7 +45,7 @@ def category() -> str:
 
 def test_the_installed_packages_are_those_that_python_itself_finds() -> None:
     found = importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
-    names = {environment._normal(item.name): item.version for item in found}
+    names = {environment.normal(item.name): item.version for item in found}
     assert dict(sorted(names.items())) == HERE
 
 

@@ -171,13 +171,13 @@ def test_the_best_recipe_trains_to_the_weights_of_its_trial(
     assert json.loads(out)["results"]["weights_sha256"] == best["weights_sha256"], err
 
 
+SECRET = "postgresql://me:geheim@127.0.0.1:9/none"  # pragma: allowlist secret
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (
-            ("--storage", "postgresql://me:geheim@127.0.0.1:9/none"),
-            "--storage: 127.0.0.1:9/none",
-        ),  # pragma: allowlist secret
+        (("--storage", SECRET), "--storage: 127.0.0.1:9/none"),
         (("--storage", "nonsense"), "--storage: nonsense cannot be used ("),
         (("--name", "base"), "is there already and not of this study ("),
         (("training.lr=0.1",), "override: training.lr=0.1: is searched by the recipe's section"),
