@@ -194,10 +194,11 @@ def aws() -> Iterator[Aws]:
     (port,) = free_ports(1)
     words = [_program("moto_server", "moto"), "-H", "127.0.0.1", "-p", str(port)]
     made = Aws(f"http://127.0.0.1:{port}")
-    with _folder("lockstep-aws-") as folder:
-        # It writes files where it stands when it is asked to check a template.
-        with running(words, folder / "log", lambda: _acts(made), cwd=folder):
-            yield made
+    with (
+        _folder("lockstep-aws-") as folder,
+        running(words, folder / "log", lambda: _acts(made), cwd=folder),
+    ):
+        yield made
 
 
 def _acts(server: Aws) -> bool:
