@@ -83,8 +83,8 @@ def _refuse_incomplete(options: argparse.Namespace) -> str:
         raise DeploymentError("deploy: no bucket is named; give --bucket BUCKET.")
     if not (address := options.image or os.environ.get(IMAGE)):
         raise DeploymentError(
-            f"deploy: no image is named; give --image URI or set {IMAGE} (`invoke image build` "
-            "and `invoke image push` bring one to ECR, docs/deploy.md says how)."
+            f"deploy: no image is named; give --image URI or set {IMAGE} (`invoke image push "
+            "ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME --stage sagemaker` brings one to ECR)."
         )
     return str(address)
 

@@ -108,9 +108,10 @@ class Image:
                 )["imageDetails"]
             except ClientError as error:
                 if code_of(error) in ("RepositoryNotFoundException", "ImageNotFoundException"):
+                    name = self.text.rpartition(":")[0]
                     raise DeploymentError(
                         f"--image {self.text}: found no such image; push it "
-                        f"(`invoke image push {self.text.rpartition(':')[0]}`), or correct it."
+                        f"(`invoke image push {name} --stage sagemaker`), or correct it."
                     ) from error
                 raise
         return f"{self.text.rpartition(':')[0]}@{found['imageDigest']}"

@@ -8,6 +8,7 @@ these the template itself is tested below, and rollbacks in test_rollback.py. No
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import uuid
@@ -17,12 +18,14 @@ from typing import Any
 
 import pytest
 
+from project import cli
 from project.bundles import manifest
 from project.bundles.archive import packed
 from project.deployment import endpoint
 from project.deployment.account import Account
 from project.deployment.bundle import Bundle
 from project.deployment.stack import Stack
+from project.deployment.target import _IMAGE, IMAGE
 from project.errors import DeploymentError, StorageError
 from project.files import digest_of
 from project.records.receipt import Run
@@ -381,3 +384,15 @@ def test_the_task_hands_on_what_it_is_given(cloud: Cloud) -> None:
     words = ["deploy", "--delete", f"--stack={cloud.stack}"]
     done = subprocess.run([invoke, *words], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "found no such stack" in done.stderr) == (2, True)
+
+
+def test_the_commands_of_the_page_are_such_as_the_verb_takes() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    lines = [line.split() for line in page.splitlines() if line.startswith("invoke deploy")]
+    parser, _ = cli._parser()
+    found = [parser.parse_args(words[1:]) for words in lines]
+    assert [one.delete for one in found] == [False] * 4 + [True]
+    for one in found:
+        endpoint.settings(one.set)
+    variables = dict(re.findall(r"(\w+)=(\S+)", page.partition("invoke deploy d")[0]))
+    assert IMAGE in variables and _IMAGE.fullmatch(variables[IMAGE])

@@ -62,6 +62,10 @@ def test_cfn_lint_finds_nothing() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_it_is_small_enough_to_be_sent_as_it_is() -> None:
+    assert len(PATH.read_bytes()) <= 51_200  # CloudFormation takes a larger one from a bucket only
+
+
 def test_short_forms_are_read_as_what_they_are_short_for() -> None:
     text = "a: !Ref B\nb: !GetAtt C.D.E\nc: !If [X, !Sub '${Y}', 1]\nd: !Sub ['${Z}', {Z: !Ref B}]"
     assert endpoint.read(text) == {
