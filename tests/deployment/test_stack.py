@@ -198,6 +198,7 @@ def test_the_role_may_do_what_an_endpoint_needs_and_no_more(cloud: Cloud) -> Non
     }
     logs = f"us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/{cloud.stack}:*"
     bucket = f"arn:aws:s3:::{cloud.bucket}"
+    alarms = "arn:aws:cloudwatch:us-east-1:123456789012:alarm"
     assert {one["Sid"]: (one["Action"], one["Resource"]) for one in statements} == {
         "ReadTheBundle": (
             "s3:GetObject",
@@ -211,6 +212,10 @@ def test_the_role_may_do_what_an_endpoint_needs_and_no_more(cloud: Cloud) -> Non
         "WriteTheLog": (
             ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
             f"arn:aws:logs:{logs}",
+        ),
+        "SeeTheAlarms": (
+            "cloudwatch:DescribeAlarms",
+            [f"{alarms}:{cloud.stack}-server-errors", f"{alarms}:{cloud.stack}-latency"],
         ),
         "TellTheMetrics": ("cloudwatch:PutMetricData", "*"),
         "KeepWhatIsCaptured": ("s3:PutObject", f"{bucket}/seen/here/{cloud.stack}/*"),

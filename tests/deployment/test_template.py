@@ -107,7 +107,7 @@ def test_the_role_may_nothing_everywhere_but_where_iam_knows_no_place() -> None:
     }
     actions = [action for one in statements for action in _listed(one["Action"])]
     assert [action for action in actions if "*" in action] == []
-    wide = [one["Sid"] for one in statements if "*" in one["Resource"][:-1]]
+    wide = [one for part in statements for one in _listed(part["Resource"]) if "*" in one[:-1]]
     assert wide == []
     assert {one["Effect"] for one in statements} == {"Allow"}
 
@@ -148,13 +148,13 @@ def test_the_alarms_are_those_that_cloudwatch_takes(aws: Aws) -> None:
     alarms = [name for name, one in RESOURCES.items() if one["Type"] == "AWS::CloudWatch::Alarm"]
     for name in alarms:
         given = properties(name, AlarmTopic=TOPIC, LatencyMicroseconds="250000")
-        cloudwatch.put_metric_alarm(AlarmName=f"shop-{name}", **given)
+        cloudwatch.put_metric_alarm(**given)
     found = cloudwatch.describe_alarms(AlarmNamePrefix="shop-")["MetricAlarms"]
     keys = ("MetricName", "Threshold", "ComparisonOperator")
     assert {one["AlarmName"]: tuple(one[key] for key in keys) for one in found} == {
-        "shop-ServerErrorsAlarm": ("Invocation5XXErrors", 5.0, "GreaterThanOrEqualToThreshold"),
-        "shop-LatencyAlarm": ("ModelLatency", 250000.0, "GreaterThanThreshold"),
-        "shop-ClientErrorsAlarm": ("Invocation4XXErrors", 100.0, "GreaterThanOrEqualToThreshold"),
+        "shop-server-errors": ("Invocation5XXErrors", 5.0, "GreaterThanOrEqualToThreshold"),
+        "shop-latency": ("ModelLatency", 250000.0, "GreaterThanThreshold"),
+        "shop-client-errors": ("Invocation4XXErrors", 100.0, "GreaterThanOrEqualToThreshold"),
     }
     variant = [{"Name": "EndpointName", "Value": "shop"}, {"Name": "VariantName", "Value": "all"}]
     for one in found:
@@ -196,6 +196,10 @@ def test_a_deployment_is_blue_and_green_and_ends_when_an_alarm_rings(traffic: st
         {"AlarmName": {"Ref": "ServerErrorsAlarm"}},
         {"AlarmName": {"Ref": "LatencyAlarm"}},
     ]
+    names = [properties(one["AlarmName"]["Ref"])["AlarmName"] for one in alarms]
+    statements = properties("Role")["Policies"][0]["PolicyDocument"]["Statement"]
+    (seen,) = [one["Resource"] for one in statements if one["Sid"] == "SeeTheAlarms"]
+    assert [one.rpartition(":")[2] for one in seen] == names
     given = properties("Endpoint", Traffic=traffic, BakeSeconds="120", MaxInstances="3")
     config = given["DeploymentConfig"]
     config["AutoRollbackConfiguration"]["Alarms"] = [{"AlarmName": "a"}, {"AlarmName": "b"}]
