@@ -209,6 +209,40 @@ def publish(
     project("publish", run, *given(to=to, key=key, onnx=onnx, runs=runs, json=json))
 
 
+@task(
+    positional=[] if "--delete" in sys.argv else ["run"],
+    iterable=["set"],
+    help={
+        "bucket": "where the bundle is put, of the endpoint's region",
+        "stack": "the CloudFormation stack, and the endpoint that it makes",
+        "image": "the serving image in ECR; default: LOCKSTEP_ECR_IMAGE",
+        "key": "private key to sign with; default: LOCKSTEP_SIGNING_KEY, else unsigned",
+        "onnx": "with model.onnx, compared with torch",
+        "set": "a parameter of deployment/stack.yaml, InstanceCount=2; may be repeated",
+        "dry-run": "only tell what would change",
+        "delete": "delete the stack; the bundles in the bucket stay",
+    },
+)
+def deploy(
+    _: Context,
+    stack: str,
+    run: str | None = None,
+    bucket: str | None = None,
+    image: str | None = None,
+    key: str | None = None,
+    onnx: bool = False,
+    set: list[str] = [],
+    dry_run: bool = False,
+    delete: bool = False,
+    runs: str | None = None,
+    json: bool = False,
+) -> None:
+    """Put a finished run onto SageMaker, or take it off."""
+    words = [*([run] if run else []), *(f"--set={one}" for one in set)]
+    words += given(stack=stack, bucket=bucket, image=image, key=key, onnx=onnx)
+    project("deploy", *words, *given(dry_run=dry_run, delete=delete, runs=runs, json=json))
+
+
 @task(help={"output": "the folder to write them to; keys unless told"})
 def keys(_: Context, output: str | None = None, json: bool = False) -> None:
     """Make a pair of keys, to sign bundles and to check their signatures."""
@@ -451,7 +485,7 @@ def prove(_: Context, full: bool = False, write: bool = False) -> None:
 
 @task
 def lint(_: Context) -> None:
-    """Check format, style and types, the notebooks and the Dockerfiles."""
+    """Check format, style and types, notebooks, Dockerfiles and the stack."""
     tool("black", "--check", "--quiet", *CODE)
     tool("ruff", "check", "--quiet", *CODE)
     tool("mypy", "project")
@@ -459,6 +493,7 @@ def lint(_: Context) -> None:
     dockerfiles = [str(path) for path in ROOT.glob("docker/*Dockerfile")]
     if dockerfiles:
         tool("hadolint", *dockerfiles)
+    tool("cfn-lint", "deployment/stack.yaml")
 
 
 @task(name="format")

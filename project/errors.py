@@ -10,6 +10,7 @@ LockstepError
 │   └── CheckpointError   a checkpoint cannot be written or read back
 ├── ImageError        a container image cannot be built or run here
 ├── ServingError      a run cannot be served where it was asked for
+├── DeploymentError   an account refuses a deployment, or it was asked for what cannot be
 ├── TrackingError     MLflow cannot be reached, or refuses what is sent
 ├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
 └── Diverged          training produced numbers that are not finite
@@ -69,6 +70,10 @@ class ImageError(LockstepError):
 
 class ServingError(LockstepError):
     """A run cannot be served where it was asked for."""
+
+
+class DeploymentError(LockstepError):
+    """An account refuses a deployment, or it was asked for what cannot be."""
 
 
 class TrackingError(LockstepError):

@@ -20,7 +20,7 @@ from project.place import Place  # noqa: E402
 from project.records.receipt import Run  # noqa: E402
 from project.watch import Watch  # noqa: E402
 from tests.claims import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
-from tests.services import postgres, s3  # noqa: E402, F401
+from tests.services import aws, postgres, s3  # noqa: E402, F401
 from tests.trees import house, index, tree  # noqa: E402, F401
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +30,7 @@ Call = Callable[..., tuple[int, str, str]]
 TOGETHER = (
     "tests/data/test_transfer.py",
     "tests/deployment/test_bundle.py",
+    "tests/deployment/test_stack.py",
     "tests/deployment/test_weights.py",
     "tests/faults/test_workers.py",
     "tests/test_any_cpu.py",

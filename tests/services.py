@@ -1,4 +1,4 @@
-"""Real servers for tests that need one: PostgreSQL, and S3 as SeaweedFS speaks it.
+"""Servers for tests that need one: PostgreSQL, S3 as SeaweedFS speaks it, AWS as moto acts it.
 
 Each stands in a folder with a short name, listens on this machine only, at ports found free, with
 a password of its own; it is ended by its pid, and by the kernel when the tests are killed.
@@ -87,6 +87,31 @@ class S3:
         return name
 
 
+@dataclass(frozen=True)
+class Aws:
+    """A server that acts as AWS: CloudFormation, SageMaker, IAM, ECR, S3 and others."""
+
+    endpoint: str
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment by which boto3 finds the server."""
+        key, secret = "tests", "tests"  # it lets anybody in
+        return S3(self.endpoint, key, secret).variables
+
+    def client(self, service: str, region: str = "us-east-1") -> Any:
+        """A boto3 client of one of its services."""
+        import boto3
+
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            aws_access_key_id="tests",
+            aws_secret_access_key="tests",
+            region_name=region,
+        )
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server, run by another user where the tests are run by root, as it demands."""
@@ -160,6 +185,29 @@ def _stores(server: S3) -> bool:
         client.put_object(Bucket="ready", Key="ready", Body=b"?")
         return True
     except (BotoCoreError, ClientError):
+        return False
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[Aws]:
+    """moto's server."""
+    (port,) = free_ports(1)
+    words = [_program("moto_server", "moto"), "-H", "127.0.0.1", "-p", str(port)]
+    made = Aws(f"http://127.0.0.1:{port}")
+    with (
+        _folder("lockstep-aws-") as folder,
+        running(words, folder / "log", lambda: _acts(made), cwd=folder),
+    ):
+        yield made
+
+
+def _acts(server: Aws) -> bool:
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        server.client("sts").get_caller_identity()
+        return True
+    except BotoCoreError:
         return False
 
 

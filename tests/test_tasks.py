@@ -22,7 +22,7 @@ def test_every_task_is_listed_with_its_sentence() -> None:
     listed = run(str(BIN / "invoke"), "--list").stdout
     tasks = "audit bundle compare config data doctor evaluate format lint lock new-model notebook"
     tasks += " keys predict publish reproduce runs serve test track train tune ui wheelhouse"
-    tasks += " accept checkout delete diff"
+    tasks += " accept checkout delete deploy diff"
     assert [name for name in tasks.split() if f"  {name} " not in listed] == []
 
 

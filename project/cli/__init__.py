@@ -9,6 +9,7 @@ from typing import NoReturn
 from project.cli import (
     container,
     data,
+    deploying,
     deployment,
     images,
     keeping,
@@ -89,7 +90,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         prog="project", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    parts = (training, tuning, runs, keeping, tracking, data, serving, deployment, container)
-    for part in (*parts, workspace, images):
+    parts = (training, tuning, runs, keeping, tracking, data, serving, deployment, deploying)
+    for part in (*parts, container, workspace, images):
         part.add_to(verbs)
     return parser, verbs.names

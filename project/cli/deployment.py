@@ -17,19 +17,20 @@ def add_to(verbs: Verbs) -> None:
     verb = verbs.add(bundle, runs=True)
     text = "where to write it (default: model.tar.gz in the run's folder)"
     verb.add_argument("--output", metavar="FILE", type=Path, help=text)
-    _add_what(verb)
+    add_what(verb)
     verb = verbs.add(publish, runs=True)
     text = "a folder or s3://BUCKET/PREFIX (default: LOCKSTEP_WEIGHTS)"
     verb.add_argument("--to", dest="storage", metavar="STORAGE", help=text)
-    _add_what(verb)
+    add_what(verb)
     verb = verbs.add(keys)
     verb.add_argument("--output", metavar="FOLDER", type=Path, default=Path("keys"))
     verb = verbs.add(audit)
     verb.add_argument("--output", metavar="FOLDER", type=Path, default=Path("audit"))
 
 
-def _add_what(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", metavar="RUN")
+def add_what(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """The run of which a bundle is made, and how it is made."""
+    verb.add_argument("run", metavar="RUN", nargs=nargs)
     text = "private key to sign with (default: LOCKSTEP_SIGNING_KEY; without one: unsigned)"
     verb.add_argument("--key", metavar="FILE", type=Path, help=text)
     verb.add_argument("--onnx", action="store_true", help="with model.onnx, checked")
@@ -40,7 +41,7 @@ def bundle(options: argparse.Namespace) -> None:
     from project.place import Place
     from project.records.receipt import find_run
 
-    made = _made(options)
+    made = bundled(options)
     run = find_run(options.run, Place.default(options.runs).runs)
     path = options.output or run.folder / "model.tar.gz"
     made.write(path)
@@ -48,7 +49,7 @@ def bundle(options: argparse.Namespace) -> None:
         told = {"path": str(path), "sha256": made.sha256, "signed": made.signed}
         print(json.dumps(told | {"manifest_sha256": made.manifest_sha256} | made.facts, indent=2))
         return
-    print(f"bundle {path}\nversion {made.facts['version']}\nsha256 {made.sha256}\n{_signed(made)}")
+    print(f"bundle {path}\nversion {made.facts['version']}\nsha256 {made.sha256}\n{signed(made)}")
 
 
 def publish(options: argparse.Namespace) -> None:
@@ -66,14 +67,14 @@ def publish(options: argparse.Namespace) -> None:
         raise StorageError(f"publish: no storage is named; give --to STORAGE, or set {WEIGHTS}.")
     storage = open_storage(address)
     storage.check()
-    made = _made(options)
+    made = bundled(options)
     with moving(f"publishing to {storage}", len(made.content), console.watch()) as moved:
         entry, new = put(made, storage, moved)
     if options.json:
         print(json.dumps(vars(entry) | {"key": entry.key, "new": new}, indent=2))
         return
     state = "published" if new else "was published before"
-    print(f"{entry.model} {entry.version} {state}\n{storage}/{entry.key}\n{_signed(made)}")
+    print(f"{entry.model} {entry.version} {state}\n{storage}/{entry.key}\n{signed(made)}")
 
 
 def keys(options: argparse.Namespace) -> None:
@@ -109,7 +110,8 @@ def audit(options: argparse.Namespace) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def _made(options: argparse.Namespace) -> "Bundle":
+def bundled(options: argparse.Namespace) -> "Bundle":
+    """The bundle that the options ask for. Raises LockstepError if the run may not have one."""
     from project import console
     from project.acceptance import refuse_failing
     from project.deployment.bundle import made
@@ -142,7 +144,8 @@ def _exporting(run: Any, place: Any, watch: Any) -> Callable[[], Any]:
     return exported
 
 
-def _signed(made: "Bundle") -> str:
+def signed(made: "Bundle") -> str:
+    """A line that says whether a bundle is signed."""
     if made.signed:
         return "signed"
     return "unsigned: no key was given (`invoke keys` makes one; --key FILE signs)"
