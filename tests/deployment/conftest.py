@@ -99,7 +99,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> list[Ru
     return [run for run in found if run]
 
 
-
 @pytest.fixture(scope="session")
 def accepted(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Callable[[str], Run]:
     """A finished brief run of a recipe, to be looked at, not changed: ``accepted("tags/base")``."""
