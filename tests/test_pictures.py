@@ -1,6 +1,7 @@
 """Pictures as people have them: a path, an image, an array or a tensor, all read alike."""
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from project.errors import DataError
-from project.pictures import grey
+from project.pictures import grey, is_small
 
 
 def encoded(kind: str) -> bytes:
@@ -127,3 +128,16 @@ def test_a_picture_that_was_cut_or_altered_anywhere_is_read_or_refused(
         except DataError:
             refused += 1
     assert refused > len(content) / 2
+
+
+def test_a_picture_is_small_by_its_only_head() -> None:
+    """Pillow follows the last of several heads, which may promise millions of pixels."""
+    small = encoded("PNG")
+    part = b"IHDR" + (4000).to_bytes(4) * 2 + bytes((8, 0, 0, 0, 0))
+    head = (13).to_bytes(4) + part + zlib.crc32(part).to_bytes(4)
+    two = small[:33] + head + small[33:]
+    with Image.open(io.BytesIO(two)) as picture:
+        assert picture.size == (4000, 4000)
+    hidden = small[:8] + (8).to_bytes(4) + b"tEXt" + bytes(8) + bytes(4) + small[8:]
+    found = [is_small(file) for file in (small, two, hidden, encoded("JPEG"), b"")]
+    assert found == [True, False, False, False, False]
