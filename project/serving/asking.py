@@ -31,7 +31,7 @@ class Asking:
         self._batching = Batching(predictor.answers, limits, metrics.computed)
         self._readers = ThreadPoolExecutor(_READERS, "reading")
         self._under_way = self._held = 0
-        metrics.watch(lambda: len(self._batching))
+        metrics.watch(lambda: len(self._batching), lambda: self._under_way)
 
     @property
     def ready(self) -> bool:

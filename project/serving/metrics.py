@@ -28,6 +28,10 @@ class Metrics:
         self._waiting = Gauge(
             "lockstep_waiting_inputs", "Inputs that wait to be computed", registry=self._registry
         )
+        self._under_way = Gauge(
+            "lockstep_requests_under_way", "Requests to /predict that are not answered yet",
+            registry=self._registry,
+        )  # fmt: skip
         Gauge(
             "lockstep_run", "The run that answers", ["run", "identity"], registry=self._registry
         ).labels(name, identity).set(1)
@@ -47,9 +51,10 @@ class Metrics:
         """Note how many inputs a block has."""
         self._blocks.observe(inputs)
 
-    def watch(self, waiting: Callable[[], int]) -> None:
+    def watch(self, waiting: Callable[[], int], under_way: Callable[[], int]) -> None:
         """Say how to ask what waits."""
         self._waiting.set_function(waiting)
+        self._under_way.set_function(under_way)
 
     def page(self) -> bytes:
         """All of it as Prometheus reads it."""

@@ -11,14 +11,25 @@ JSON, PNG = "application/json", "image/png"
 
 
 async def call(
-    app: Gate, method: str, path: str, *body: bytes, pause: float = 0, **headers: str
+    app: Gate,
+    method: str,
+    path: str,
+    *body: bytes,
+    pause: float = 0,
+    until: asyncio.Event | None = None,
+    **headers: str,
 ) -> Answer:
-    """Status, headers and body of an answer; the body is sent in the pieces given."""
+    """Status, headers and body of an answer; the body is sent in the pieces given.
+
+    With a ``pause`` before each, or not before something happened.
+    """
     sent: list[dict[str, Any]] = []
     pieces = list(body) or [b""]
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(pause)
+        if until:
+            await until.wait()
         more = len(pieces) > 1
         return {"type": "http.request", "body": pieces.pop(0), "more_body": more}
 

@@ -57,12 +57,18 @@ def post(port: int, body: bytes, kind: str) -> tuple[int, bytes]:
     return found
 
 
-def raw(port: int, sent: bytes) -> tuple[int, bytes]:
+def raw(port: int, sent: bytes, host: str = "127.0.0.1") -> tuple[int, bytes]:
     """Status and body of the answer to bytes, after which the server hangs up."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as caller:
+    with socket.create_connection((host, port), timeout=60) as caller:
         caller.sendall(sent)
         head, _, body = caller.makefile("rb").read().partition(b"\r\n\r\n")
     return int(head.split()[1]), body
+
+
+def metrics(port: int) -> str:
+    """The numbers that a server gives to Prometheus."""
+    head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    return raw(port, head)[1].decode()
 
 
 def is_open(port: int) -> bool:

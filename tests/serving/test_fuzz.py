@@ -12,7 +12,7 @@ import pytest
 from project import load
 from project.records.receipt import Run
 from tests.serving.broken import Vandal, fuzz
-from tests.serving.conftest import post, raw, serving
+from tests.serving.conftest import metrics, post, raw, serving
 from tests.serving.test_app import PICTURES, PNG, content
 
 MANY = 500
@@ -51,10 +51,9 @@ def test_after_broken_requests_the_answers_have_the_same_bits(finished_run: Run)
 
 def answered(port: int) -> Counter[int]:
     """How often the server, as it says itself, gave each status at /predict."""
-    page = raw(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")[1]
     pattern = r'^lockstep_requests_total{path="/predict",status="(\d+)"} (\d+)'
     return Counter(
-        {int(status): int(times) for status, times in re.findall(pattern, page.decode(), re.M)}
+        {int(status): int(times) for status, times in re.findall(pattern, metrics(port), re.M)}
     )
 
 

@@ -103,9 +103,11 @@ def test_when_as_much_waits_as_may_the_next_is_told_when_to_come_again(
 def test_readiness_says_whether_one_more_would_be_taken(served: trained.Served) -> None:
     async def while_asked(limits: Limits) -> list[int]:
         gate = app(served, None, limits)
-        slow = asyncio.create_task(call(gate, "POST", "/predict", FILES[0], pause=0.2))
-        await asyncio.sleep(0.05)
+        asked = asyncio.Event()
+        slow = asyncio.create_task(call(gate, "POST", "/predict", FILES[0], until=asked))
+        await asyncio.sleep(0)  # the task begins
         first = await call(gate, "GET", "/readyz")
+        asked.set()
         await slow
         return [first[0], (await call(gate, "GET", "/readyz"))[0]]
 
@@ -187,6 +189,7 @@ def test_what_is_asked_is_counted(served: trained.Served) -> None:
         "lockstep_predict_seconds_count 20.0",
         "lockstep_block_inputs_sum 20.0",
         "lockstep_waiting_inputs 0.0",
+        "lockstep_requests_under_way 0.0",
     ]
     assert [line for line in wanted if line not in lines] == []
 

@@ -13,7 +13,7 @@ from project import load
 from project.models import golden
 from project.models.inputs import Text
 from project.records.receipt import Run
-from tests.serving.conftest import is_open, post, serving
+from tests.serving.conftest import is_open, metrics, post, raw, serving
 from tests.serving.test_app import JSON, PNG, content, free_port, start
 
 RECIPES = ("digits/base", "apparel/base", "tags/base")
@@ -68,7 +68,8 @@ def test_a_signal_to_stop_lets_what_is_under_way_be_answered(finished_run: Run) 
     callers = [socket.create_connection(("127.0.0.1", port)) for _ in range(6)]
     for caller in callers:
         caller.sendall(request[:-1])
-    time.sleep(0.5)  # until the server has the beginnings
+    while "lockstep_requests_under_way 6.0\n" not in metrics(port):
+        time.sleep(0.05)
     server.send_signal(signal.SIGTERM)
     while is_open(port):
         time.sleep(0.05)
@@ -94,3 +95,5 @@ def test_others_than_this_machine_come_in_with_a_token_or_not_at_all(finished_ru
     )
     with serving(finished_run, "--host", "0.0.0.0", LOCKSTEP_TOKEN="sesame") as port:
         assert post(port, b"", PNG)[0] == 401
+        head = b"GET /model HTTP/1.1\r\nHost: a.proxy\r\nConnection: close\r\n"
+        assert raw(port, head + b"Authorization: Bearer sesame\r\n\r\n")[0] == 200

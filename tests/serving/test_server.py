@@ -7,28 +7,39 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 
+from project import trained
 from project.deployment import bundle
 from project.records.receipt import Run
+from project.serving.app import app
 from project.serving.connection import Connection
 from project.serving.limits import Limits
 from project.serving.server import configured
+from tests.serving.callers import JSON, call, told
 from tests.serving.conftest import post, raw, serving
 from tests.serving.test_app import ask, free_port, start
 from tests.serving.test_load import bodies
 
 
 class Hasty(Connection):
-    """A connection of a server that waits for a moment only, and takes little."""
+    """A connection of a server that waits for a second only."""
 
-    limits = Limits(head=1000, receiving=0.1)
-
-
-def told(detail: str) -> bytes:
-    return json.dumps({"detail": detail}).encode()
+    limits = Limits(receiving=1)
 
 
+class Narrow(Connection):
+    """A connection of a server that takes little."""
+
+    limits = Limits(head=1000, receiving=600)
+
+
+def detail(text: str) -> bytes:
+    return json.dumps({"detail": text}).encode()
+
+
+@pytest.mark.slow
 def test_a_bundle_is_served_as_the_run_that_it_was_made_of(
     finished_run: Run, tmp_path: Path
 ) -> None:
@@ -39,65 +50,59 @@ def test_a_bundle_is_served_as_the_run_that_it_was_made_of(
         path.unlink()
         said = ask(port, "GET", "/model")
         assert [post(port, *body) for body in asked] == [(200, answer) for answer in wanted]
-    with serving(finished_run) as port:
-        assert ask(port, "GET", "/model") == said
+    gate = app(trained.served(finished_run))
+    assert said == (200, json.loads(asyncio.run(call(gate, "GET", "/model"))[2]))
 
 
-def test_the_server_runs_on_uvloop_and_httptools(finished_run: Run) -> None:
-    port = free_port()
-    server = start(str(finished_run.folder), "--port", str(port))
-    assert server.stdout
-    server.stdout.readline()
-    assert ask(port, "GET", "/healthz")[0] == 200
-    mapped = Path(f"/proc/{server.pid}/maps").read_text()
-    server.terminate()
-    server.communicate(timeout=60)
-    assert [name in mapped for name in ("uvloop/loop.", "httptools/parser/parser.")] == [True, True]
-
-
-def test_a_caller_who_knows_the_server_by_another_name_is_not_answered(finished_run: Run) -> None:
-    """Or the page of a stranger, whose name leads to this machine, could read the answers."""
-
-    def status(port: int, path: str, host: str) -> int:
-        head = f"GET {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n"
-        return raw(port, head.encode())[0]
-
-    with serving(finished_run) as port:
-        good = ("localhost", "LocalHost:9999", "127.0.0.1", f"127.0.0.1:{port}", "[::1]", "[::1]:1")
-        bad = ("evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.nip.io",
-               "", "a@localhost", "127.0.0.2")  # fmt: skip
-        assert [status(port, "/model", f"Host: {name}\r\n") for name in good] == [200] * len(good)
-        for path in ("/", "/healthz", "/model"):
-            found = [status(port, path, f"Host: {name}\r\n") for name in bad]
-            assert found == [421] * len(bad)
-        assert status(port, "/model", "") == 421
-        evil = b"Host: evil.example\r\nConnection: close\r\nContent-Length: 2\r\n"
-        assert raw(port, b"POST /predict HTTP/1.1\r\n" + evil + b"\r\n[]") == (
-            421,
-            told("host: found 'evil.example', wanted one of 127.0.0.1, ::1, localhost."),
-        )
+def test_the_server_runs_on_uvloop_and_httptools_for_callers_who_know_its_name(
+    finished_run: Run,
+) -> None:
     port = free_port()
     server = start(str(finished_run.folder), "--host", "127.0.0.2", "--port", str(port))
     assert server.stdout
     server.stdout.readline()
     found = []
-    for name in ("127.0.0.2", "evil.example"):
-        with socket.create_connection(("127.0.0.2", port)) as caller:
-            caller.sendall(f"GET /healthz HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
-            found.append(caller.makefile("rb").read()[:12])
+    for name in ("127.0.0.2", f"localhost:{port}", "evil.example", "127.0.0.3"):
+        head = f"GET /model HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"
+        found.append(raw(port, head.encode(), "127.0.0.2")[0])
+    mapped = Path(f"/proc/{server.pid}/maps").read_text()
     server.terminate()
     server.communicate(timeout=60)
-    assert found == [b"HTTP/1.1 200", b"HTTP/1.1 421"]
+    assert found == [200, 200, 421, 421]
+    assert [name in mapped for name in ("uvloop/loop.", "httptools/parser/parser.")] == [True, True]
 
 
-def test_with_a_token_the_name_does_not_matter(finished_run: Run) -> None:
-    head = b"GET /model HTTP/1.1\r\nHost: a.proxy\r\nConnection: close\r\n"
-    with serving(finished_run, LOCKSTEP_TOKEN="sesame") as port:
-        assert raw(port, head + b"Authorization: Bearer sesame\r\n\r\n")[0] == 200
+def test_a_caller_who_knows_the_server_by_another_name_is_not_answered(finished_run: Run) -> None:
+    """Or the page of a stranger, whose name leads to this machine, could read the answers."""
+    gate = app(trained.served(finished_run), hosts=("127.0.0.1", "localhost", "::1", "Named"))
+    good = (
+        "localhost",
+        "LocalHost:9999",
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "[::1]",
+        "[::1]:1",
+        "named",
+    )
+    bad = ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io", "",
+           "a@localhost", "127.0.0.2", "é")  # fmt: skip
+
+    def statuses(*names: str) -> list[int]:
+        asked = [(name, path) for name in names for path in ("/", "/healthz", "/model", "/ping")]
+        return [asyncio.run(call(gate, "GET", path, Host=name))[0] for name, path in asked]
+
+    assert statuses(*good) == [200] * 4 * len(good)
+    assert statuses(*bad) == [421] * 4 * len(bad)
+    for method, path in (("GET", "/model"), ("POST", "/predict"), ("POST", "/invocations")):
+        assert asyncio.run(call(gate, method, path, b"[]", Content_Type=JSON))[0] == 421
+    assert told(asyncio.run(call(gate, "POST", "/predict", b"[]", Host="evil.example"))) == (
+        421,
+        "host: found 'evil.example', wanted one of 127.0.0.1, ::1, localhost, named.",
+    )
 
 
-def hasty(*callers: Callable[[int], Coroutine[Any, Any, Any]]) -> list[Any]:
-    """What callers of a server of hasty connections find; each is given its port."""
+def found_by(kind: type[Connection], *callers: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
+    """What callers find who call at once a server with connections of a kind, at its port."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
@@ -107,11 +112,12 @@ def hasty(*callers: Callable[[int], Coroutine[Any, Any, Any]]) -> list[Any]:
         await send({"type": "http.response.start", "status": 200, "headers": found})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async def all_of_them() -> list[Any]:
+    async def all_of_them() -> Any:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(configured(application, Hasty))
+            server = uvicorn.Server(configured(application, kind))
             served = asyncio.create_task(server.serve([listener]))
-            found = [await caller(listener.getsockname()[1]) for caller in callers]
+            port = listener.getsockname()[1]
+            found = await asyncio.gather(*(caller(port) for caller in callers))
             server.should_exit = True
             await served
         return found
@@ -139,8 +145,10 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 def test_a_head_that_does_not_end_is_not_waited_for() -> None:
-    late = b"\r\n\r\n" + told("head: found no end of it within 0.1 s, wanted all of it.")
-    found = hasty(slow(), slow(b"GET"), slow(b"\r\n"), slow(GET), slow(GET + b"\r\n", GET))
+    late = b"\r\n\r\n" + detail("head: found no end of it within 1 s, wanted all of it.")
+    found = found_by(
+        Hasty, slow(), slow(b"GET"), slow(b"\r\n"), slow(GET), slow(GET + b"\r\n", GET)
+    )
     assert [answer.startswith(b"HTTP/1.1 408 ") for answer in found] == [
         False,
         True,
@@ -154,7 +162,7 @@ def test_a_head_that_does_not_end_is_not_waited_for() -> None:
 
 
 def test_a_head_that_is_too_large_is_refused_and_a_body_is_not_taken_for_one() -> None:
-    wanted = b"\r\n\r\n" + told("head: wanted at most 1,000 bytes; send fewer.")
+    wanted = b"\r\n\r\n" + detail("head: wanted at most 1,000 bytes; send fewer.")
     many = [b"X%d: a\r\n" % number for number in range(200)]
     heads = [
         slow(GET + b"X: " + b"a" * 1000 + b"\r\n\r\n"),
@@ -164,13 +172,14 @@ def test_a_head_that_is_too_large_is_refused_and_a_body_is_not_taken_for_one() -
         slow(b"GET /" + b"a" * 1000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
         slow(b"GET /", b"a" * 500, b"a" * 501),
     ]
-    found = hasty(*heads)
+    found = found_by(Narrow, *heads)
     assert [answer.startswith(b"HTTP/1.1 431 ") for answer in found] == [True] * len(heads)
     assert [answer.endswith(wanted) for answer in found] == [True] * len(heads)
     body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n" + b"a" * 5000
     last = GET + b"Connection: close\r\n\r\n"
     closed = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
-    in_one, in_many = hasty(
+    in_one, in_many = found_by(
+        Narrow,
         slow(body * 2 + last),
         slow(body[:30], body[30:2000], body[2000:] + body[:9], body[9:], last),
     )
@@ -179,8 +188,8 @@ def test_a_head_that_is_too_large_is_refused_and_a_body_is_not_taken_for_one() -
 
 def test_what_is_no_http_is_told_in_one_line() -> None:
     odd = (b"nonsense\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n")
-    found = hasty(*map(slow, odd))
+    found = found_by(Narrow, *map(slow, odd))
     assert {answer.partition(b"\r\n\r\n")[2] for answer in found} == {
-        told("request: found no readable HTTP.")
+        detail("request: found no readable HTTP.")
     }
     assert [answer[:13] for answer in found] == [b"HTTP/1.1 400 "] * len(odd)
