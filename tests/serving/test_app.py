@@ -92,6 +92,7 @@ def test_it_is_well_and_says_which_run_it_serves(port: int, finished_run: Run) -
                 for name in ("accuracy", "f1", "loss")
             },
             "golden": "equal",
+            "runtime": f"torch {finished_run.receipt['environment']['torch']}",
             "takes": {"kind": "picture", "height": 8, "width": 8},
             "labels": [str(digit) for digit in range(10)],
         },

@@ -85,7 +85,8 @@ def test_a_picture_that_is_dropped_is_named_with_how_sure_the_model_is(
     assert finished_run.name in page.inner_text("#about")
     width = "bar => bar.getBoundingClientRect().width / bar.parentElement.clientWidth"
     assert page.locator(".bar").first.evaluate(width) == pytest.approx(shares[0][1], abs=0.01)
-    page.wait_for_function("document.getElementById('preview').naturalWidth === 8")
+    page.wait_for_selector("#preview:not([hidden])")
+    assert page.locator("#preview").evaluate("picture => picture.naturalWidth") == 8
     page.screenshot(path=tmp_path / "page.png")
     print(tmp_path / "page.png")
 
@@ -95,7 +96,7 @@ def test_what_is_no_picture_is_told_and_the_next_one_is_answered(
 ) -> None:
     page = open_page(port)
     drop(page, b"GIF89a", "a.gif", "image/gif")
-    page.wait_for_function("document.getElementById('error').textContent")
+    page.wait_for_selector("#error:not(:empty)")
     assert page.locator("[role=alert]").inner_text() == (
         "picture: no readable picture (no such format); give a PNG or JPEG."
     )
@@ -138,7 +139,7 @@ def test_a_text_model_has_a_field_for_a_text(
         page.screenshot(path=tmp_path / "text.png")
         print(tmp_path / "text.png")
     page.get_by_role("button", name="Ask").click()
-    page.wait_for_function("document.getElementById('error').textContent")
+    page.wait_for_selector("#error:not(:empty)")
     assert page.inner_text("#error") == "The server cannot be reached."
 
 
@@ -148,7 +149,7 @@ def test_who_has_the_token_is_let_in(finished_run: Run, open_page: Callable[...,
         field = page.get_by_label("Token of this server")
         field.fill("guess")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.getElementById('error').textContent")
+        page.wait_for_selector("#error:not(:empty)")
         assert not page.is_visible("#drop")
         field.fill("sesame")
         page.keyboard.press("Enter")
