@@ -106,7 +106,7 @@ class Aws:
             service,
             endpoint_url=self.endpoint,
             aws_access_key_id="tests",
-            aws_secret_access_key="tests",
+            aws_secret_access_key="tests",  # pragma: allowlist secret
             region_name=region,
         )
 
