@@ -23,7 +23,7 @@ import re
 
 def public(text: str) -> str:
     """A text with addresses, without the passwords in them."""
-    return re.sub(r"://[^@/\s]*@", "://", text)
+    return re.sub(r"://[^/\s]*@", "://", text)
 
 
 class LockstepError(Exception):

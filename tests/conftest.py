@@ -31,6 +31,7 @@ TOGETHER = (
     "tests/data/test_transfer.py",
     "tests/deployment/test_bundle.py",
     "tests/deployment/test_stack.py",
+    "tests/deployment/test_transformer.py",
     "tests/deployment/test_weights.py",
     "tests/faults/test_workers.py",
     "tests/test_any_cpu.py",

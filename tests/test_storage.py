@@ -156,7 +156,7 @@ def test_what_keeps_us_out_is_told_in_a_line(
 def test_what_is_no_storage_is_told_in_a_line(tmp_path: Path) -> None:
     assert told(lambda: open_storage("gs://bucket")).startswith("gs://bucket: no such storage")
     assert told(lambda: open_storage("s3:///prefix")).startswith("s3:///prefix: found no bucket")
-    with_password = "s3://me:geheim@bucket/prefix"  # pragma: allowlist secret
+    with_password = "s3://me:ge@heim@bucket/prefix"  # pragma: allowlist secret
     assert told(lambda: open_storage(with_password)).startswith(
         "s3://bucket/prefix: found credentials in an address, wanted s3://BUCKET/PREFIX; set AWS_"
     )

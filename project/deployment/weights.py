@@ -126,6 +126,8 @@ def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
     cannot be reached, the newest that is here is taken, with a warning. Raises StorageError or
     BundleError if there is none, or if what came is not what the entry names.
     """
+    if version and not _VERSION.fullmatch(version):
+        raise StorageError(f"{version}: is no version, wanted one as 0.1.0+3f9c1a2b.")
     cache = data / "weights" / model
     if version and (cache / version / NAME).exists():
         return cache / version / NAME
@@ -153,8 +155,6 @@ def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
 
 def _chosen(storage: Storage, model: str, version: str | None) -> Entry:
     storage.check()
-    if version and not _VERSION.fullmatch(version):
-        raise StorageError(f"{version}: is no version, wanted one as 0.1.0+3f9c1a2b.")
     key = f"weights/{model}/{version}/{_ENTRY}"
     if version and storage.size(key) is not None:
         return _read(storage, key)

@@ -12,6 +12,7 @@ from project.bundles.archive import packed
 from project.bundles.opening import is_bundle, opened
 from project.errors import BundleError
 from tests.conftest import ROOT
+from tests.trees import offline
 
 FILES = {"weights.safetensors": b"weights", "receipt.json": b"{}", "code/inference.py": b"a = 1\n"}
 
@@ -97,6 +98,20 @@ def test_what_the_owner_of_the_key_signed_is_opened(keys: Path, tmp_path: Path) 
     (tmp_path / "a").write_bytes(packed(files))
     with opened(tmp_path / "a") as folder:
         assert (folder / "receipt.json").read_bytes() == b"{}"
+
+
+def test_others_check_a_signature_by_the_tool_of_its_makers_without_a_network(
+    keys: Path, tmp_path: Path
+) -> None:
+    bundle = unpacked(tmp_path / "bundle")
+    signature.sign(bundle, keys)
+    path = bundle / "signature.json"
+    words: list[str | Path] = [Path(sys.executable).with_name("model_signing"), "verify", "key"]
+    words += [bundle, "--signature", path, "--public_key", keys.with_name("lockstep.pub")]
+    codes = [subprocess.run(offline(*words), capture_output=True).returncode]
+    (bundle / "weights.safetensors").write_bytes(b"others!")
+    codes.append(subprocess.run(offline(*words), capture_output=True).returncode)
+    assert codes == [0, 1]
 
 
 def test_weights_and_manifest_altered_together_are_refused(keys: Path, tmp_path: Path) -> None:

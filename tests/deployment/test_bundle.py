@@ -17,12 +17,13 @@ import pytest
 from project import trained
 from project.bundles import manifest
 from project.bundles.archive import packed, unpack
+from project.deployment import needs
 from project.deployment.bundle import Bundle, made
 from project.errors import BundleError, EnvironmentMismatch
 from project.files import digest_of, readable_json
 from project.models import golden
 from project.models.digits import Predictor, Preprocess
-from project.records import environment
+from project.records import environment, source
 from project.records.receipt import Run
 from project.training import profiles
 from tests.conftest import ROOT, command, plain_environment
@@ -324,6 +325,16 @@ def test_a_run_that_is_not_finished_or_was_altered_has_no_bundle(copy: Run) -> N
         made(copy)
 
 
+def test_a_run_of_before_golden_answers_is_told_to_be_trained_again(
+    digits: Run, tmp_path: Path
+) -> None:
+    files = source.unpacked(digits.folder / "source.zip")
+    del files["project/models/golden.py"]
+    (tmp_path / "source.zip").write_bytes(source.archive(files))
+    with pytest.raises(BundleError, match=r"its source has no project/models/golden\.py"):
+        needs.code(Run(tmp_path), "digits", b"from project.models import golden")
+
+
 def test_a_run_of_other_packages_has_no_bundle_here(
     digits: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,9 +345,12 @@ def test_a_run_of_other_packages_has_no_bundle_here(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["digits/base", "apparel/base"])
+@pytest.mark.parametrize(
+    ("recipe", "shape"),
+    [("digits/base", [1, 8, 8]), ("apparel/base", [1, 28, 28]), ("tags/base", [16384])],
+)
 def test_onnx_is_the_same_bytes_and_answers_within_its_tolerance(
-    recipe: str, accepted: Callable[[str], Run], tmp_path: Path
+    recipe: str, shape: list[int], accepted: Callable[[str], Run], tmp_path: Path
 ) -> None:
     run = accepted(recipe)
     contents = []
@@ -349,7 +363,7 @@ def test_onnx_is_the_same_bytes_and_answers_within_its_tolerance(
     with tarfile.open(tmp_path / "a") as file:
         onnx = (file.extractfile("model.onnx") or io.BytesIO()).read()
     assert (contents[0] == contents[1], str(ROOT).encode() in onnx) == (True, False)
-    assert (told["tolerance"], told["examples"], told["input"][:2]) == (1e-4, 64, ["n", 1])
+    assert (told["tolerance"], told["examples"], told["input"]) == (1e-4, 64, ["n", *shape])
 
 
 @pytest.mark.slow
@@ -375,13 +389,13 @@ def test_onnx_that_answers_otherwise_is_refused(
     digits: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
+    import torch
 
     from project.deployment import onnx
 
     predictor = Predictor.load(digits.folder)
     monkeypatch.setattr(onnx, "_written", lambda *_: b"")
-    scores = np.zeros((4, 10), np.float32)
-    monkeypatch.setattr(onnx, "_answers", lambda *_: scores)
+    monkeypatch.setattr(onnx, "Session", lambda _: lambda inputs: torch.zeros(len(inputs), 10))
     with pytest.raises(BundleError, match=r"^model\.onnx: found probabilities 0\.\d+ apart"):
         onnx.exported(predictor, list(np.eye(8, dtype=np.uint8)[None].repeat(4, 0)))
 

@@ -178,8 +178,10 @@ def test_an_unknown_version_is_told_with_the_nearest(folder: Path, tmp_path: Pat
     put(small("0.1.0+00000001"), open_storage(str(folder)))
     with pytest.raises(BundleError, match=r"Did you mean 0\.1\.0\+00000001\?"):
         fetched("digits", "0.1.0+00000002", tmp_path / "data", Watch())
+    (tmp_path / "data" / "elsewhere").mkdir(parents=True)
+    (tmp_path / "data" / "elsewhere" / "model.tar.gz").touch()
     with pytest.raises(StorageError, match="is no version, wanted one as"):
-        fetched("digits", "../../etc", tmp_path / "data", Watch())
+        fetched("digits", "../../elsewhere", tmp_path / "data", Watch())
 
 
 def test_published_weights_are_loaded_and_their_features_are_frozen(

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from project.errors import DataError
-from project.models import predictor
-from project.models.inputs import Text
+from project.models import inputs, predictor
 from project.models.tags.config import Config
 from project.models.tags.model import Model
 from project.models.tags.preprocess import Preprocess
@@ -23,7 +22,7 @@ class Predictor(predictor.Predictor):
     """Title and description of a project, in two lines or in one, to its tag."""
 
     parts = (Config, Preprocess, Model)
-    takes = Text(4096)
+    takes = inputs.Text(4096)
 
     def read(self, source: Any) -> NDArray[Any]:
         """The first 4,096 bytes of a text, padded with zeros."""
