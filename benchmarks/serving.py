@@ -26,6 +26,7 @@ SECONDS = 10
 PEERS = ("litserve==0.2.19", "fastapi[standard]==0.165.0")
 NAMES = {
     "lockstep": "Lockstep",
+    "onnx": "Lockstep, `--onnx`",
     "fastapi": "plain FastAPI + torch",
     "litserve": "LitServe, batches of 64",
 }
@@ -42,7 +43,7 @@ def serving(rounds: int) -> Table:
         python = peers(home)
 
         def rate(name: str, clients: int) -> float:
-            form = name != "lockstep"
+            form = name not in ("lockstep", "onnx")
             with server(name, run, python) as port:
                 posted(port, picture, clients, multipart=form, seconds=1)  # to warm up
                 found, p99 = posted(port, picture, clients, multipart=form)
@@ -142,8 +143,10 @@ def peers(home: Path) -> Path:
 def server(name: str, run: Path, python: Path) -> Iterator[int]:
     """The port at which one of them serves the run."""
     (port,) = free_ports(1)
+    ours = [sys.executable, "-m", "project", "serve", run, "--port", str(port)]
     words: list[str | Path] = {
-        "lockstep": [sys.executable, "-m", "project", "serve", run, "--port", str(port)],
+        "lockstep": ours,
+        "onnx": [*ours, "--onnx"],
         "fastapi": [python, "-m", "benchmarks.peers", run, str(port)],
         "litserve": [python, "-m", "benchmarks.litserver", run, str(port)],
     }[name]
