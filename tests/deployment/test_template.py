@@ -198,7 +198,7 @@ def test_a_deployment_is_blue_and_green_and_ends_when_an_alarm_rings(traffic: st
     ]
     names = [properties(one["AlarmName"]["Ref"])["AlarmName"] for one in alarms]
     statements = properties("Role")["Policies"][0]["PolicyDocument"]["Statement"]
-    (seen,) = [one["Resource"] for one in statements if one["Sid"] == "SeeTheAlarms"]
+    (seen,) = [one["Resource"] for one in statements if one and one["Sid"] == "SeeTheAlarms"]
     assert [one.rpartition(":")[2] for one in seen] == names
     given = properties("Endpoint", Traffic=traffic, BakeSeconds="120", MaxInstances="3")
     config = given["DeploymentConfig"]
