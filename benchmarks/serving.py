@@ -26,6 +26,7 @@ SECONDS = 10
 PEERS = ("litserve==0.2.19", "fastapi[standard]==0.165.0")
 NAMES = {
     "lockstep": "Lockstep",
+    "native": "Lockstep, profile native",
     "onnx": "Lockstep, `--onnx`",
     "fastapi": "plain FastAPI + torch",
     "litserve": "LitServe, batches of 64",
@@ -39,12 +40,13 @@ def serving(rounds: int) -> Table:
         raise SystemExit("wrk: is not here; wanted Debian's (apt-get install wrk).")
     late: dict[str, list[float]] = {}
     with folder() as home:
-        run, picture = trained(home)
+        run, picture = trained(home / "portable")
+        native, _ = trained(home / "native", "training.profile=native")
         python = peers(home)
 
         def rate(name: str, clients: int) -> float:
-            form = name not in ("lockstep", "onnx")
-            with server(name, run, python) as port:
+            form = name in ("fastapi", "litserve")
+            with server(name, native if name == "native" else run, python) as port:
                 posted(port, picture, clients, multipart=form, seconds=1)  # to warm up
                 found, p99 = posted(port, picture, clients, multipart=form)
             late.setdefault(_case(name, clients), []).append(p99)
@@ -115,9 +117,10 @@ def fuzz(count: int) -> Table:
     return Table("fuzz", head, rows, {" ".join(map(str, key)): n for key, n in found.items()})
 
 
-def trained(home: Path) -> tuple[Path, bytes]:
+def trained(home: Path, *settings: str) -> tuple[Path, bytes]:
     """A run of the model to be served, and a picture as a PNG."""
-    words = [sys.executable, "-m", "project", "train", *RECIPE, "--runs", str(home / "runs")]
+    words = [sys.executable, "-m", "project", "train", *RECIPE, *settings]
+    words += ["--runs", str(home / "runs")]
     subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
     (run,) = (home / "runs").glob("apparel-*/")
     from project.models import golden
@@ -146,6 +149,7 @@ def server(name: str, run: Path, python: Path) -> Iterator[int]:
     ours = [sys.executable, "-m", "project", "serve", run, "--port", str(port)]
     words: list[str | Path] = {
         "lockstep": ours,
+        "native": ours,
         "onnx": [*ours, "--onnx"],
         "fastapi": [python, "-m", "benchmarks.peers", run, str(port)],
         "litserve": [python, "-m", "benchmarks.litserver", run, str(port)],

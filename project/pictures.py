@@ -104,7 +104,8 @@ def _scaled(picture: Image.Image, size: tuple[int, int], mode: str = "L") -> NDA
     height, width = size
     if picture.mode.startswith("I"):  # 16 bits for each pixel, which convert() would cut off at 255
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = picture.convert(mode)
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8)

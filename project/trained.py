@@ -39,7 +39,7 @@ def served(source: Run | Path, *, onnx: bool = False) -> Served:
     """
     with _opened(source) as weights:
         found, golden_answers = weights.loaded(weights.model, _entered)
-    computed_by = f"torch {weights.receipt['environment']['torch']}"
+    computed_by = f"torch {environment.installed()['torch']}"
     if onnx:
         computed_by, golden_answers = _by_onnx(found)
     receipt = weights.receipt
