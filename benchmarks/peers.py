@@ -1,4 +1,4 @@
-"""What people write to serve the same model: ``python -m benchmarks.peers RUN PORT``.
+"""What people write to serve the same model: ``python -m benchmarks.peers def|async RUN PORT``.
 
 It runs in an environment of its own, as `litserver.py`; of Lockstep they have the model and its
 weights alone.
@@ -44,19 +44,23 @@ class Classifier:
         ]
 
 
-def fastapi(run: Path, port: int) -> None:
-    """The endpoint of FastAPI's own tutorial for files."""
+def fastapi(kind: str, run: Path, port: int) -> None:
+    """The endpoint of FastAPI's own tutorial for files, ``def`` or ``async def``."""
     import uvicorn
     from fastapi import FastAPI, UploadFile
 
     classifier, app = Classifier(run), FastAPI()
 
-    @app.post("/predict")
-    def predict(file: UploadFile) -> list[dict[str, Any]]:
+    def predict(file: UploadFile) -> list[dict[str, Any]]:  # in a pool of threads
         return classifier.predict([classifier.read(file.file.read())])
+
+    async def predict_at_once(file: UploadFile) -> list[dict[str, Any]]:
+        return classifier.predict([classifier.read(await file.read())])
+
+    app.post("/predict")(predict if kind == "def" else predict_at_once)
 
     uvicorn.run(app, port=port, log_level="warning")
 
 
 if __name__ == "__main__":
-    fastapi(Path(sys.argv[1]), int(sys.argv[2]))
+    fastapi(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -28,7 +28,8 @@ NAMES = {
     "lockstep": "Lockstep",
     "native": "Lockstep, profile native",
     "onnx": "Lockstep, `--onnx`",
-    "fastapi": "plain FastAPI + torch",
+    "def": "FastAPI + torch, `def`",
+    "async def": "FastAPI + torch, `async def`",
     "litserve": "LitServe, batches of 64",
 }
 RECIPE = ("apparel/base", "training.epochs=1", "data.limit=3000", "--seed", "1")
@@ -45,7 +46,7 @@ def serving(rounds: int) -> Table:
         python = peers(home)
 
         def rate(name: str, clients: int) -> float:
-            form = name in ("fastapi", "litserve")
+            form = name not in ("lockstep", "native", "onnx")
             with server(name, native if name == "native" else run, python) as port:
                 posted(port, picture, clients, multipart=form, seconds=1)  # to warm up
                 found, p99 = posted(port, picture, clients, multipart=form)
@@ -151,7 +152,8 @@ def server(name: str, run: Path, python: Path) -> Iterator[int]:
         "lockstep": ours,
         "native": ours,
         "onnx": [*ours, "--onnx"],
-        "fastapi": [python, "-m", "benchmarks.peers", run, str(port)],
+        "def": [python, "-m", "benchmarks.peers", "def", run, str(port)],
+        "async def": [python, "-m", "benchmarks.peers", "async", run, str(port)],
         "litserve": [python, "-m", "benchmarks.litserver", run, str(port)],
     }[name]
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from project.models.predictor import BLOCK
 from project.serving.limits import Limits, busy
 
 Row = NDArray[Any]
+_MOMENT = 0.003  # seconds that nothing else is read in
 
 
 class Asked:
@@ -52,6 +54,9 @@ class Batching:
         # Predictions one after the other, as torch computes on one thread.
         self._computing = ThreadPoolExecutor(1, "computing")
         self._busy = False
+        # Whether the last one came alone and took a moment: to hand the next one to the other
+        # thread and back would take a good part of that.
+        self._lone = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -77,9 +82,14 @@ class Batching:
             if not entry[0].done.done():
                 block.append(entry)
         self._busy = bool(block)
-        if block:
-            self._note(len(block))
-            computed = self._computing.submit(self._compute, [row for _, _, row in block])
+        if not block:
+            return
+        self._note(len(block))
+        rows = [row for _, _, row in block]
+        if len(block) == 1 and self._lone:
+            self._give(loop, block, self._compute(rows))
+        else:
+            computed = self._computing.submit(self._compute, rows)
             computed.add_done_callback(
                 lambda found: loop.call_soon_threadsafe(self._give, loop, block, found.result())
             )
@@ -95,8 +105,11 @@ class Batching:
             asked.give(number, answer)
 
     def _compute(self, rows: Sequence[Row]) -> list[bytes | Exception]:
+        began = time.perf_counter()
         try:
-            return [_as_json(answer) for answer in self._answers(rows)]
+            found: list[bytes | Exception] = [_as_json(answer) for answer in self._answers(rows)]
+            self._lone = len(rows) == 1 and time.perf_counter() - began < _MOMENT
+            return found
         except Exception as error:
             if len(rows) == 1:
                 return [error]
