@@ -16,6 +16,18 @@ def large_files(names: list[str]) -> int:
     return 1 if large else 0
 
 
+def merged(names: list[str]) -> int:
+    """Refuse files in which a merge was left half done; 1 if there is one."""
+    edges = tuple(bytes([edge]) * 7 + b" " for edge in b"<>")
+    found = 0
+    for name in names:
+        for number, line in enumerate(Path(name).read_bytes().splitlines(), 1):
+            if line.startswith(edges):
+                print(f"{name}:{number}: is a mark of a merge; choose one side, or both.")
+                found = 1
+    return found
+
+
 def notebooks(names: list[str]) -> int:
     """Refuse a notebook that is not, to the byte, what its script makes; 1 if there is one.
 
@@ -59,6 +71,7 @@ def made_of(script: Path) -> str:
 
 CHECKS = {
     "large-files": large_files,
+    "merged": merged,
     "notebooks": notebooks,
     "write-notebooks": write_notebooks,
 }

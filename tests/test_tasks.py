@@ -67,6 +67,13 @@ def test_a_large_file_is_refused_before_a_commit(tmp_path: Path) -> None:
     assert (done.returncode, "2.0 MiB" in done.stdout) == (1, True)
 
 
+def test_a_half_done_merge_is_refused_before_a_commit(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("one\n" + "<" * 7 + " HEAD\ntwo\n")
+    done = run(sys.executable, "environment/hooks.py", "merged", str(page))
+    assert (done.returncode, done.stdout.partition(": ")[0]) == (1, f"{page}:2")
+
+
 @pytest.mark.slow
 def test_the_package_can_be_built_with_its_recipes_and_its_console_script(tmp_path: Path) -> None:
     """``pip install .``, its dependencies aside, which are those of this environment."""
