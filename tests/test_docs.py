@@ -40,7 +40,7 @@ def test_the_commands_of_the_readme_run_and_digits_learns_what_its_recipe_says(
 ) -> None:
     copy = copy_of_tracked_files(tmp_path)
     words = commands(README, "run") + commands(README, "in a copy")
-    assert len(words) == 18
+    assert len(words) == 19
     for word in words:
         run(word, copy)
     (receipt,) = copy.glob("runs/digits-base-s42-*/receipt.json")
