@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from project.deployment.bundle import Bundle, made
 from project.experiment import run_experiment
 from project.place import Place
 from project.records.receipt import Run
@@ -112,3 +113,15 @@ def accepted(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Cal
         return run
 
     return train
+
+
+@pytest.fixture(scope="session")
+def digits(accepted: Callable[[str], Run]) -> Run:
+    """The accepted run of digits."""
+    return accepted("digits/base")
+
+
+@pytest.fixture(scope="session")
+def bundle(digits: Run) -> Bundle:
+    """Its bundle, unsigned."""
+    return made(digits)

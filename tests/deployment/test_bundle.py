@@ -74,16 +74,6 @@ def served(bundle: Bundle, folder: Path, *requests: tuple[str, bytes]) -> list[t
     return [(kind, json.loads(text)) for text, kind in answers]
 
 
-@pytest.fixture(scope="module")
-def digits(accepted: Callable[[str], Run]) -> Run:
-    return accepted("digits/base")
-
-
-@pytest.fixture(scope="module")
-def bundle(digits: Run) -> Bundle:
-    return made(digits)
-
-
 @pytest.fixture
 def copy(digits: Run, tmp_path: Path) -> Run:
     """A run that may be changed."""

@@ -32,16 +32,6 @@ from tests.trees import offline
 PNG = ROOT / "docs" / "three.png"
 
 
-@pytest.fixture(scope="module")
-def digits(accepted: Callable[[str], Run]) -> Run:
-    return accepted("digits/base")
-
-
-@pytest.fixture(scope="module")
-def bundle(digits: Run) -> Bundle:
-    return made(digits)
-
-
 @pytest.fixture(params=["folder", "bucket"])
 def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A storage, named by LOCKSTEP_WEIGHTS, and an empty cache."""
