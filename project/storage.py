@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from project import aws
 from project.errors import StorageError
 from project.files import flush_folder, told_in_one_line
 
@@ -244,40 +245,18 @@ class Bucket:
     @contextmanager
     def _told(self, *, absent: bool = False, taken: bool = False) -> Iterator[None]:
         """Turn what boto3 raises into a StorageError of one line; pass over what is expected."""
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            EndpointConnectionError,
-            NoCredentialsError,
-        )
+        from botocore.exceptions import ClientError
 
-        try:
-            yield
-        except NoCredentialsError as error:
-            text = "found no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            raise StorageError(f"{self}: {text}") from error
-        except EndpointConnectionError as error:
-            text = "no server answers there; start it, or correct AWS_ENDPOINT_URL."
-            raise StorageError(f"{self}: {error} {text}") from error
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if (absent and code in ("404", "NoSuchKey")) or (taken and code in _TAKEN):
-                return
-            move = _MOVES.get(code, "mend that, then run the same command again.")
-            raise StorageError(f"{self}: {' '.join(str(error).split())}; {move}") from error
-        except (BotoCoreError, ValueError) as error:  # the latter of an endpoint that is none
-            text = "mend that, then run the same command again."
-            raise StorageError(f"{self}: {' '.join(str(error).split())}; {text}") from error
+        with aws.told(str(self), StorageError):
+            try:
+                yield
+            except ClientError as error:
+                code = aws.code_of(error)
+                if not ((absent and code in ("404", "NoSuchKey")) or (taken and code in _TAKEN)):
+                    raise
 
 
 _TAKEN = ("PreconditionFailed", "412", "NoSuchUpload")  # the last: another ended the same upload
-_CREDENTIALS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-_MOVES = {
-    "NoSuchBucket": "make the bucket, or correct its name.",
-    "InvalidAccessKeyId": _CREDENTIALS,
-    "SignatureDoesNotMatch": _CREDENTIALS,
-    "AccessDenied": "use a key that may, or have this one allowed to.",
-}
 
 
 def _named(part: Path, final: Path) -> bool:

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "processes": set(),
     "budgets": {"files"},
     "config": LEAVES | {"budgets"},
-    "storage": LEAVES,
+    "aws": {"errors"},
+    "storage": LEAVES | {"aws"},
     "pictures": LEAVES,
     "data": LEAVES | {"pictures", "storage"},
     "bundles": LEAVES,
@@ -45,7 +46,7 @@ MAY_IMPORT = {
     "trained": LEAVES
     | {"bundles", "console", "deployment", "models", "place", "records", "training"},
     "deployment": LEAVES
-    | {"bundles", "models", "processes", "records", "storage", "training", "watch"},
+    | {"aws", "bundles", "models", "processes", "records", "storage", "training", "watch"},
     "notebook": {"errors", "config", "data", "models", "training", "records", "place", "console"}
     | {"experiment"},
     "__init__": {"errors", "models", "trained"},
@@ -59,7 +60,7 @@ OWNER = {
     "pooch": "data",
     "pyarrow": "data",
     "boto3": "storage deployment",
-    "botocore": "storage deployment",
+    "botocore": "aws storage deployment",
     "PIL": "pictures",
     "sklearn": "training",
     "matplotlib": "records",

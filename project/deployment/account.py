@@ -1,23 +1,11 @@
 """An AWS account, as boto3's own variables and files name it; its refusals, told in one line."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
+from project import aws
 from project.errors import DeploymentError
-
-_AGAIN = "mend that, then run the same command again."
-_CREDENTIALS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-_MOVES = {
-    "AccessDenied": "use a key that may, or have this one allowed to.",
-    "AccessDeniedException": "use a key that may, or have this one allowed to.",
-    "ExpiredToken": "log in again, for the session has ended.",
-    "ExpiredTokenException": "log in again, for the session has ended.",
-    "InvalidClientTokenId": _CREDENTIALS,
-    "SignatureDoesNotMatch": _CREDENTIALS,
-    "UnrecognizedClientException": _CREDENTIALS,
-}
 
 
 class Account:
@@ -49,30 +37,6 @@ class Account:
         with self.told(service):
             return self._session.client(service, region_name=self.region, config=config)
 
-    @contextmanager
-    def told(self, thing: str) -> Iterator[None]:
+    def told(self, thing: str) -> AbstractContextManager[None]:
         """Turn what boto3 raises into a DeploymentError of one line about the thing."""
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            EndpointConnectionError,
-            NoCredentialsError,
-        )
-
-        try:
-            yield
-        except NoCredentialsError as error:
-            text = "found no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            raise DeploymentError(f"{thing}: {text}") from error
-        except EndpointConnectionError as error:
-            text = "no server answers there; correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION."
-            raise DeploymentError(f"{thing}: {error}: {text}") from error
-        except (BotoCoreError, ClientError, ValueError) as error:
-            move = _MOVES.get(code_of(error), _AGAIN)
-            raise DeploymentError(f"{thing}: {' '.join(str(error).split())}; {move}") from error
-
-
-def code_of(error: Exception) -> str:
-    """The code by which a service names its refusal; empty if it was no service that refused."""
-    answer: dict[str, Any] = getattr(error, "response", {})
-    return str(answer.get("Error", {}).get("Code", ""))
+        return aws.told(thing, DeploymentError)

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from project.deployment.account import Account, code_of
+from project.aws import code_of
+from project.deployment.account import Account
 from project.errors import DeploymentError
 
 IMAGE = "LOCKSTEP_ECR_IMAGE"
