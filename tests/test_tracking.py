@@ -10,9 +10,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from project.records import source, trace
 from project.records.receipt import Run, runs
 from project.tracking import view
 from project.tracking.shown import kept
+from project.watch import Watch
 from tests.conftest import ROOT, command, plain_environment
 from tests.services import S3, Postgres, free_ports, running
 
@@ -250,18 +253,27 @@ def test_a_server_that_dies_costs_training_nothing_and_gets_each_thing_once_when
 
 
 @pytest.mark.slow
-def test_two_machines_that_send_the_same_run_at_once_make_one(
-    server: Server, tmp_path: Path
+def test_machines_that_send_the_same_run_at_once_make_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, other = tmp_path / "runs", tmp_path / "other"
+    folder = tmp_path / "runs"
     assert command(*BRIEF, *ALONE, "--runs", str(folder)).returncode == 0
-    shutil.copytree(folder, other)  # with other times of the files
-    both = [start("track", "--runs", str(place), **server.on) for place in (folder, other) * 2]
-    for one in both:
-        _, said = one.communicate(timeout=120)
-        assert one.returncode == 0, said
-    assert command("track", "--runs", str(other), **server.on).stdout.startswith("0 runs sent")
-    assert_shown(server.address, folder, tmp_path)
+    others = [tmp_path / str(number) for number in range(6)]
+    for other in others:
+        shutil.copytree(folder, other)  # with other times of the files
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    for _ in range(3):
+        with ThreadPoolExecutor(len(others)) as threads:
+            together = Barrier(len(others))
+
+            def send(other: Path, together: Barrier = together) -> list[str]:
+                together.wait()
+                return view.sync(other, Watch())
+
+            list(threads.map(send, others))  # raises what one of them was refused
+        assert [view.sync(other, Watch()) for other in others] == [[]] * len(others)
+        assert_shown(server.address, folder, tmp_path)
+        client(server.address).delete_run(seen(server.address)[0].info.run_id)
 
 
 @pytest.mark.slow

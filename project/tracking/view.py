@@ -7,6 +7,7 @@ the same moment is one row of MLflow's tables, whose primary key is all of it.
 
 import logging
 import os
+import time
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ VARIABLES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 _METRICS, _OTHERS = 1000, 100  # what MLflow takes in one call
+_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds before what was refused is sent again
 
 
 def address(folder: Path) -> str:
@@ -181,13 +183,17 @@ class View:
         if (run.data.tags.get(SENT), run.info.status) == (wanted.mark, wanted.status):
             return False
         watch.doing(f"{wanted.run.name}: {wanted.status.lower()}")
-        try:
-            self._send(run, wanted)
-        except MlflowException:
-            del self._known[wanted.key]
-            if (other := self._one(wanted)).info.run_id == run.info.run_id:
-                raise
-            self._send(other, wanted)  # another sender chose this one, and deleted ours
+        # Of what two senders write at the same moment, a database refuses one; and where both made
+        # a run, one deletes the other's. Who is refused looks again what is missing, and where.
+        for pause in _PAUSES:
+            try:
+                self._send(run, wanted)
+                return True
+            except MlflowException:
+                time.sleep(pause)
+                del self._known[wanted.key]
+                run = self._one(wanted)
+        self._send(run, wanted)
         return True
 
     def _send(self, run: Any, wanted: Shown) -> None:
