@@ -161,10 +161,11 @@ def test_a_push_and_a_pull_that_were_killed_are_gone_on_from(
     before, requests = len(shared.list()), Counter[str]()
     for name in ("PutObject", "UploadPart"):
         shared._client.meta.events.register(
-            f"before-send.s3.{name}", lambda name=name, **_: requests.update([name])
+            f"before-call.s3.{name}", lambda name=name, **_: requests.update([name])
         )
-    assert before > 0
-    assert here.push(entry, shared) == (31 - before, before, 0)
+    sent, there_already, missing = here.push(entry, shared)
+    # What was under way when the process died, the server may have finished since.
+    assert (sent + there_already, missing, 0 < before <= there_already) == (31, 0, True)
     assert (requests["PutObject"] <= 31 - before, requests["UploadPart"] <= 2) == (True, True)
 
     killed("pull", there, bucket, entry, 2_000_000 + PART)
