@@ -1,5 +1,6 @@
 """What people see: a progress bar on a terminal, plain lines elsewhere, tables."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ class Lines(Watch):
         self._stream, self._last = stream, time.monotonic()
 
     def say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        try:
+            print(line, file=self._stream, flush=True)
+        except BrokenPipeError:  # who read has gone: no reason to end a training
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def doing(self, line: str) -> None:
         self.say(line)

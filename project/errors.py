@@ -91,15 +91,20 @@ class Diverged(LockstepError):
 class Interrupted(Exception):
     """Training was asked to stop by a signal and has saved its state; not an error.
 
-    The process should end with ``128 + signal`` as a shell expects.
+    The process should end with ``128 + signal`` as a shell expects. Serving, too, ends like this,
+    but has nothing to go on with: it ``resumes`` nothing.
     """
 
-    def __init__(self, signal: int, message: str):
+    def __init__(self, signal: int, message: str, *, resumes: bool = True):
         super().__init__(message)
-        self.signal = signal
+        self.signal, self.resumes = signal, resumes
+
+    def told(self, again: str = "command") -> str:
+        """The line for people, who go on by doing the same ``again``."""
+        return f"{self}; run the same {again} to go on" if self.resumes else str(self)
 
     def _render_traceback_(self) -> list[str]:
-        return [f"{self}; run the same cell to go on"]
+        return [self.told("cell")]
 
 
 class WorkerLost(Exception):

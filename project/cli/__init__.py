@@ -69,7 +69,7 @@ def _told(end: Exception) -> int:
     if launch.is_watched() and not isinstance(end, WorkerLost):
         return launch.note(end)
     if isinstance(end, Interrupted):
-        print(f"{end}; run the same command to go on", file=sys.stderr)
+        print(end.told(), file=sys.stderr)
         return 128 + end.signal
     if isinstance(end, WorkerLost):
         print(f"{end}; to be started again from the last checkpoint", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""One caller's connection: how long and how large the head of a request may be."""
+"""One caller's connection: how long and how large a head may be, and how many there may be."""
 
 import asyncio
 import json
@@ -6,29 +6,29 @@ from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from project.serving.limits import Limits
+from project.serving.limits import Limits, Refused, busy
 
 _STATUS = {
     400: b"400 Bad Request",
     408: b"408 Request Timeout",
     431: b"431 Request Header Fields Too Large",
+    503: b"503 Service Unavailable\r\nretry-after: 1",
 }
-
-
-class _TooLong(Exception):
-    """A head over the limit."""
 
 
 class Connection(HttpToolsProtocol):
     """uvicorn's own, which waits for the end of a head for ever and keeps all that came of it."""
 
     limits: ClassVar[Limits] = Limits()
-    _in_head = _too_long = False
+    _in_head = False
+    _why: Refused | None = None  # a readable request is not taken
     _size = 0  # bytes of the head, after the piece that it began in
     _patience: asyncio.TimerHandle | None = None  # runs while no request is under way
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self._why = busy()  # which is told once the request is there
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -43,8 +43,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head and self.scope is before:
             self._size += len(data)
             if self._size > self.limits.head:
-                self._too_long = True
-                self.send_400_response("")
+                self._refuse(self._too_long())
                 return
         if not self._patience and (self._in_head or self._answered):
             self._wait()
@@ -57,17 +56,18 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(text) + 4 for name, text in self.headers)
         if size > self.limits.head:
-            self._too_long = True
-            raise _TooLong  # which the parser brings to send_400_response
+            self._why = self._too_long()
+        if self._why:
+            raise self._why  # which the parser brings to send_400_response
         self._wait_no_more()
         self._in_head = False
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        if self._too_long:
-            self._refuse(431, f"head: wanted at most {self.limits.head:,} bytes; send fewer.")
-        else:
-            self._refuse(400, "request: found no readable HTTP.")
+        self._refuse(self._why or Refused(400, "request: found no readable HTTP."))
+
+    def _too_long(self) -> Refused:
+        return Refused(431, f"head: wanted at most {self.limits.head:,} bytes; send fewer.")
 
     @property
     def _answered(self) -> bool:
@@ -86,15 +86,15 @@ class Connection(HttpToolsProtocol):
             self._wait()
         elif self._in_head:
             wanted = f"found no end of it within {self.limits.receiving:g} s, wanted all of it."
-            self._refuse(408, f"head: {wanted}")
+            self._refuse(Refused(408, f"head: {wanted}"))
         else:
             self.transport.close()
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, why: Refused) -> None:
         self._wait_no_more()
-        body = json.dumps({"detail": detail}).encode()
+        body = json.dumps({"detail": str(why)}).encode()
         self.transport.write(
             b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%s" % (_STATUS[status], len(body), body)
+            b"connection: close\r\n\r\n%s" % (_STATUS[why.status], len(body), body)
         )
         self.transport.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 class Limits:
     """Bounds that keep memory and waiting bounded, whatever is sent."""
 
+    connections: int = 900  # below the 1,024 files that a process commonly may open
     head: int = 64 << 10  # bytes of a request's address and headers
     body: int = 8 << 20  # bytes of a request
     bodies: int = 256 << 20  # bytes of all large requests under way

@@ -15,7 +15,6 @@ from project.errors import Interrupted, ServingError
 from project.serving.connection import Connection
 from project.trained import Served
 
-_CONNECTIONS = 900  # below the 1,024 files that a process commonly may open
 _TURN = 5e-5  # seconds; Python gives 5e-3
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -65,7 +64,6 @@ def configured(application: Any, connection: type[Connection] = Connection) -> u
         log_level="error",  # a warning for each broken request would let callers fill the log
         server_header=False,
         date_header=False,
-        limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=connection.limits.stopping,
     )
 
@@ -80,7 +78,7 @@ def _make_quick() -> None:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    raise Interrupted(number, "stopped serving")
+    raise Interrupted(number, "stopped serving", resumes=False)
 
 
 def _listening(host: str, port: int) -> socket.socket:

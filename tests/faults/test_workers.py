@@ -123,6 +123,16 @@ def test_a_signal_reaches_all_workers_and_stops_them_after_the_same_step(
     assert_same(the_run(tmp_path), alone)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_reads_the_progress_may_go_away(workers: str, alone: Run, tmp_path: Path) -> None:
+    with start(tmp_path, f"--workers={workers}") as process:
+        assert process.stderr
+        process.stderr.readline()
+        process.stderr.close()
+        assert process.wait(120) == 0
+    assert_same(the_run(tmp_path), alone)
+
+
 def test_a_mistake_in_the_workers_is_told_once_in_one_line(tmp_path: Path) -> None:
     done = command(*WORDS, "--workers=2", "training.lr=1e30", "--runs", str(tmp_path))
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -35,6 +35,12 @@ class Narrow(Connection):
     limits = Limits(head=1000, receiving=600)
 
 
+class Lonely(Connection):
+    """A connection of a server that has room for one caller."""
+
+    limits = Limits(connections=1)
+
+
 def detail(text: str) -> bytes:
     return json.dumps({"detail": text}).encode()
 
@@ -184,6 +190,18 @@ def test_a_head_that_is_too_large_is_refused_and_a_body_is_not_taken_for_one() -
         slow(body[:30], body[30:2000], body[2000:] + body[:9], body[9:], last),
     )
     assert (in_one, in_many) == (OK * 2 + closed,) * 2
+
+
+def test_who_is_one_too_many_is_told_when_to_come_again_and_the_others_are_answered() -> None:
+    last = GET + b"Connection: close\r\n\r\n"
+    first, second = found_by(
+        Lonely, slow(GET + b"\r\n", *[b""] * 20, last), slow(*[b""] * 5, GET + b"\r\n")
+    )
+    assert first.startswith(OK + b"HTTP/1.1 200 OK\r\n")
+    head, _, body = second.partition(b"\r\n\r\n")
+    told = "server: found as many waiting as it keeps, wanted fewer; ask again soon."
+    assert head.split(b"\r\n")[:2] == [b"HTTP/1.1 503 Service Unavailable", b"retry-after: 1"]
+    assert body == detail(told)
 
 
 def test_what_is_no_http_is_told_in_one_line() -> None:
