@@ -18,6 +18,7 @@ from project.files import write_atomically
 from project.processes import follow_parent
 
 _PORT = 29400
+_STOPPED = 128 + signal.SIGTERM  # the exit code of who was asked to stop, and saved
 
 
 class Job:
@@ -86,7 +87,7 @@ class Job:
         torchrun = ["--nnodes", str(len(self.hosts)), "--nproc-per-node", "1"]
         torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={first}:{_PORT}", "--rdzv-id=job"]
         torchrun += [f"--rdzv-conf=is_host={here}", f"--local-addr={self.host}"]
-        launch = [sys.executable, "-m", "torch.distributed.run", *torchrun]
+        launch = [sys.executable, "-m", "project.training.launch", *torchrun]
         return [*launch, "--module", "project", *self.words]
 
 
@@ -105,7 +106,7 @@ def train(ml: Path) -> int:
     except LockstepError as error:
         code, said = 2, f"error: {error}"
         print(said, file=sys.stderr)
-    if 0 < code < 128:  # else it ended well, or by a signal, to go on later
+    if code not in (0, _STOPPED):
         (ml / "output").mkdir(parents=True, exist_ok=True)
         (ml / "output" / "failure").write_text(said[:1024])
         return 1  # the service wants any code but 0
@@ -113,7 +114,7 @@ def train(ml: Path) -> int:
 
 
 def _run(job: Job) -> tuple[int, str, str]:
-    """Train with our standard error; the exit code, the receipt, and the last lines of errors."""
+    """Train with our standard error; the exit code, the receipt, and what to tell of a failure."""
     child = subprocess.Popen(
         job.command(),
         env=job.variables(),
@@ -122,15 +123,24 @@ def _run(job: Job) -> tuple[int, str, str]:
         text=True,
         preexec_fn=follow_parent,
     )
-    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    asked: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        asked.append(number)
+        child.send_signal(number)
+
+    signal.signal(signal.SIGTERM, hand_on)
+    errors: list[str] = []
     last: deque[str] = deque(maxlen=10)
     assert child.stdout and child.stderr
     for line in child.stderr:
         print(line, end="", file=sys.stderr, flush=True)
-        last.append(line)
+        (errors if line.startswith("error: ") else last).append(line)
     receipt = child.stdout.read()
-    told = [line for line in last if line.startswith("error: ")] or last
-    return child.wait(), receipt, "".join(told)
+    if (code := child.wait()) < 0:
+        errors.append(f"error: training: was killed by signal {-code}; out of memory, perhaps.\n")
+    # The launcher of several hosts ends as if its workers, who have saved, had failed.
+    return _STOPPED if code and asked else code, receipt, "".join(errors or last)
 
 
 def hand_over(run: Path, model: Path) -> None:

@@ -1,6 +1,7 @@
 """Training as SageMaker asks for it: folders of /opt/ml, an interruption, a failure, two hosts."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -98,18 +99,73 @@ def test_a_mistake_is_told_in_the_failure_file(
 
 
 def test_two_hosts_train_to_the_bits_of_one(tmp_path: Path, data_folder: Path) -> None:
-    """Two hosts of one name here, so the second is this machine by another address."""
     digests = []
-    for hosts in (["localhost"], ["127.0.0.1", "127.0.0.2"]):
-        folders = [tmp_path / f"{len(hosts)}-{host}" for host in hosts]
-        for ml, host in zip(folders, hosts, strict=True):
-            job(ml, {"seed": "7", **BRIEF}, hosts=hosts, current_host=host)
+    one = tmp_path / "one"
+    job(one, {"seed": "7", **BRIEF})
+    for folders in ([one], two_hosts(tmp_path, {"seed": "7", **BRIEF})):
         processes = [start(ml, data_folder) for ml in folders]
         ended = [(process.communicate(), process.returncode) for process in processes]
-        assert [code for _, code in ended] == [0] * len(hosts), ended
+        assert {code for _, code in ended} == {0}, ended
         receipt = json.loads((folders[0] / "model" / "receipt.json").read_bytes())
         digests.append((receipt["results"]["weights_sha256"], receipt["timing"]["workers"]))
     assert digests == [(digests[0][0], 1), (digests[0][0], 2)]
+
+
+def two_hosts(folder: Path, hyperparameters: dict[str, str]) -> list[Path]:
+    """The folders of a job of two hosts, which are this machine by two of its addresses."""
+    hosts = ["127.0.0.1", "127.0.0.2"]
+    for host in hosts:
+        job(folder / host, hyperparameters, hosts=hosts, current_host=host)
+    return [folder / host for host in hosts]
+
+
+def test_two_hosts_that_are_interrupted_save_and_go_on(tmp_path: Path, data_folder: Path) -> None:
+    folders = two_hosts(tmp_path, {"seed": "1", **BRIEF, "training.epochs": "40"})
+    processes = [start(ml, data_folder) for ml in folders]
+    while not list(folders[0].glob("checkpoints/*/checkpoints/0*")):
+        assert [process.poll() for process in processes] == [None, None]
+        time.sleep(0.02)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, said
+    assert ["Traceback" in text for text in said] == [False, False]
+    assert [(ml / "output" / "failure").exists() for ml in folders] == [False, False]
+    processes = [start(ml, data_folder) for ml in folders]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "goes on at step" in said[0]
+
+
+def test_a_mistake_is_told_in_the_failure_files_of_two_hosts(
+    tmp_path: Path, data_folder: Path
+) -> None:
+    folders = two_hosts(tmp_path, {"training.lrr": "1"})
+    processes = [start(ml, data_folder) for ml in folders]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    told = [(ml / "output" / "failure").read_text() for ml in folders]
+    wanted = "error: override: training.lrr: no such setting. Did you mean"
+    assert [text.startswith(wanted) for text in told] == [True, True], said
+    assert ["Traceback" in text for text in said] == [False, False]
+
+
+def test_a_training_that_is_killed_is_told_in_the_failure_file(
+    tmp_path: Path, data_folder: Path
+) -> None:
+    ml = tmp_path / "ml"
+    job(ml, {"seed": "1", **BRIEF, "training.epochs": "60"})
+    process = start(ml, data_folder)
+    while not list(ml.glob("checkpoints/*/checkpoints/0*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    process.communicate()
+    assert (process.returncode, (ml / "output" / "failure").read_text()) == (
+        1,
+        "error: training: was killed by signal 9; out of memory, perhaps.\n",
+    )
 
 
 def test_a_bundle_and_what_a_job_left_answer_where_the_service_asks(
