@@ -96,6 +96,27 @@ def _refused(declared: Mapping[str, Any], value: str) -> str:
     return "" if re.fullmatch(pattern, value) else f"what fits {pattern}"
 
 
+def _refuse_together(told: Mapping[str, str], declared: Mapping[str, Any]) -> None:
+    """Raise SettingError for values that do not fit, also each other: it would be told late."""
+    problems = [
+        f"{name}: found {value!r}, wanted {wanted}"
+        for name, value in told.items()
+        if (wanted := _refused(declared[name], value))
+    ]
+    if not problems:
+        least, most = int(told["MinInstances"]), int(told["MaxInstances"])
+        if 0 < most < least:
+            problems.append(f"MaxInstances: found {most}, wanted MinInstances ({least}) or more")
+        fewest = "MinInstances" if most else "InstanceCount"
+        if told["Traffic"] == "CANARY" and int(told[fewest]) < 2:
+            problems.append(
+                f"Traffic: found CANARY with {fewest}={told[fewest]}, wanted 2 machines or more, "
+                "of which one goes first"
+            )
+    if problems:
+        raise SettingError("\n".join(f"{problem}; see --set." for problem in problems))
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the stack is to be told, and whether the bundle has to be uploaded first."""
@@ -120,8 +141,8 @@ def plan(
     """What deploys a bundle, given the stack's parameters ``before`` (none for a new stack).
 
     ``place`` has ModelBucket, Image and Repository. What the user has not chosen stays as it was,
-    and so does a bundle that differs in its signature only. Raises StorageError if something else
-    lies where the bundle should.
+    and so does a bundle that differs in its signature only. Raises SettingError for values that
+    do not go together, StorageError if something else lies where the bundle should.
     """
     ours = {
         **place,
@@ -145,6 +166,7 @@ def plan(
         name: given[name] if name in given else str(one["Default"])
         for name, one in declared.items()
     }
+    _refuse_together(told, declared)
     return Plan(told, not there)
 
 

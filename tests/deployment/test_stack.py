@@ -13,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from project.deployment.account import Account
 from project.deployment.bundle import Bundle
 from project.deployment.stack import Stack
 from project.deployment.target import _IMAGE, IMAGE
-from project.errors import DeploymentError, StorageError
+from project.errors import DeploymentError, SettingError, StorageError
 from project.files import digest_of
 from project.records.receipt import Run
 from project.storage import open_storage
@@ -349,6 +350,32 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "deploy --delete: found run as well",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["MinInstances=3", "MaxInstances=2"], "MaxInstances: found 2, wanted MinInstances (3) or"),
+        (["Traffic=CANARY"], "Traffic: found CANARY with InstanceCount=1, wanted 2 machines or"),
+        (
+            ["Traffic=CANARY", "InstanceCount=2", "MaxInstances=4"],
+            "Traffic: found CANARY with MinInstances=1, wanted 2 machines or more",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_before_anything_is_uploaded(
+    cloud: Cloud, words: list[str], wanted: str
+) -> None:
+    with pytest.raises(SettingError, match=f"^{re.escape(wanted)}.*; see --set\\.$"):
+        planned(cloud, small(), None, *words)
+    more = planned(cloud, small(), None, *words, "MaxInstances=4", "MinInstances=2")
+    assert more.parameters["MinInstances"] == "2"
+
+
+def test_a_run_whose_name_the_stack_would_not_take_is_refused_before_that(cloud: Cloud) -> None:
+    named = replace(made := small(), facts=made.facts | {"run": "my best"})
+    with pytest.raises(SettingError, match=r"^Run: found 'my best', wanted what fits "):
+        planned(cloud, named)
 
 
 def far(cloud: Cloud) -> list[str]:
