@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Barrier
@@ -31,8 +31,8 @@ from tests.services import S3, Postgres, free_ports, running
 os.environ |= view.VARIABLES  # this process asks MLflow, too
 ON = {"LOCKSTEP_TRACK": "on", "MLFLOW_TRACKING_URI": ""}
 BRIEF = ("train", "digits/base", "training.epochs=2", "training.checkpoint_every=5")
-# Long enough to be met in training, or to outlive a server.
-LONG = ("train", "digits/base", "training.epochs=100", "training.checkpoint_every=20")
+# Long enough to be met in training.
+LONG = ("train", "digits/base", "training.epochs=30", "training.checkpoint_every=20")
 ALONE = ("training.workers=1", "--seed", "42")
 FILES = {"experiment.yaml", "identity.json", "preprocess.json", "receipt.json", "report.html",
          "weights.safetensors"}  # fmt: skip
@@ -113,6 +113,18 @@ def until(folder: Path, holds: Callable[[], Any]) -> Any:
                 Path(f"/proc/{pid}/autogroup").write_text("0")
         time.sleep(0.3)
     return found
+
+
+@contextmanager
+def suspended(training: "subprocess.Popen[str]", folder: Path) -> Iterator[None]:
+    """Have a training wait after its next checkpoint, and go on afterwards."""
+    before = set(folder.glob("*/checkpoints/0*"))
+    while not set(folder.glob("*/checkpoints/0*")) - before:
+        assert training.poll() is None
+        time.sleep(0.01)
+    training.send_signal(signal.SIGSTOP)
+    yield
+    training.send_signal(signal.SIGCONT)
 
 
 def followers(folder: Path) -> list[int]:
@@ -200,9 +212,10 @@ def test_a_killed_run_is_killed_there_and_goes_on_as_the_same_run_to_what_its_fi
     folder = tmp_path / "runs"
     words = (*LONG, *ALONE, "--runs", str(folder))
     training = start(*words, **server.on)
-    (first,) = until(folder, lambda: [run for run in seen(server.address) if run.data.metrics])
-    assert (first.info.status, training.poll()) == ("RUNNING", None)
-    training.kill()
+    with suspended(training, folder):
+        (first,) = until(folder, lambda: [run for run in seen(server.address) if run.data.metrics])
+        assert first.info.status == "RUNNING"
+        training.kill()
     training.communicate()
     until(folder, lambda: not followers(folder))
     (killed,) = seen(server.address)
@@ -226,10 +239,11 @@ def test_a_server_that_dies_costs_training_nothing_and_gets_each_thing_once_when
 ) -> None:
     folder = tmp_path / "runs"
     training = start(*LONG, *ALONE, "--runs", str(folder), **server.on)
-    until(folder, lambda: [run for run in seen(server.address) if run.data.metrics])
-    assert training.poll() is None
-    server.kill()
-    until(folder, lambda: (folder / ".tracking" / "problem").exists())
+    with suspended(training, folder):
+        until(folder, lambda: [run for run in seen(server.address) if run.data.metrics])
+        server.kill()
+    with suspended(training, folder):
+        until(folder, lambda: (folder / ".tracking" / "problem").exists())
     _, said = training.communicate(timeout=120)
     last = said.splitlines()[-1]
     assert (training.returncode, last.startswith("warning: not to be seen in MLflow yet")) == (

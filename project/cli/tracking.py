@@ -27,7 +27,7 @@ def track(options: argparse.Namespace) -> None:
     folder = Place.default(options.runs).runs
     if options.follow:
         return follower.follow(folder, console.watch(), options.started_by)
-    sent = view.sync(folder, console.watch())
+    sent = follower.send(folder, console.watch())
     address = public(view.address(folder))
     if options.json:
         print(json.dumps({"address": address, "sent": sent}, indent=2))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from project.errors import LockstepError, SettingError, TrackingError
 from project.files import is_held, write_atomically
@@ -23,6 +24,7 @@ from project.tracking.view import HOME, address, home, refuse_unreachable, sync
 from project.watch import Watch
 
 SWITCH = "LOCKSTEP_TRACK"
+T = TypeVar("T")
 _LOG, _PROBLEM = "log", "problem"
 _TRIES = 8  # when nothing trains any more: four minutes
 _LONGEST = 60.0  # seconds between two looks
@@ -65,6 +67,14 @@ def problem(folder: Path) -> str:
         return (folder / HOME / _PROBLEM).read_text().strip()
     except OSError:
         return ""
+
+
+def send(folder: Path, watch: Watch) -> list[str]:
+    """Send now what is missing; the names of these runs. Who follows the folder learns of it.
+
+    Raises what ``sync`` raises.
+    """
+    return _try(folder, partial(sync, folder, watch))
 
 
 def follow(folder: Path, watch: Watch, starter: int = 0) -> None:
@@ -114,20 +124,21 @@ def _running(found: dict[str, str]) -> set[str]:
 
 
 def _rest(folder: Path, last: dict[str, str], seconds: float) -> None:
-    """Wait so long, or until a training has begun or ended."""
-    end = time.monotonic() + seconds
+    """Wait so long, or until a training begins or ends, or another sends what we could not."""
+    end, problematic = time.monotonic() + seconds, bool(problem(folder))
     while (began := time.monotonic()) < end:
-        if _running(marks(folder)) != _running(last):
+        if _running(marks(folder)) != _running(last) or (problematic and not problem(folder)):
             return
         time.sleep(max(1.0, 20 * (time.monotonic() - began)))  # many runs are looked at less often
 
 
-def _try(folder: Path, send: Callable[[], object]) -> None:
+def _try(folder: Path, send: Callable[[], T]) -> T:
     """Send, and leave word of it for who asks for the ``problem``."""
     note = folder / HOME / _PROBLEM
     try:
-        send()
+        sent = send()
         note.unlink(missing_ok=True)
+        return sent
     except LockstepError as error:
         with contextlib.suppress(LockstepError):
             write_atomically(note, f"{error}\n".encode())
