@@ -1,7 +1,7 @@
 """What every model's Predictor does alike: load a finished run, answer with labels."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -92,10 +92,11 @@ class Predictor:
         itself, unless a model knows of files with several."""
         return [(word, word)]
 
-    def table(self, text: str) -> list[Any]:  # noqa: ARG002
+    def table(self, text: str) -> Iterable[Any]:  # noqa: ARG002
         """The inputs in the rows of a CSV file's text, for a model that knows of such files.
 
-        Raises DataError if there are none in it, as for any other model.
+        Given one by one: who wants few need not wait for all. Raises DataError if there are none in
+        it, as for any other model.
         """
         raise DataError(f"text/csv: found a table, wanted {self.takes.described()['kind']}s.")
 

@@ -1,7 +1,8 @@
 """A request's body as inputs of the model: a file, JSON with one or many, or a form."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
@@ -26,40 +27,39 @@ class Reading:
     def __init__(self, predictor: Any, limits: Limits):
         self._picture, self._limits = isinstance(predictor.takes, Picture), limits
         self._read: Callable[[Any], NDArray[Any]] = predictor.read
-        self._table: Callable[[str], list[Any]] = predictor.table
+        self._table: Callable[[str], Iterable[Any]] = predictor.table
         self._wanted = _WANTED["picture" if self._picture else "text"]
 
     def is_quick(self, kind: str, body: bytes) -> bool:
         """Whether nobody else need wait long while this is read."""
         if self._picture and not kind.startswith((JSON, FORM, CSV)):
             return pictures.is_small(body)
-        return len(body) <= _SHORT and not kind.startswith(FORM)
+        return len(body) <= _SHORT and not kind.startswith((FORM, CSV))
 
     def rows(self, kind: str, body: bytes) -> list[NDArray[Any]]:
         """The raw examples of a body of a content type.
 
         Raises DataError for what the model cannot take, Refused for too many.
         """
+        most = self._limits.inputs
+        inputs: Iterable[Any]
         if kind.startswith(JSON):
             inputs = self._many(_parsed(body))
         elif kind.startswith(FORM):
-            inputs = [self._content(part) for part in _parts(kind, body)]
+            inputs = [self._content(part) for part in _parts(kind, body, most)]
         elif kind.startswith(CSV):
             inputs = self._table(_text(body).removeprefix("\ufeff"))
         else:
             inputs = [self._content(body)]
-        if len(inputs) > self._limits.inputs:
-            raise Refused(
-                413,
-                f"body: found {len(inputs)} inputs, wanted at most {self._limits.inputs}; ask "
-                "several times.",
-            )
-        return [self._read(one) for one in inputs]
+        few = list(islice(inputs, most + 1))  # of a table no more is read
+        if len(few) > most:
+            raise _too_many(most)
+        return [self._read(one) for one in few]
 
     def _content(self, content: bytes) -> bytes | str:
         return content if self._picture else _text(content)
 
-    def _many(self, found: Any) -> Sequence[Any]:
+    def _many(self, found: Any) -> list[Any]:
         """The inputs in JSON: no text for a picture, for that would be a path of this machine."""
         if not self._picture:
             texts = [found] if isinstance(found, str) else found
@@ -98,12 +98,19 @@ def _parsed(body: bytes) -> Any:
         raise DataError(f"body: not readable as JSON ({error}).") from error
 
 
-def _parts(kind: str, body: bytes) -> list[bytes]:
+def _too_many(most: int) -> Refused:
+    return Refused(413, f"body: wanted at most {most} inputs; ask several times.")
+
+
+def _parts(kind: str, body: bytes, most: int) -> list[bytes]:
     """The contents of a form's fields, in their order."""
     _, _, boundary = kind.partition("boundary=")
     boundary = boundary.partition(";")[0].strip().strip('"')
     edge = b"\r\n--" + boundary.encode(errors="replace")
-    first, *parts = (b"\r\n" + body).split(edge)
+    body = b"\r\n" + body
+    if boundary and body.count(edge) > most + 1:  # the last one ends the form
+        raise _too_many(most)
+    first, *parts = body.split(edge, most + 1)
     if not boundary or first or not parts or not parts[-1].startswith(b"--"):
         raise DataError(f"body: found no {FORM} with its boundary, wanted a file in one.")
     contents = []

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,29 @@ def test_a_table_that_cannot_be_read_is_told(
     with pytest.raises(DataError) as error:
         Predictor.given(object.__new__(Predictor), str(path))
     assert str(error.value).startswith(f"{path}: {told}")
+
+
+def table(text: str) -> Iterator[str]:
+    """The texts of a table, as a Predictor gives them that knows of no weights."""
+    return Predictor.table(object.__new__(Predictor), text)
+
+
+def test_a_table_has_its_columns_anywhere_and_rows_may_be_short_blank_or_of_many_lines() -> None:
+    text = '\r\nid,description,title\r\n1,"Objects in\nvideos",YOLO,more\n\n2,Text\r\n3\n'
+    assert list(table(text)) == ["YOLO\nObjects in videos", "\nText", "\n"]
+    with pytest.raises(DataError, match=r"^found no column title, wanted title and description"):
+        next(table(""))
+
+
+def test_a_table_is_read_no_further_than_somebody_asks() -> None:
+    long = "x," * 200_000
+    texts = table(f"title,description\na,b\nc,d\n{long}\n")
+    assert [next(texts), next(texts)] == ["a\nb", "c\nd"]
+    told = "found a row of over 262,144 characters, wanted less."
+    for refused in (texts, table(f"title,description,{long}\na,b\n"), table('"a\n",' * 100_000)):
+        with pytest.raises(DataError) as error:
+            next(refused)
+        assert str(error.value) == told
 
 
 @pytest.mark.parametrize("wrong", ["", " \n", 3, None, ["a"]])

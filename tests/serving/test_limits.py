@@ -71,8 +71,19 @@ def test_more_inputs_than_a_request_may_have_are_refused(served: trained.Served)
     arrays = [np.asarray(picture).tolist() for picture in PICTURES[:4]]
     body = json.dumps(arrays).encode()
     answer = post(served, body, limits=Limits(inputs=3), Content_Type=JSON)
-    wanted = "body: found 4 inputs, wanted at most 3; ask several times."
-    assert told(answer) == (413, wanted)
+    wanted = 413, "body: wanted at most 3 inputs; ask several times."
+    assert told(answer) == wanted
+    fields = [b"--x\r\n\r\n" + file + b"\r\n" for file in FILES[:4]]
+    four, three = (
+        post(
+            served,
+            b"".join(fields[:count]) + b"--x--\r\n",
+            limits=Limits(inputs=3),
+            Content_Type="multipart/form-data; boundary=x",
+        )
+        for count in (4, 3)
+    )
+    assert (told(four), three[0]) == (wanted, 200)
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(served: trained.Served) -> None:

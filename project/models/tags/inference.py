@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from project.models.tags.model import Model
 from project.models.tags.preprocess import Preprocess
 
 _COLUMNS = ("title", "description")
+_LONGEST = 1 << 18  # characters of a row, of two cells as long as csv reads them
 
 
 class Predictor(predictor.Predictor):
@@ -38,7 +39,7 @@ class Predictor(predictor.Predictor):
         path = Path(word)
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                texts = self.table(file.read())
+                texts = list(self.table(file.read()))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{path}: no readable CSV file in UTF-8 ({reason}).") from error
@@ -46,15 +47,42 @@ class Predictor(predictor.Predictor):
             raise DataError(f"{path}: {error}") from error
         return [(f"{path.name}, row {number}", text) for number, text in enumerate(texts, 1)]
 
-    def table(self, text: str) -> list[str]:
-        """The texts in a table's rows. Raises DataError without columns title and description."""
+    def table(self, text: str) -> Iterator[str]:
+        """The texts in a table's rows, each read when it is asked for.
+
+        Raises DataError without columns title and description.
+        """
         try:
-            rows = csv.DictReader(io.StringIO(text, newline=""), restval="")
-            if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
+            rows = _rows(text)
+            places = {name: number for number, name in enumerate(next(rows, []))}
+            if missing := [name for name in _COLUMNS if name not in places]:
                 raise DataError(f"found no column {missing[0]}, wanted {' and '.join(_COLUMNS)}.")
-            return [_joined(row[name] for name in _COLUMNS) for row in rows]
+            wanted = [places[name] for name in _COLUMNS]
+            for row in rows:
+                yield _joined(row[place] if place < len(row) else "" for place in wanted)
         except csv.Error as error:
             raise DataError(f"found no readable CSV ({error}).") from error
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    """The rows of a table that are not blank, its head too.
+
+    A row is read in one go, while nothing else of a server runs. Raises DataError for a long one.
+    """
+    size = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        for line in io.StringIO(text, newline=""):
+            size += len(line)
+            if size > _LONGEST:
+                raise DataError(f"found a row of over {_LONGEST:,} characters, wanted less.")
+            yield line
+
+    for row in csv.reader(lines()):
+        size = 0
+        if row:
+            yield row
 
 
 def _joined(cells: Iterable[str]) -> str:
