@@ -12,6 +12,7 @@ class Limits:
     body: int = 8 << 20  # bytes of a request
     bodies: int = 256 << 20  # bytes of all large requests under way
     inputs: int = 256  # of a request
+    values: int = 1 << 18  # in a request's JSON, which is read in one go: 256 pictures of 28 x 28
     requests: int = 512  # under way; one more is told to come again
     waiting: int = 2048  # inputs that wait to be computed
     receiving: float = 10.0  # seconds until a request's head, and then its body, has to be there

@@ -29,6 +29,9 @@ class Reading:
         self._read: Callable[[Any], NDArray[Any]] = predictor.read
         self._table: Callable[[str], Iterable[Any]] = predictor.table
         self._wanted = _WANTED["picture" if self._picture else "text"]
+        # One picture in colours can always be asked, however large those of the model are.
+        one = 5 * predictor.takes.height * predictor.takes.width if self._picture else 0
+        self._values = max(limits.values, one)
 
     def is_quick(self, kind: str, body: bytes) -> bool:
         """Whether nobody else need wait long while this is read."""
@@ -44,7 +47,7 @@ class Reading:
         most = self._limits.inputs
         inputs: Iterable[Any]
         if kind.startswith(JSON):
-            inputs = self._many(_parsed(body))
+            inputs = self._many(self._parsed(body))
         elif kind.startswith(FORM):
             inputs = [self._content(part) for part in _parts(kind, body, most)]
         elif kind.startswith(CSV):
@@ -58,6 +61,21 @@ class Reading:
 
     def _content(self, content: bytes) -> bytes | str:
         return content if self._picture else _text(content)
+
+    def _parsed(self, body: bytes) -> Any:
+        """What JSON holds, if that is not so much that all others would have to wait for it."""
+        # Each value stands after one of these, but the first.
+        found = len(body) - len(body.translate(None, b",:[{"))
+        if found > self._values:
+            raise Refused(
+                413,
+                f"body: found {found:,} commas, colons and brackets, wanted at most "
+                f"{self._values:,}; ask several times.",
+            )
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"body: not readable as JSON ({error}).") from error
 
     def _many(self, found: Any) -> list[Any]:
         """The inputs in JSON: no text for a picture, for that would be a path of this machine."""
@@ -89,13 +107,6 @@ def _has_numbers(value: Any, depth: int) -> bool:
     if isinstance(value, list):
         return depth > 0 and all(_has_numbers(item, depth - 1) for item in value)
     return _is_number(value)
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"body: not readable as JSON ({error}).") from error
 
 
 def _too_many(most: int) -> Refused:

@@ -1,13 +1,15 @@
 """Bodies of requests: what is read of them, and what is refused before it costs anything."""
 
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from project.errors import DataError
-from project.models import digits, tags
+from project.models import apparel, digits, tags
 from project.serving.limits import Limits, Refused
-from project.serving.reading import CSV, Reading
+from project.serving.reading import CSV, JSON, Reading
 
 FEW = Limits(inputs=3)
 HEAD = b"title,description\n"
@@ -38,3 +40,31 @@ def test_a_table_has_nobody_wait_however_short_it_is() -> None:
     found = [reading(tags).is_quick(kind, HEAD) for kind in (CSV, "text/plain")]
     assert found == [False, True]
     assert reading(digits).is_quick(CSV, HEAD) is False
+
+
+def test_json_of_too_many_values_is_refused_before_it_is_read() -> None:
+    limits = Limits(values=1000)
+    told = "body: found 1,002 commas, colons and brackets, wanted at most 1,000; ask several times."
+    # None of them is JSON, which nobody who parsed them would fail to tell.
+    for body in (b"[" * 1002, b"[{" * 501, b"[0" + b",0" * 1001, b'{"a":1,' * 334, b"[]," * 501):
+        for model in (digits, tags):
+            assert refused(model, JSON, body, limits) == told
+            assert "not readable as JSON" in refused(model, JSON, body[:500], limits)
+
+
+def test_as_many_pictures_and_texts_as_a_request_may_have_are_no_more_values_than_it_may() -> None:
+    limits = Limits()
+    grey = np.random.default_rng(0).integers(0, 256, (limits.inputs, 28, 28))
+    found = reading(apparel, limits).rows(JSON, json.dumps(grey.tolist()).encode())
+    assert np.array_equal(found, grey)
+    texts = ["one, two: three" * 20] * limits.inputs
+    assert len(reading(tags, limits).rows(JSON, json.dumps(texts).encode())) == limits.inputs
+
+
+def test_one_picture_in_colours_can_be_asked_however_large_the_models_pictures_are() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (28, 28, 3))
+    body = json.dumps([colours.tolist()]).encode()
+    assert len(reading(apparel, Limits(values=100)).rows(JSON, body)) == 1
+    assert refused(digits, JSON, body, Limits(values=100)).endswith(
+        ", wanted at most 320; ask several times."
+    )
