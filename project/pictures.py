@@ -1,6 +1,7 @@
 """Reading pictures: for data sets that are made of them, and models that look at them."""
 
 import io
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from project.errors import DataError
 
@@ -16,8 +17,27 @@ Picture = Image.Image
 
 MOST_PIXELS = 1 << 24  # of a picture from elsewhere, which is refused before it is decoded
 _FEW_PIXELS = 1 << 14
-# Of a limit beyond ours; it would stand in a server's log.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_FEW_BYTES = 1 << 16
+_FEW_CHUNKS = 16
+# Chunks of a PNG that are read within microseconds; all that is packed, or text, may take longer.
+_QUICK = {b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"tIME", b"IDAT"}
+# What a file has once. Pillow reads each of many, and copies those before for each of a JPEG's.
+_ONCE = {"EXIF": b"Exif\0\0", "an ICC profile": b"iCCP"}
+_OFTEN = 64
+# What Pillow raises for files that are not as they should be: these after Image.open, too.
+_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error)
+_TURNED = Image.Transpose
+_TURNS = {  # by how a camera was held, as EXIF counts
+    2: _TURNED.FLIP_LEFT_RIGHT,
+    3: _TURNED.ROTATE_180,
+    4: _TURNED.FLIP_TOP_BOTTOM,
+    5: _TURNED.TRANSPOSE,
+    6: _TURNED.ROTATE_270,
+    7: _TURNED.TRANSVERSE,
+    8: _TURNED.ROTATE_90,
+}
+# Of odd files and of a limit beyond ours; it would stand in a server's log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def drawn(values: NDArray[Any]) -> Picture:
@@ -30,12 +50,13 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
 
     ``source`` is a path, the bytes of a PNG or JPEG, a PIL image, or a NumPy array or tensor: whole
     numbers 0 to 255 or floats 0 to 1, of shape (height, width), (1, height, width) or (height,
-    width, 3). Another size is scaled. Raises DataError for what is no picture.
+    width, 3). What was photographed with the camera held otherwise is turned upright, another size
+    is scaled. Raises DataError for what is no picture.
     """
     if isinstance(source, str | Path):
         return _read(source, str(source), size)
     if isinstance(source, bytes):  # from who knows where: no format that takes a program to read
-        return _read(io.BytesIO(source), "picture", size, formats=("PNG", "JPEG"))
+        return _decoded(source, "picture", size)
     if isinstance(source, Image.Image):
         return _scaled(source, size)
     try:
@@ -62,20 +83,36 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def is_small(content: bytes) -> bool:
-    """Whether a picture is a PNG of so few pixels that reading it takes microseconds."""
+    """Whether a picture is a PNG of so few pixels and so little else that it is read in no time."""
     width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-    few = width * height <= _FEW_PIXELS and len(content) <= 1 << 16
-    # A later head would count instead of the first.
-    alone = content[12:16] == b"IHDR" and content.count(b"IHDR") == 1
-    return content[:4] == b"\x89PNG" and few and alone
+    if width * height > _FEW_PIXELS or len(content) > _FEW_BYTES:
+        return False
+    if content[:4] != b"\x89PNG" or content[12:16] != b"IHDR":
+        return False
+    at = 33  # behind the head; a later one would count instead
+    for _ in range(_FEW_CHUNKS):
+        name = content[at + 4 : at + 8]
+        if name not in _QUICK:
+            return name == b"IEND"
+        at += 12 + int.from_bytes(content[at : at + 4])
+    return False
 
 
 def stored(content: bytes, name: str, size: tuple[int, int], *, rgb: bool) -> NDArray[np.uint8]:
     """The bytes of a PNG or JPEG as (height, width) or, with ``rgb``, (height, width, 3).
 
-    Scaled to ``size``. Raises DataError, which begins with ``name``, for what is no picture.
+    Turned and scaled to ``size`` as ``grey`` does. Raises DataError, which begins with ``name``,
+    for what is no picture.
     """
-    mode = "RGB" if rgb else "L"
+    return _decoded(content, name, size, "RGB" if rgb else "L")
+
+
+def _decoded(
+    content: bytes, name: str, size: tuple[int, int], mode: str = "L"
+) -> NDArray[np.uint8]:
+    for what, mark in _ONCE.items():
+        if (found := content.count(mark)) > _OFTEN:
+            raise DataError(f"{name}: found {what} {found} times, wanted once; save it anew.")
     return _read(io.BytesIO(content), name, size, formats=("PNG", "JPEG"), mode=mode)
 
 
@@ -94,7 +131,7 @@ def _read(
                     f"{MOST_PIXELS:,}; give a smaller picture."
                 )
             return _scaled(picture, size, mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*_BROKEN, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # which tells of an object of Python
         reason = "no such format" if unknown else error
         raise DataError(f"{name}: no readable picture ({reason}); give a PNG or JPEG.") from error
@@ -102,10 +139,22 @@ def _read(
 
 def _scaled(picture: Image.Image, size: tuple[int, int], mode: str = "L") -> NDArray[np.uint8]:
     height, width = size
+    turn = _turn(picture)
     if picture.mode.startswith("I"):  # 16 bits for each pixel, which convert() would cut off at 255
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode != mode:
         picture = picture.convert(mode)
+    if turn is not None:
+        picture = picture.transpose(turn)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What brings a picture upright, if it says so: what else its camera says does not matter."""
+    picture.load()  # what is broken in the picture itself is told
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except _BROKEN:
+        return None

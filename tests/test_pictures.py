@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,25 @@ import torch
 from PIL import Image
 
 from project.errors import DataError
-from project.pictures import grey, is_small
+from project.pictures import grey, is_small, stored
 
 
-def encoded(kind: str) -> bytes:
+def encoded(kind: str, **more: Any) -> bytes:
     """The bytes of a file with the picture."""
     file = io.BytesIO()
-    Image.fromarray(PIXELS).save(file, kind)
+    Image.fromarray(PIXELS).save(file, kind, **more)
     return file.getvalue()
+
+
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    """A part of a PNG."""
+    checked = zlib.crc32(name + content).to_bytes(4)
+    return len(content).to_bytes(4) + name + content + checked
+
+
+def behind_the_pixels(*chunks: bytes) -> bytes:
+    """The PNG of the picture with parts before its end."""
+    return PNG[:-12] + b"".join(chunks) + PNG[-12:]
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
@@ -75,6 +87,66 @@ def test_another_size_is_scaled_to_height_and_width() -> None:
     bars = np.repeat([[0], [255]], 50, axis=0).repeat(60, axis=1)
     found = grey(bars, (4, 6))
     assert (found.shape, found[0].tolist(), found[-1].tolist()) == ((4, 6), [0] * 6, [255] * 6)
+
+
+HELD: dict[int, Callable[[Any], Any]] = {  # what is seen of what a camera wrote, by its number
+    1: lambda pixels: pixels,
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).T,
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("number", HELD)
+def test_what_a_camera_wrote_that_was_held_otherwise_is_upright(
+    tmp_path: Path, number: int
+) -> None:
+    path, size, facts = tmp_path / "photo.png", (10, 14), Image.Exif()
+    facts[0x0112] = number
+    Image.fromarray(PIXELS[:20]).save(path, exif=facts)
+    wanted = grey(HELD[number](PIXELS[:20]), size).tolist()
+    with Image.open(path) as picture:
+        found = [grey(source, size).tolist() for source in (path, path.read_bytes(), picture)]
+    assert [*found, stored(path.read_bytes(), "", size, rgb=False).tolist()] == [wanted] * 4
+    picture = Image.fromarray(PIXELS[:20])
+    picture.getexif()[0x0112] = number
+    assert grey(picture, size).tolist() == wanted
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # as project.pictures has it
+@pytest.mark.parametrize(
+    "facts",
+    [b"", b"MM", b"MM\0*", b"MM\0*\0\0\0\x08\0\x09\x01\x12", b"\xff" * 40, b"Exif\0\0II*\0\xff"],
+)
+def test_a_picture_whose_camera_tells_nonsense_is_read_as_it_lies(facts: bytes) -> None:
+    sources = behind_the_pixels(chunk(b"eXIf", facts)), encoded("PNG", exif=facts)
+    assert [grey(source, (28, 28)).tolist() for source in sources] == [PIXELS.tolist()] * 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"a", b"a\0"])
+def test_a_part_behind_the_pixels_that_is_no_such_part_is_refused(content: bytes) -> None:
+    """Pillow catches what its own mistakes raise when it opens a file, not when it reads on."""
+    with pytest.raises(DataError, match=r"^picture: no readable picture \("):
+        grey(behind_the_pixels(chunk(b"iCCP", content)), (28, 28))
+
+
+def test_what_a_file_has_once_is_not_read_a_thousand_times() -> None:
+    jpeg, facts = encoded("JPEG"), b"\xff\xe1\0\x08Exif\0\0"
+    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(9)))
+
+    def files(count: int) -> tuple[bytes, bytes]:
+        return jpeg[:2] + facts * count + jpeg[2:], behind_the_pixels(profile * count)
+
+    wanted = [grey(jpeg, (28, 28)).tolist(), PIXELS.tolist()]
+    assert [grey(file, (28, 28)).tolist() for file in files(2)] == wanted
+    for file, what in zip(files(1000), ("EXIF", "an ICC profile"), strict=True):
+        with pytest.raises(DataError) as error:
+            grey(file, (28, 28))
+        assert str(error.value) == (f"picture: found {what} 1000 times, wanted once; save it anew.")
 
 
 @pytest.mark.parametrize(
@@ -141,3 +213,14 @@ def test_a_picture_is_small_by_its_only_head() -> None:
     hidden = small[:8] + (8).to_bytes(4) + b"tEXt" + bytes(8) + bytes(4) + small[8:]
     found = [is_small(file) for file in (small, two, hidden, encoded("JPEG"), b"")]
     assert found == [True, False, False, False, False]
+
+
+def test_a_picture_is_not_small_that_holds_what_may_take_long_to_read() -> None:
+    packed = b"a\0\0" + zlib.compress(bytes(1 << 20))
+    slow = [behind_the_pixels(chunk(name, packed)) for name in (b"zTXt", b"iTXt", b"iCCP", b"eXIf")]
+    early = PNG[:33] + chunk(b"zTXt", packed) + PNG[33:]
+    many = behind_the_pixels(*[chunk(b"IDAT")] * 20)
+    cut = PNG[:-12]
+    assert [is_small(file) for file in (*slow, early, many, cut)] == [False] * 7
+    quick = behind_the_pixels(chunk(b"tIME", bytes(7)), chunk(b"IDAT"))
+    assert [is_small(quick), grey(quick, (28, 28)).tolist()] == [True, PIXELS.tolist()]

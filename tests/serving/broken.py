@@ -26,6 +26,15 @@ _VALUES = (
     "NaN", "-Infinity", "1e999", "-1", "256", "9" * 400, "9" * 5000, "0.5", "null", "true", '"a"',
     "{}", "[]", "1e-320", '"\\ud800"',
 )  # fmt: skip
+_CHUNKS = (
+    b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"eXIf",
+    b"acTL", b"fcTL", b"fdAT", b"IHDR", b"PLTE", b"IDAT", b"aaAa", b"\0\xff\0\xff",
+)  # fmt: skip
+_CONTENTS = (
+    b"", b"\0", b"a\0", b"a\0\1", b"a\0\0" + zlib.compress(b"a" * 99), b"a" + bytes(40),
+    b"MM\0\x2a\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0", b"II\x2a\0", b"\xff" * 30,
+    b"Raw profile type exif\0\nexif\n 9\nzz",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,9 @@ class Vandal:
     def __init__(self, honest: list[bytes], seed: int = 0):
         self.honest, self.chance = honest, random.Random(seed)
         self.ways: list[Callable[[], Broken]] = [
-            self.truncated, self.altered, self.noise, self.bomb, self.wrong_type, self.arrays,
-            self.texts, self.nested, self.ragged, self.form, self.headers, self.head, self.cut_off,
+            self.truncated, self.altered, self.noise, self.bomb, self.chunks, self.wrong_type,
+            self.arrays, self.texts, self.nested, self.ragged, self.form, self.headers, self.head,
+            self.cut_off,
         ]  # fmt: skip
 
     def request(self) -> Broken:
@@ -82,6 +92,16 @@ class Vandal:
             text = b"a\0\0" + zlib.compress(bytes(10_000_000), 9)
             chunks.insert(1, (self.chance.choice((b"zTXt", b"iCCP")), text))
         return self._post("bomb", _png(chunks), PNG)
+
+    def chunks(self) -> Broken:
+        """A good picture with more in it than one needs, before its pixels or behind them."""
+        head = (8).to_bytes(4) * 2 + bytes((8, self.chance.choice((0, 2, 3, 6)), 0, 0, 0))
+        pixels = zlib.compress(bytes(8 * (1 + 8 * 4)))
+        chunks = [(b"IHDR", head), (b"PLTE", bytes(6)), (b"IDAT", pixels), (b"IEND", b"")]
+        for _ in range(self.chance.choice((1, 1, 3))):
+            more = self.chance.choice(_CHUNKS), self.chance.choice(_CONTENTS)
+            chunks.insert(self.chance.randrange(1, len(chunks)), more)
+        return self._post("chunks", _png(chunks), PNG)
 
     def wrong_type(self) -> Broken:
         """Something honest under another name."""
