@@ -13,13 +13,14 @@ from pathlib import Path
 
 from project.deployment.needs import cyclonedx
 from project.errors import LockstepError
-from project.files import write_atomically
+from project.files import told_in_one_line, write_atomically
 from project.records import environment
 
 ADVISORIES = "LOCKSTEP_ADVISORIES"
 CATEGORIES = {"default": "packages", "develop": "dev-packages"}  # as the Pipfile calls them
 # Known to be vulnerable for years: an advisory service that does not say so, knows nothing.
 _CANARY = "jinja2==2.4.1"
+_SETTING = "--output FOLDER"  # how a user names another folder
 _NO_HASH = f"--hash=sha256:{'0' * 64}"  # pip-audit wants one, and fetches nothing
 # What is a digest, not a secret, in the files whose purpose is to hold digests.
 _DIGESTS = re.compile(r"(.*/)?(golden\.json|[\w.-]+\.lock)|project/data/catalog/.*|tests/.*")
@@ -42,7 +43,8 @@ def audit(
     Nothing passes that could not be checked, such as advisories without a network. Raises RunError
     if the folder cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    with told_in_one_line(output, _SETTING):
+        output.mkdir(parents=True, exist_ok=True)
     checks: dict[str, Callable[[], Finding]] = {
         "advisories": lambda: _advisories(root),
         "secrets": lambda: _secrets(root),
@@ -126,7 +128,7 @@ def _parts(root: Path, path: Path) -> Finding:
     lock = json.loads((root / "Pipfile.lock").read_bytes())
     categories = [CATEGORIES.get(name, name) for name in lock if name != "_meta"]
     content = cyclonedx(root, ",".join(sorted(categories)))
-    write_atomically(path, content, "--output FOLDER")
+    write_atomically(path, content, _SETTING)
     return Finding("parts list", True, f"{len(json.loads(content)['components'])} parts in {path}")
 
 
@@ -135,7 +137,7 @@ def _licences(path: Path) -> Finding:
     if done.returncode:
         raise OSError(f"pip-licenses failed ({done.stderr.strip()[-200:]})")
     rows = json.loads(done.stdout)
-    write_atomically(path, done.stdout.encode(), "--output FOLDER")
+    write_atomically(path, done.stdout.encode(), _SETTING)
     kinds = Counter(row["License"] for row in rows)
     unknown = [row["Name"] for row in rows if row["License"] == "UNKNOWN"]
     told = f"{len(rows)} installed packages, {len(kinds)} licences, in {path}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from project.deployment.audit import audit
+from project.errors import RunError
 from tests.conftest import ROOT, plain_environment
 from tests.trees import offline
 
@@ -159,3 +160,16 @@ def test_without_a_network_the_audit_fails_and_says_what_it_could_not_check(
     # The rest needs no network, and is what this clone says of itself.
     assert [rows[name]["ok"] for name in ("secrets", "parts list", "licences")] == [True] * 3
     assert rows["secrets"]["found"].endswith(" 0 with what looks like a secret")
+
+
+def test_a_folder_that_cannot_be_is_told_in_one_line(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.touch()
+    ways = {taken: "File exists", taken / "a": "Not a directory", Path("/proc/a"): "No such file"}
+    for output, why in ways.items():
+        with pytest.raises(RunError) as error:
+            audit(output, lambda _: None)
+        told = str(error.value)
+        assert told.startswith(f"{output}: {why}") and told.endswith(
+            "; mend that or name another (--output FOLDER), then run the same command again."
+        )
