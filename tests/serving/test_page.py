@@ -74,12 +74,19 @@ def test_a_picture_that_is_dropped_is_named_with_how_sure_the_model_is(
 ) -> None:
     page = open_page(port)
     page.wait_for_selector("#drop")
+    region = page.get_by_role("status")  # of what is hidden it would find none
+    assert (region.count(), region.text_content()) == (1, "")
+    region.evaluate("region => { region.known = true; }")
     assert page.title() == f"{finished_run.name} · Lockstep"
     drop(page, content(PICTURES[3]))
     page.wait_for_selector("#bars li")
     (answer,) = load("digits", finished_run.folder).predict(PICTURES[3:4])
     shares = sorted(answer["confidences"].items(), key=lambda pair: -pair[1])
     assert page.inner_text("#label") == answer["label"]
+    # The same one as before holds the answer, or nobody who listens would hear of it.
+    assert (region.count(), region.evaluate("region => region.known")) == (1, True)
+    assert region.inner_text().split("\n")[0] == answer["label"]
+    assert region.inner_text().endswith(page.inner_text("#took"))
     assert bars(page) == [(name, f"{share:.1%}") for name, share in shares]
     assert f"{answer['confidence']:.1%} sure, answered in " in page.inner_text("#took")
     assert finished_run.name in page.inner_text("#about")
@@ -106,6 +113,40 @@ def test_what_is_no_picture_is_told_and_the_next_one_is_answered(
     drop(page, content(PICTURES[0]))
     page.wait_for_selector("#bars li")
     assert page.locator("[role=alert]").inner_text() == ""
+    assert page.get_by_role("status").inner_text() != ""
+    drop(page, b"GIF89a", "a.gif", "image/gif")
+    page.wait_for_selector("#error:not(:empty)")
+    assert page.get_by_role("status").text_content() == ""
+
+
+def luminance(colour: str) -> float:
+    """Of a colour as a browser names it, by WCAG 2.2 ("relative luminance")."""
+    shares = [int(value) / 255 for value in colour.removeprefix("rgb(").rstrip(")").split(",")]
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(page: Any, field: str) -> float:
+    """The least that the edge of a field has to what lies inside and outside of it."""
+    ground, edge, inside = page.locator(field).evaluate(
+        """field => [getComputedStyle(field.closest("section")).backgroundColor,
+            getComputedStyle(field).borderTopColor, getComputedStyle(field).backgroundColor]"""
+    )
+    sides = {ground, inside} - {"rgba(0, 0, 0, 0)"}  # which shows the ground
+    lights = [sorted((luminance(edge), luminance(side))) for side in sides]
+    return min((light + 0.05) / (dark + 0.05) for dark, light in lights)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_fields_can_be_seen(port: int, open_page: Callable[..., Any], scheme: str) -> None:
+    """WCAG 1.4.11 wants three to one of what says where a field is."""
+    page = open_page(port, color_scheme=scheme)
+    page.wait_for_selector("#drop")
+    found = {field: contrast(page, field) for field in ("#drop", "#text", "#token")}
+    assert {field: ratio for field, ratio in found.items() if ratio < 3} == {}
+    assert (luminance("rgb(255, 255, 255)"), luminance("rgb(0, 0, 0)")) == (1, 0)
 
 
 def test_by_keyboard_alone_a_file_is_chosen(
