@@ -1,6 +1,7 @@
 """A request's body as inputs of the model: a file, JSON with one or many, or a form."""
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -57,7 +58,16 @@ class Reading:
         few = list(islice(inputs, most + 1))  # of a table no more is read
         if len(few) > most:
             raise _too_many(most)
-        return [self._read(one) for one in few]
+        rows, end = [], time.monotonic() + self._limits.reading
+        for one in few:
+            rows.append(self._read(one))
+            if time.monotonic() > end and len(rows) < len(few):
+                raise Refused(
+                    413,
+                    f"body: found more than is read in {self._limits.reading:g} s, wanted fewer or "
+                    "smaller inputs; ask several times.",
+                )
+        return rows
 
     def _content(self, content: bytes) -> bytes | str:
         return content if self._picture else _text(content)

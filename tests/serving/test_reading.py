@@ -68,3 +68,12 @@ def test_one_picture_in_colours_can_be_asked_however_large_the_models_pictures_a
     assert refused(digits, JSON, body, Limits(values=100)).endswith(
         ", wanted at most 320; ask several times."
     )
+
+
+def test_no_more_inputs_are_read_than_there_is_time_for_but_always_one() -> None:
+    many, one = (json.dumps(["one", "two"][:count]).encode() for count in (2, 1))
+    told = (
+        "body: found more than is read in 0 s, wanted fewer or smaller inputs; ask several times."
+    )
+    assert refused(tags, JSON, many, Limits(reading=0)) == told
+    assert len(reading(tags, Limits(reading=0)).rows(JSON, one)) == 1
