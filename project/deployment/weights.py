@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,10 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from project.bundles import manifest
+from project.bundles.archive import content_of
 from project.bundles.opening import opened
 from project.deployment.bundle import NAME, Bundle
 from project.errors import BundleError, StorageError
-from project.files import DATA, digest_of, nearest, publish_folder, readable_json
+from project.files import (
+    DATA,
+    digest_of,
+    held,
+    nearest,
+    publish_folder,
+    readable_json,
+    told_in_one_line,
+)
 from project.storage import Storage, open_storage
 from project.watch import Watch
 
@@ -122,15 +132,18 @@ def index(storage: Storage, model: str) -> list[Entry]:
 def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
     """The bundle of a version, or of the newest; downloaded once, then kept below ``data``.
 
-    A version that is here needs no network. For the newest LOCKSTEP_WEIGHTS is asked; if that
-    cannot be reached, the newest that is here is taken, with a warning. Raises StorageError or
-    BundleError if there is none, or if what came is not what the entry names.
+    A version that is here needs no network, unless it was altered since it came: then it is fetched
+    anew. For the newest LOCKSTEP_WEIGHTS is asked; if that cannot be reached, the newest that is
+    here is taken, with a warning. Raises StorageError or BundleError if there is none, or if what
+    came is not what its name, entry and manifest say.
     """
     if version and not _VERSION.fullmatch(version):
         raise StorageError(f"{version}: is no version, wanted one as 0.1.0+3f9c1a2b.")
-    cache = data / "weights" / model
-    if version and (cache / version / NAME).exists():
-        return cache / version / NAME
+    cache, altered = data / "weights" / model, ""
+    if version and (here := cache / version / NAME).exists():
+        altered = _altered(here, model, version)
+        if not altered:
+            return here
     address = os.environ.get(WEIGHTS)
     try:
         if not address:
@@ -140,15 +153,15 @@ def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
             )
         storage = open_storage(address)
         entry = _chosen(storage, model, version)
-    except StorageError as error:
-        kept = [] if version else sorted(_kept(cache), key=lambda e: e.order)
-        if not kept:
+    except (StorageError, BundleError) as error:
+        if altered:
+            raise StorageError(f"{altered}; fetching it anew failed: {error}") from error
+        asked_in_vain = version is None and isinstance(error, StorageError)
+        if not asked_in_vain or not (kept := _kept(cache, model)):
             raise
         if address:
-            warnings.warn(
-                f"{error} Taking {model} {kept[-1].version}, which is here.", stacklevel=3
-            )
-        return cache / kept[-1].version / NAME
+            warnings.warn(f"{error} Taking {model} {kept}, which is here.", stacklevel=3)
+        return cache / kept / NAME
     _fetch(storage, entry, cache / entry.version, watch)
     return cache / entry.version / NAME
 
@@ -169,9 +182,6 @@ def _chosen(storage: Storage, model: str, version: str | None) -> Entry:
 
 
 def _fetch(storage: Storage, entry: Entry, final: Path, watch: Watch) -> None:
-    if (final / NAME).exists():
-        return
-
     def bring(folder: Path) -> None:
         with moving(f"fetching {entry.model} {entry.version}", entry.size, watch) as moved:
             storage.get(entry.key, folder / NAME, moved)
@@ -182,18 +192,59 @@ def _fetch(storage: Storage, entry: Entry, final: Path, watch: Watch) -> None:
             )
         with opened(folder / NAME) as unpacked:
             said = manifest.read(unpacked)
-        if (said["model"], said["version"]) != (entry.model, entry.version):
-            raise StorageError(
-                f"{storage}: {entry.key} holds {said['model']} {said['version']}, wanted "
-                f"{entry.model} {entry.version}; have it published anew."
-            )
+        if other := _other(said, entry.model, entry.version):
+            raise StorageError(f"{storage}: {entry.key} {other}; have it published anew.")
         (folder / _ENTRY).write_bytes(readable_json(asdict(entry)))
+        shutil.rmtree(final, ignore_errors=True)  # what was altered, now that there is better
 
-    publish_folder(final, bring, DATA)
+    def is_here() -> bool:
+        here = final / NAME
+        return here.exists() and not _altered(here, entry.model, entry.version)
+
+    if is_here():
+        return
+    with told_in_one_line(final, DATA):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    with held(final.parent, watch.say):
+        if not is_here():  # as another process may have fetched it while this one waited
+            publish_folder(final, bring, DATA)
 
 
-def _kept(cache: Path) -> list[Entry]:
-    return [_entry(str(path), path.read_bytes()) for path in cache.glob(f"[!.]*/{_ENTRY}")]
+def _altered(here: Path, model: str, version: str) -> str:
+    """What is wrong with a bundle that was fetched before, in words; empty if nothing is.
+
+    The entry is signed by nobody, the manifest may be: so both must be of what was asked for.
+    """
+    path = here.with_name(_ENTRY)
+    try:
+        entry = _entry(str(path), path.read_bytes(), model, version)
+        if (found := digest_of(here)) != entry.sha256:
+            other = f"found sha256 {found[:12]}, its entry says {entry.sha256[:12]}"
+        else:
+            said = manifest.parsed(here / manifest.NAME, content_of(here, manifest.NAME))
+            other = _other(said, model, version)
+        return f"{here}: {other}; it was altered" if other else ""
+    except (OSError, StorageError, BundleError) as error:
+        return f"{here}: is not as it came ({error})"
+
+
+def _other(said: dict[str, Any], model: str, version: str) -> str:
+    """What a manifest names, if that is not this version; else nothing."""
+    if (said["model"], said["version"]) == (model, version):
+        return ""
+    return f"holds {said['model']} {said['version']}, wanted {model} {version}"
+
+
+def _kept(cache: Path, model: str) -> str | None:
+    """The newest version that is here as it came."""
+    entries = []
+    for path in cache.glob(f"[!.]*/{_ENTRY}"):
+        version = path.parent.name
+        if altered := _altered(path.with_name(NAME), model, version):
+            warnings.warn(f"{altered}. Passing over it.", stacklevel=4)
+        else:
+            entries.append(_entry(str(path), path.read_bytes(), model, version))
+    return max(entries, key=lambda entry: entry.order).version if entries else None
 
 
 def _put(storage: Storage, key: str, content: bytes, moved: Callable[[int], None]) -> bool:
@@ -207,15 +258,23 @@ def _read(storage: Storage, key: str) -> Entry:
     with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
         path = Path(folder) / _ENTRY
         storage.get(key, path, lambda _: None)
-        return _entry(f"{storage}/{key}", path.read_bytes())
+        _, model, version, _ = key.split("/")
+        return _entry(f"{storage}/{key}", path.read_bytes(), model, version)
 
 
-def _entry(place: str, content: bytes) -> Entry:
+def _entry(place: str, content: bytes, model: str, version: str) -> Entry:
+    """The entry of a version, as it stands at a place. Raises StorageError for any other."""
     try:
         entry = Entry(**json.loads(content))
         names = f"{entry.model}/{entry.version}/{entry.sha256}"
         if not re.fullmatch(rf"[a-z0-9_]+/{_VERSION.pattern}/[0-9a-f]{{64}}", names):
             raise ValueError(f"{names!r:.80} names no weights")
+        if (entry.model, entry.version) != (model, version):
+            found = f"{entry.model} {entry.version}"
+            raise ValueError(f"found that of {found}, wanted that of {model} {version}")
         return entry
-    except (ValueError, TypeError) as error:
-        raise StorageError(f"{place}: is no entry of weights ({error}); it was altered.") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StorageError(
+            f"{place}: is no entry of these weights ({error}); it was altered. Remove it, and "
+            "publish the run again."
+        ) from error

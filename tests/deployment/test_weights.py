@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -22,7 +23,7 @@ from project.errors import BundleError, StorageError
 from project.files import digest_of
 from project.models.digits import Predictor
 from project.records.receipt import Run
-from project.storage import Storage, open_storage
+from project.storage import Folder, Storage, open_storage
 from project.watch import Watch
 from tests.conftest import ROOT, command, plain_environment
 from tests.services import S3
@@ -57,6 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small(version: str, content: bytes = b"weights", key: Path | None = None) -> Bundle:
     """A bundle with nothing in it but a manifest and a file."""
     facts = {"model": "digits", "version": version, "run": "r", "identity": "i", "test": {}}
+    facts["profile"] = "portable"
     files = {"weights.safetensors": content}
     said = manifest.written(files, facts)
     files[manifest.NAME] = said
@@ -149,7 +151,7 @@ def test_what_was_altered_in_the_storage_is_refused_and_not_kept(
     rows = json.loads(about.read_bytes())
     for change in ({"sha256": "../.."}, {"model": "a/b"}, {"version": "1"}, {"more": 1}):
         about.write_text(json.dumps(rows | change))
-        with pytest.raises(StorageError, match="is no entry of weights"):
+        with pytest.raises(StorageError, match="is no entry of these weights"):
             fetched("digits", entry.version, tmp_path / "data", Watch())
 
 
@@ -162,6 +164,79 @@ def test_weights_under_the_name_of_another_version_are_refused(
     about.write_text(about.read_text().replace(entry.version, "0.2.0+00000002"))
     with pytest.raises(StorageError, match=r"holds digits 0\.1\.0\+00000001, wanted"):
         fetched("digits", None, tmp_path / "data", Watch())
+
+
+def test_the_entry_of_another_version_is_refused(folder: Path, tmp_path: Path) -> None:
+    first, second = (put(small(f"0.1.0+0000000{n}"), open_storage(str(folder)))[0] for n in (1, 2))
+    about = folder / "weights" / "digits"
+    shutil.copy(about / first.version / "entry.json", about / second.version / "entry.json")
+    told = (
+        rf"found that of digits {re.escape(first.version)}, wanted that of digits 0\.1\.0\+00000002"
+    )
+    with pytest.raises(StorageError, match=told):
+        fetched("digits", second.version, tmp_path / "data", Watch())
+    with pytest.raises(StorageError, match=told):
+        put(small(second.version), open_storage(str(folder)))
+    assert not [*(tmp_path / "data").rglob("*")]
+
+
+@pytest.mark.parametrize("name", ["model.tar.gz", "entry.json", "both"])
+def test_what_was_altered_since_it_came_is_fetched_anew(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it by a flipped bit, or by a file of another version, or by all of that."""
+    bundles = [small("0.1.0+00000001"), small("0.1.0+00000002", b"others")]
+    other, entry = (put(one, open_storage(str(folder)))[0] for one in bundles)
+    data = tmp_path / "data"
+    paths = [fetched("digits", one.version, data, Watch()) for one in (other, entry)]
+    for file in ("model.tar.gz", "entry.json") if name == "both" else (name,):
+        shutil.copy(paths[0].with_name(file), paths[1].with_name(file))
+    if name == "both":  # which agree with each other and with the folder's name, so that only the
+        about = paths[1].with_name("entry.json")  # manifest, which is what is signed, does not
+        about.write_text(about.read_text().replace(other.version, entry.version))
+    monkeypatch.delenv("LOCKSTEP_WEIGHTS")
+    with pytest.raises(StorageError, match=r"fetching it anew failed: .* LOCKSTEP_WEIGHTS names"):
+        fetched("digits", entry.version, data, Watch())
+    with pytest.warns(UserWarning, match=r"0\.1\.0\+00000002.* Passing over it"):
+        assert fetched("digits", None, data, Watch()) == paths[0]
+    monkeypatch.setenv("LOCKSTEP_WEIGHTS", str(folder))
+    assert fetched("digits", entry.version, data, Watch()).read_bytes() == bundles[1].content
+    shutil.copy(paths[0], paths[1])
+    assert fetched("digits", None, data, Watch()).read_bytes() == bundles[1].content
+
+
+def test_two_who_fetch_the_same_at_the_same_time_fetch_it_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one's download does not end before the second waits for it, or has ended."""
+    bundle, begun, on = small("0.1.0+00000001"), Event(), Event()
+    put(bundle, open_storage(str(folder)))
+    get, asked = Folder.get, []
+
+    def slow(self: Folder, key: str, path: Path, moved: Callable[[int], None]) -> None:
+        if key.endswith("model.tar.gz"):
+            asked.append(key)
+            begun.set()
+            assert len(asked) > 1 or on.wait(60)
+        get(self, key, path, moved)
+
+    class Waits(Watch):
+        def say(self, line: str) -> None:
+            if "waiting for it to end" in line:
+                on.set()
+
+    def second() -> Path:
+        assert begun.wait(60)
+        try:
+            return fetched("digits", None, tmp_path / "data", Waits())
+        finally:
+            on.set()
+
+    monkeypatch.setattr(Folder, "get", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetched, "digits", None, tmp_path / "data", Watch())
+        paths = [pool.submit(second).result(), first.result()]
+    assert ([path.read_bytes() for path in paths], len(asked)) == ([bundle.content] * 2, 1)
 
 
 def test_an_unknown_version_is_told_with_the_nearest(folder: Path, tmp_path: Path) -> None:
