@@ -95,7 +95,8 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
     """Put a bundle into a storage; its entry, and whether it is new there.
 
     A version that is there with the same files, whoever signed it, stays as it is. Raises
-    StorageError for one with other files, and if the storage refuses.
+    StorageError for one with other files, for one that is there unsigned where this bundle is
+    signed, and if the storage refuses.
     """
     storage.check()
     facts = bundle.facts
@@ -119,6 +120,12 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
             f"{storage}: has {entry.model} {entry.version} with other files (manifest "
             f"{there.manifest_sha256[:12]}, this one is {entry.manifest_sha256[:12]}), and a "
             "version is never changed; raise project.__version__, and train again."
+        )
+    if bundle.signed and not there.signed:
+        raise StorageError(
+            f"{storage}: has {entry.model} {entry.version} unsigned, and a version is never "
+            "changed, not even to sign it; publish it to another storage (--to STORAGE), or raise "
+            "project.__version__ and train again. Without a key it stays as it is."
         )
     return there, False
 

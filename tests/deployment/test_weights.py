@@ -103,9 +103,11 @@ def test_the_same_files_signed_by_another_are_the_same_version(
     folder: Path, tmp_path: Path
 ) -> None:
     storage = open_storage(str(folder))
-    entry, _ = put(small("0.1.0+00000001"), storage)
-    (tmp_path / "other").write_bytes(b"another signature")
+    for name in ("one", "other"):
+        (tmp_path / name).write_bytes(f"signature by {name}".encode())
+    entry, _ = put(small("0.1.0+00000001", key=tmp_path / "one"), storage)
     assert put(small("0.1.0+00000001", key=tmp_path / "other"), storage) == (entry, False)
+    assert put(small("0.1.0+00000001"), storage) == (entry, False)
 
 
 def test_those_who_publish_at_the_same_time_lose_nothing(address: str) -> None:
@@ -291,6 +293,24 @@ def test_the_verb_publishes_and_tells_where(digits: Run, folder: Path) -> None:
     assert (done.returncode, json.loads(done.stdout)) == (0, told | {"new": False})
     done = command(*words, LOCKSTEP_WEIGHTS="")
     assert (done.returncode, "no storage is named" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_what_was_published_unsigned_is_never_called_signed(
+    digits: Run, folder: Path, tmp_path: Path
+) -> None:
+    private, _ = signature.make_keys(tmp_path / "keys")
+    words = ["publish", str(digits.folder)]
+    done = command(*words)
+    assert done.stdout.splitlines()[-1].startswith("unsigned: no key was given"), done.stderr
+    done = command(*words, "--key", str(private))
+    told = f"{folder}: has digits 0.1.0+{digits.name.rpartition('-')[2]} unsigned, and a version is"
+    assert (done.returncode, done.stdout, told in done.stderr) == (2, "", True)
+    shutil.rmtree(folder / "weights")
+    for more, first in (["--key", str(private)], "published"), ([], "was published before"):
+        done = command(*words, *more)
+        lines = done.stdout.splitlines()
+        assert (lines[0].split(" ", 2)[2], lines[-1]) == (first, "signed"), done.stderr
 
 
 def test_a_run_that_does_not_keep_its_budgets_is_not_published(
