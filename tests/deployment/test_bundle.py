@@ -104,6 +104,13 @@ def test_the_same_run_is_the_same_archive_in_another_process_and_time_zone(
     )
 
 
+def test_a_copy_of_a_run_under_another_name_is_the_same_archive(
+    bundle: Bundle, digits: Run, tmp_path: Path
+) -> None:
+    copy = Run(shutil.copytree(digits.folder, tmp_path / "my best (copy)"))
+    assert made(copy) == bundle
+
+
 def test_it_holds_weights_code_and_what_is_to_be_said_of_them(bundle: Bundle, digits: Run) -> None:
     files = files_in(bundle)
     assert {name for name in files if "/" not in name} == {
