@@ -18,10 +18,10 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_origin
 
 from project.bundles import manifest
 from project.bundles.archive import content_of
@@ -42,7 +42,8 @@ from project.watch import Watch
 
 WEIGHTS = "LOCKSTEP_WEIGHTS"
 _ENTRY = "entry.json"
-_VERSION = re.compile(r"\d+(\.\d+)*[0-9a-z.]*\+[0-9a-f]{8}")
+_MODEL, _DIGEST = re.compile("[a-z0-9_]+"), re.compile("[0-9a-f]{64}")
+_VERSION = re.compile(r"[0-9][0-9a-z.]*\+[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,26 @@ class Entry:
 
         The identity behind the plus has no order.
         """
-        from packaging.version import Version
+        return _number(self.version), self.published, self.version
 
-        return Version(self.version.partition("+")[0]), self.published, self.version
+    def check(self) -> None:
+        """Raise ValueError for what names no weights, or facts of another kind."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = cast("type[Any]", get_origin(field.type) or field.type)
+            if not isinstance(value, kind):
+                raise ValueError(f"{field.name}: found {value!r:.40}, wanted {kind.__name__}")
+        for name, form in (("model", _MODEL), ("version", _VERSION), ("sha256", _DIGEST)):
+            if not form.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name}: {getattr(self, name)!r:.80} names no weights")
+        _number(self.version)
+
+
+def _number(version: str) -> Any:
+    """What stands before the plus, to be sorted by. Raises ValueError if it is no version."""
+    from packaging.version import Version
+
+    return Version(version.partition("+")[0])
 
 
 @contextmanager
@@ -108,7 +126,14 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
         signed=bundle.signed,
         published=datetime.now(UTC).isoformat(timespec="microseconds"),
     )
-    key = f"weights/{entry.model}/{entry.version}/{_ENTRY}"
+    try:
+        entry.check()
+    except ValueError as error:
+        raise StorageError(
+            f"{entry.model} {entry.version}: cannot be published ({error}); wanted a version as "
+            "0.2.0+3f9c1a2b or 0.2.0rc1+3f9c1a2b. Write project.__version__ so, and train again."
+        ) from error
+    key = _key(entry.model, entry.version)
     if storage.size(key) is None:
         # The bundle first: who sees the entry finds what it names.
         _put(storage, entry.key, bundle.content, moved)
@@ -131,9 +156,19 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
 
 
 def index(storage: Storage, model: str) -> list[Entry]:
-    """The published versions of a model, the newest first. Raises StorageError."""
-    keys = [key for key in storage.list(f"weights/{model}/") if key.endswith(f"/{_ENTRY}")]
-    return sorted((_read(storage, key) for key in keys), key=lambda e: e.order, reverse=True)
+    """The published versions of a model, the newest first. Raises StorageError.
+
+    An entry that is none is passed over, with a warning: it must not hide the others.
+    """
+    found = []
+    for key in storage.list(f"weights/{model}/"):
+        if key.endswith(f"/{_ENTRY}"):
+            content = _content(storage, key)
+            try:
+                found.append(_entry(f"{storage}/{key}", key, content))
+            except StorageError as error:
+                warnings.warn(f"{error} Passing over it.", stacklevel=2)
+    return sorted(found, key=lambda entry: entry.order, reverse=True)
 
 
 def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
@@ -144,7 +179,7 @@ def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
     here is taken, with a warning. Raises StorageError or BundleError if there is none, or if what
     came is not what its name, entry and manifest say.
     """
-    if version and not _VERSION.fullmatch(version):
+    if version is not None and not _VERSION.fullmatch(version):
         raise StorageError(f"{version}: is no version, wanted one as 0.1.0+3f9c1a2b.")
     cache, altered = data / "weights" / model, ""
     if version and (here := cache / version / NAME).exists():
@@ -175,9 +210,8 @@ def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
 
 def _chosen(storage: Storage, model: str, version: str | None) -> Entry:
     storage.check()
-    key = f"weights/{model}/{version}/{_ENTRY}"
-    if version and storage.size(key) is not None:
-        return _read(storage, key)
+    if version and storage.size(_key(model, version)) is not None:
+        return _read(storage, _key(model, version))
     found = index(storage, model)
     if version or not found:
         known = [entry.version for entry in found]
@@ -224,7 +258,7 @@ def _altered(here: Path, model: str, version: str) -> str:
     """
     path = here.with_name(_ENTRY)
     try:
-        entry = _entry(str(path), path.read_bytes(), model, version)
+        entry = _entry(str(path), _key(model, version), path.read_bytes())
         if (found := digest_of(here)) != entry.sha256:
             other = f"found sha256 {found[:12]}, its entry says {entry.sha256[:12]}"
         else:
@@ -250,7 +284,7 @@ def _kept(cache: Path, model: str) -> str | None:
         if altered := _altered(path.with_name(NAME), model, version):
             warnings.warn(f"{altered}. Passing over it.", stacklevel=4)
         else:
-            entries.append(_entry(str(path), path.read_bytes(), model, version))
+            entries.append(_entry(str(path), _key(model, version), path.read_bytes()))
     return max(entries, key=lambda entry: entry.order).version if entries else None
 
 
@@ -262,26 +296,30 @@ def _put(storage: Storage, key: str, content: bytes, moved: Callable[[int], None
 
 
 def _read(storage: Storage, key: str) -> Entry:
+    return _entry(f"{storage}/{key}", key, _content(storage, key))
+
+
+def _content(storage: Storage, key: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
         path = Path(folder) / _ENTRY
         storage.get(key, path, lambda _: None)
-        _, model, version, _ = key.split("/")
-        return _entry(f"{storage}/{key}", path.read_bytes(), model, version)
+        return path.read_bytes()
 
 
-def _entry(place: str, content: bytes, model: str, version: str) -> Entry:
-    """The entry of a version, as it stands at a place. Raises StorageError for any other."""
+def _entry(place: str, key: str, content: bytes) -> Entry:
+    """The entry of a key, as found at a place. Raises StorageError for any other."""
     try:
         entry = Entry(**json.loads(content))
-        names = f"{entry.model}/{entry.version}/{entry.sha256}"
-        if not re.fullmatch(rf"[a-z0-9_]+/{_VERSION.pattern}/[0-9a-f]{{64}}", names):
-            raise ValueError(f"{names!r:.80} names no weights")
-        if (entry.model, entry.version) != (model, version):
-            found = f"{entry.model} {entry.version}"
-            raise ValueError(f"found that of {found}, wanted that of {model} {version}")
+        entry.check()
+        if _key(entry.model, entry.version) != key:
+            raise ValueError(f"it is that of {entry.model} {entry.version}")
         return entry
     except (ValueError, TypeError, RecursionError) as error:
         raise StorageError(
             f"{place}: is no entry of these weights ({error}); it was altered. Remove it, and "
             "publish the run again."
         ) from error
+
+
+def _key(model: str, version: str) -> str:
+    return f"weights/{model}/{version}/{_ENTRY}"

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,38 @@ def test_versions_are_ordered_by_number_then_by_date(folder: Path) -> None:
     assert [entry.version for entry in index(storage, "digits")] == order[::-1]
 
 
+@pytest.mark.parametrize("version", ["0.2.0-rc1+12345678", "0.1.0foo+12345678", "0.1.0+s"])
+def test_a_version_that_could_not_be_ordered_is_not_published(version: str, folder: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot be published .* wanted a version as"):
+        put(small(version), open_storage(str(folder)))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "content"),
+    [
+        ("0.2.0-rc1+12345678", {"version": "0.2.0-rc1+12345678"}),
+        ("0.1.0foo+12345678", {"version": "0.1.0foo+12345678"}),
+        ("0.2.0+12345678", {}),
+        ("0.2.0+12345678", {"version": "0.2.0+12345678", "published": 1}),
+        ("0.2.0+12345678", []),
+    ],
+)
+def test_a_broken_entry_does_not_hide_the_other_versions(
+    version: str, content: Any, folder: Path, tmp_path: Path
+) -> None:
+    entry, _ = put(small("0.1.0+00000001"), open_storage(str(folder)))
+    (folder / "weights" / "digits" / version).mkdir()
+    rows = content if isinstance(content, list) else vars(entry) | content
+    (folder / "weights" / "digits" / version / "entry.json").write_text(json.dumps(rows))
+    told = rf"digits/{re.escape(version)}/entry\.json: is no entry .* Passing over it"
+    with pytest.warns(UserWarning, match=told):
+        assert index(open_storage(str(folder)), "digits") == [entry]
+    with pytest.warns(UserWarning, match=told):
+        path = fetched("digits", None, tmp_path / "data", Watch())
+    assert path.read_bytes() == small("0.1.0+00000001").content
+
+
 def test_what_was_killed_before_its_entry_is_no_version_and_can_be_published_again(
     folder: Path,
 ) -> None:
@@ -151,7 +184,8 @@ def test_what_was_altered_in_the_storage_is_refused_and_not_kept(
     path.write_bytes(content)
     about = path.parents[1] / "entry.json"
     rows = json.loads(about.read_bytes())
-    for change in ({"sha256": "../.."}, {"model": "a/b"}, {"version": "1"}, {"more": 1}):
+    changes = [{"sha256": "../.."}, {"model": "a/b"}, {"version": "1"}, {"size": "1"}, {"more": 1}]
+    for change in changes:
         about.write_text(json.dumps(rows | change))
         with pytest.raises(StorageError, match="is no entry of these weights"):
             fetched("digits", entry.version, tmp_path / "data", Watch())
@@ -172,9 +206,7 @@ def test_the_entry_of_another_version_is_refused(folder: Path, tmp_path: Path) -
     first, second = (put(small(f"0.1.0+0000000{n}"), open_storage(str(folder)))[0] for n in (1, 2))
     about = folder / "weights" / "digits"
     shutil.copy(about / first.version / "entry.json", about / second.version / "entry.json")
-    told = (
-        rf"found that of digits {re.escape(first.version)}, wanted that of digits 0\.1\.0\+00000002"
-    )
+    told = r"0000002/entry\.json: is no entry .*it is that of digits 0\.1\.0\+00000001\)"
     with pytest.raises(StorageError, match=told):
         fetched("digits", second.version, tmp_path / "data", Watch())
     with pytest.raises(StorageError, match=told):
