@@ -9,8 +9,8 @@ from typing import Any
 
 from project import models
 from project.bundles import manifest
-from project.bundles.opening import is_bundle, opened
-from project.errors import ModelError
+from project.bundles.opening import is_bundle, opened, told_as_unfit
+from project.errors import BundleError, ModelError
 from project.place import Place
 from project.records import environment
 from project.records.receipt import Run, find_run, refuse_changed
@@ -39,22 +39,25 @@ def served(source: Run | Path, *, onnx: bool = False) -> Served:
     """
     with _opened(source) as weights:
         found, golden_answers = weights.loaded(weights.model, _entered)
+        with told_as_unfit(weights.folder / "receipt.json"):
+            about = _told(weights.receipt)
     computed_by = f"torch {environment.installed()['torch']}"
     if onnx:
         computed_by, golden_answers = _by_onnx(found)
-    receipt = weights.receipt
+    return Served(about["run"], found, about | {"golden": golden_answers, "runtime": computed_by})
+
+
+def _told(receipt: dict[str, Any]) -> dict[str, Any]:
+    """What a receipt tells those who are served."""
     results = receipt["results"]
-    about = {
-        "run": receipt["run"],
+    return {
+        "run": str(receipt["run"]),
         "identity": receipt["identity"]["digest"],
         "weights_sha256": results["weights_sha256"],
         "finished": receipt["timing"]["finished"],
         "promise": receipt.get("level", {}).get("promise"),
         "test": {name: results["metrics"]["test"][name] for name in ("accuracy", "f1", "loss")},
-        "golden": golden_answers,
-        "runtime": computed_by,
     }
-    return Served(receipt["run"], found, about)
 
 
 def predictor(source: Run | Path) -> Any:
@@ -123,7 +126,8 @@ class _Weights:
             enforce(self.profile, "cpu")
         found = models.module(model).Predictor.load(self.folder)
         cpu = environment.cpu()["model"]
-        return found, golden.compared(found, self.receipt, cpu, settled)
+        with told_as_unfit(self.folder):
+            return found, golden.compared(found, self.receipt, cpu, settled)
 
 
 @contextmanager
@@ -131,7 +135,13 @@ def _opened(source: Run | Path) -> Iterator[_Weights]:
     if isinstance(source, Path):
         with opened(source) as folder:
             said = manifest.read(folder)
-            receipt = json.loads((folder / "receipt.json").read_bytes())
+            if said["profile"] not in profiles.PROFILES:
+                raise BundleError(
+                    f"{folder / manifest.NAME}: found profile {said['profile']!r:.40}, wanted "
+                    f"{' or '.join(profiles.PROFILES)}; use the version of Lockstep that wrote it."
+                )
+            with told_as_unfit(folder / "receipt.json"):
+                receipt = json.loads((folder / "receipt.json").read_bytes())
             yield _Weights(folder, said["model"], said["profile"], receipt)
         return
     refuse_changed(source)

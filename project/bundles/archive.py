@@ -4,6 +4,7 @@ import gzip
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -53,19 +54,33 @@ def unpack(path: Path, folder: Path) -> None:
     plain files (links, devices), with a name that leads elsewhere or comes twice, with too many
     files or too large ones.
     """
+    with _told(path), path.open("rb") as file:
+        for _ in _members(path, file):
+            pass
+        file.seek(0)
+        for name, size, content in _members(path, file):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as written:
+                while size:
+                    chunk = content.read(min(size, _CHUNK))
+                    written.write(chunk)
+                    size -= len(chunk)
+
+
+def content_of(path: Path, name: str) -> bytes:
+    """The content of one of an archive's files. Raises BundleError if it has none of that name."""
+    with _told(path), path.open("rb") as file:
+        for found, size, content in _members(path, file):
+            if found == name:
+                return _exactly(path, content, size)
+    raise BundleError(f"{path}: has no {name}; wanted a bundle.")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            for _ in _members(path, file):
-                pass
-            file.seek(0)
-            for name, size, content in _members(path, file):
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as written:
-                    while size:
-                        chunk = content.read(min(size, _CHUNK))
-                        written.write(chunk)
-                        size -= len(chunk)
+        yield
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise BundleError(f"{path}: not readable as a bundle ({reason}).") from error

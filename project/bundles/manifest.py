@@ -10,6 +10,7 @@ from project.files import digest_of, readable_json
 
 NAME, SIGNATURE = "manifest.json", "signature.json"
 SCHEMA = 1
+_FACTS = ("model", "version", "profile")  # that who loads it needs
 _BYTECODE = "__pycache__"
 
 
@@ -23,7 +24,18 @@ def read(folder: Path) -> dict[str, Any]:
     """The manifest of an unpacked bundle. Raises BundleError if it is none."""
     path = folder / NAME
     try:
-        found: Any = json.loads(path.read_bytes())
+        return parsed(path, path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; wanted a bundle.") from error
+
+
+def parsed(path: Path, content: bytes) -> dict[str, Any]:
+    """The manifest that has this content, with the texts ``model``, ``version`` and ``profile``.
+
+    Raises BundleError, which names the path, if it is none.
+    """
+    try:
+        found: Any = json.loads(content)
         if found["schema"] != SCHEMA:
             raise BundleError(
                 f"{path}: found schema {found['schema']!r}, wanted {SCHEMA}; use the version of "
@@ -32,9 +44,10 @@ def read(folder: Path) -> dict[str, Any]:
         for name, row in found["files"].items():
             if {"", ".", ".."} & set(name.split("/")) or not isinstance(row["sha256"], str):
                 raise ValueError(f"{name!r} is no file of a bundle")
+        for name in _FACTS:
+            if not isinstance(found.get(name), str):
+                raise TypeError(f"{name}: found {found.get(name)!r:.40}, wanted a text")
         return dict(found)
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; wanted a bundle.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path}: no manifest of a bundle ({error}); it was altered.") from error
 

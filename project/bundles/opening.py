@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from project.bundles import archive, manifest
-from project.errors import BundleError
+from project.errors import BundleError, LockstepError, ModelError
 
 PUBLIC_KEY = "LOCKSTEP_PUBLIC_KEY"
 
@@ -22,7 +22,8 @@ def opened(path: Path) -> Iterator[Path]:
     """The folder of a verified bundle; that of a packed one goes at the end.
 
     Raises BundleError that names the file which was altered, added or is missing, or says that the
-    signature is not that of LOCKSTEP_PUBLIC_KEY's owner.
+    signature is not that of LOCKSTEP_PUBLIC_KEY's owner. An error of ours that names the folder of
+    a packed one, where that is gone, is told with the bundle's path.
     """
     if path.is_dir():
         _verify(path, whole=False)
@@ -32,9 +33,28 @@ def opened(path: Path) -> Iterator[Path]:
         archive.unpack(path, Path(folder))
         try:
             _verify(Path(folder), whole=True)
-        except BundleError as error:
-            raise BundleError(str(error).replace(folder, str(path))) from error
-        yield Path(folder)
+            yield Path(folder)
+        except LockstepError as error:  # also of who reads there: the folder is gone by then
+            error.args = (str(error).replace(folder, str(path)),)
+            raise
+
+
+@contextmanager
+def told_as_unfit(path: Path) -> Iterator[None]:
+    """Turn whatever reading the files at a path raises into a ModelError of one line.
+
+    To be entered where their digests are right: then an odd file was made so by hand.
+    """
+    try:
+        yield
+    except (LockstepError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelError(
+            f"{path}: does not hold what the model reads ({reason}); it was altered, or is of "
+            "other code. Bring a good copy, or the code that trained it."
+        ) from error
 
 
 def refuse_unsigned(path: Path) -> None:
@@ -50,7 +70,8 @@ def refuse_unsigned(path: Path) -> None:
 
 
 def _verify(folder: Path, *, whole: bool) -> None:
-    found = manifest.verified(folder, whole=whole)
+    with told_as_unfit(folder):
+        found = manifest.verified(folder, whole=whole)
     if key := os.environ.get(PUBLIC_KEY):
         from project.bundles import signature
 

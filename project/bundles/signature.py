@@ -15,6 +15,7 @@ from project.errors import BundleError
 from project.files import told_in_one_line
 
 PRIVATE, PUBLIC = "lockstep.key", "lockstep.pub"
+_CURVES = "the elliptic curve P-256, P-384 or P-521"
 
 
 def make_keys(folder: Path) -> tuple[Path, Path]:
@@ -50,14 +51,15 @@ def sign(folder: Path, private_key: Path) -> None:
     """Write ``signature.json`` over all files of an unpacked bundle."""
     signing, hashing, _ = _library()
     ignored = hashing.Config().set_ignored_paths(paths=[manifest.SIGNATURE], ignore_git_paths=False)
+    path = _key(private_key)
     try:
-        signer = signing.Config().use_elliptic_key_signer(private_key=_key(private_key))
-        signer.set_hashing_config(ignored).sign(folder, folder / manifest.SIGNATURE)
-    except (ValueError, TypeError) as error:
-        told = "no private key that signs here"
+        signer = signing.Config().use_elliptic_key_signer(private_key=path)
+    except Exception as error:  # whatever the library makes of a key of another kind
         raise BundleError(
-            f"{private_key}: {told} ({_line(error)}); `invoke keys` makes one."
+            f"{private_key}: no private key that signs here, one of {_CURVES} ({_line(error)}); "
+            "`invoke keys` makes one."
         ) from error
+    signer.set_hashing_config(ignored).sign(folder, folder / manifest.SIGNATURE)
 
 
 def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
@@ -70,10 +72,14 @@ def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
             f"{folder}: is not signed, and a public key is configured ({public_key}); sign the "
             "bundle, or take LOCKSTEP_PUBLIC_KEY away to trust it as it is."
         )
+    key = _key(public_key)
     try:
-        verifier = verifying.Config().use_elliptic_key_verifier(public_key=_key(public_key))
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"{public_key}: no public key ({_line(error)}).") from error
+        verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
+    except Exception as error:  # whatever the library makes of a key of another kind
+        raise BundleError(
+            f"{public_key}: no public key that checks here, one of {_CURVES} ({_line(error)}); "
+            "`invoke keys` makes a pair."
+        ) from error
     try:
         verifier.set_ignore_unsigned_files(True).verify(folder, path)
         envelope = json.loads(path.read_bytes())["dsseEnvelope"]

@@ -10,6 +10,7 @@ from project.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from project.deployment.bundle import Bundle
+    from project.deployment.weights import Entry
 
 
 def add_to(verbs: Verbs) -> None:
@@ -74,7 +75,7 @@ def publish(options: argparse.Namespace) -> None:
         print(json.dumps(vars(entry) | {"key": entry.key, "new": new}, indent=2))
         return
     state = "published" if new else "was published before"
-    print(f"{entry.model} {entry.version} {state}\n{storage}/{entry.key}\n{signed(made)}")
+    print(f"{entry.model} {entry.version} {state}\n{storage}/{entry.key}\n{signed(entry)}")
 
 
 def keys(options: argparse.Namespace) -> None:
@@ -144,8 +145,8 @@ def _exporting(run: Any, place: Any, watch: Any) -> Callable[[], Any]:
     return exported
 
 
-def signed(made: "Bundle") -> str:
-    """A line that says whether a bundle is signed."""
+def signed(made: "Bundle | Entry") -> str:
+    """A line that says whether a bundle, or what is published, is signed."""
     if made.signed:
         return "signed"
     return "unsigned: no key was given (`invoke keys` makes one; --key FILE signs)"

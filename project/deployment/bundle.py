@@ -78,7 +78,7 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "model": experiment["name"],
         "version": version(run),
-        "run": run.name,
+        "run": receipt["run"],  # not the folder's name: a copy may have any
         "identity": receipt["identity"]["digest"],
         "profile": experiment["training"]["profile"],
         "torch": receipt["environment"]["torch"],

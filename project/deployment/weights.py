@@ -13,26 +13,37 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_origin
 
 from project.bundles import manifest
+from project.bundles.archive import content_of
 from project.bundles.opening import opened
 from project.deployment.bundle import NAME, Bundle
 from project.errors import BundleError, StorageError
-from project.files import DATA, digest_of, nearest, publish_folder, readable_json
+from project.files import (
+    DATA,
+    digest_of,
+    held,
+    nearest,
+    publish_folder,
+    readable_json,
+    told_in_one_line,
+)
 from project.storage import Storage, open_storage
 from project.watch import Watch
 
 WEIGHTS = "LOCKSTEP_WEIGHTS"
 _ENTRY = "entry.json"
-_VERSION = re.compile(r"\d+(\.\d+)*[0-9a-z.]*\+[0-9a-f]{8}")
+_MODEL, _DIGEST = re.compile("[a-z0-9_]+"), re.compile("[0-9a-f]{64}")
+_VERSION = re.compile(r"[0-9][0-9a-z.]*\+[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -61,9 +72,26 @@ class Entry:
 
         The identity behind the plus has no order.
         """
-        from packaging.version import Version
+        return _number(self.version), self.published, self.version
 
-        return Version(self.version.partition("+")[0]), self.published, self.version
+    def check(self) -> None:
+        """Raise ValueError for what names no weights, or facts of another kind."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = cast("type[Any]", get_origin(field.type) or field.type)
+            if not isinstance(value, kind):
+                raise ValueError(f"{field.name}: found {value!r:.40}, wanted {kind.__name__}")
+        for name, form in (("model", _MODEL), ("version", _VERSION), ("sha256", _DIGEST)):
+            if not form.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name}: {getattr(self, name)!r:.80} names no weights")
+        _number(self.version)
+
+
+def _number(version: str) -> Any:
+    """What stands before the plus, to be sorted by. Raises ValueError if it is no version."""
+    from packaging.version import Version
+
+    return Version(version.partition("+")[0])
 
 
 @contextmanager
@@ -85,7 +113,8 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
     """Put a bundle into a storage; its entry, and whether it is new there.
 
     A version that is there with the same files, whoever signed it, stays as it is. Raises
-    StorageError for one with other files, and if the storage refuses.
+    StorageError for one with other files, for one that is there unsigned where this bundle is
+    signed, and if the storage refuses.
     """
     storage.check()
     facts = bundle.facts
@@ -97,7 +126,14 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
         signed=bundle.signed,
         published=datetime.now(UTC).isoformat(timespec="microseconds"),
     )
-    key = f"weights/{entry.model}/{entry.version}/{_ENTRY}"
+    try:
+        entry.check()
+    except ValueError as error:
+        raise StorageError(
+            f"{entry.model} {entry.version}: cannot be published ({error}); wanted a version as "
+            "0.2.0+3f9c1a2b or 0.2.0rc1+3f9c1a2b. Write project.__version__ so, and train again."
+        ) from error
+    key = _key(entry.model, entry.version)
     if storage.size(key) is None:
         # The bundle first: who sees the entry finds what it names.
         _put(storage, entry.key, bundle.content, moved)
@@ -110,27 +146,46 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
             f"{there.manifest_sha256[:12]}, this one is {entry.manifest_sha256[:12]}), and a "
             "version is never changed; raise project.__version__, and train again."
         )
+    if bundle.signed and not there.signed:
+        raise StorageError(
+            f"{storage}: has {entry.model} {entry.version} unsigned, and a version is never "
+            "changed, not even to sign it; publish it to another storage (--to STORAGE), or raise "
+            "project.__version__ and train again. Without a key it stays as it is."
+        )
     return there, False
 
 
 def index(storage: Storage, model: str) -> list[Entry]:
-    """The published versions of a model, the newest first. Raises StorageError."""
-    keys = [key for key in storage.list(f"weights/{model}/") if key.endswith(f"/{_ENTRY}")]
-    return sorted((_read(storage, key) for key in keys), key=lambda e: e.order, reverse=True)
+    """The published versions of a model, the newest first. Raises StorageError.
+
+    An entry that is none is passed over, with a warning: it must not hide the others.
+    """
+    found = []
+    for key in storage.list(f"weights/{model}/"):
+        if key.endswith(f"/{_ENTRY}"):
+            content = _content(storage, key)
+            try:
+                found.append(_entry(f"{storage}/{key}", key, content))
+            except StorageError as error:
+                warnings.warn(f"{error} Passing over it.", stacklevel=2)
+    return sorted(found, key=lambda entry: entry.order, reverse=True)
 
 
 def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
     """The bundle of a version, or of the newest; downloaded once, then kept below ``data``.
 
-    A version that is here needs no network. For the newest LOCKSTEP_WEIGHTS is asked; if that
-    cannot be reached, the newest that is here is taken, with a warning. Raises StorageError or
-    BundleError if there is none, or if what came is not what the entry names.
+    A version that is here needs no network, unless it was altered since it came: then it is fetched
+    anew. For the newest LOCKSTEP_WEIGHTS is asked; if that cannot be reached, the newest that is
+    here is taken, with a warning. Raises StorageError or BundleError if there is none, or if what
+    came is not what its name, entry and manifest say.
     """
-    if version and not _VERSION.fullmatch(version):
+    if version is not None and not _VERSION.fullmatch(version):
         raise StorageError(f"{version}: is no version, wanted one as 0.1.0+3f9c1a2b.")
-    cache = data / "weights" / model
-    if version and (cache / version / NAME).exists():
-        return cache / version / NAME
+    cache, altered = data / "weights" / model, ""
+    if version and (here := cache / version / NAME).exists():
+        altered = _altered(here, model, version)
+        if not altered:
+            return here
     address = os.environ.get(WEIGHTS)
     try:
         if not address:
@@ -140,24 +195,23 @@ def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
             )
         storage = open_storage(address)
         entry = _chosen(storage, model, version)
-    except StorageError as error:
-        kept = [] if version else sorted(_kept(cache), key=lambda e: e.order)
-        if not kept:
+    except (StorageError, BundleError) as error:
+        if altered:
+            raise StorageError(f"{altered}; fetching it anew failed: {error}") from error
+        asked_in_vain = version is None and isinstance(error, StorageError)
+        if not asked_in_vain or not (kept := _kept(cache, model)):
             raise
         if address:
-            warnings.warn(
-                f"{error} Taking {model} {kept[-1].version}, which is here.", stacklevel=3
-            )
-        return cache / kept[-1].version / NAME
+            warnings.warn(f"{error} Taking {model} {kept}, which is here.", stacklevel=3)
+        return cache / kept / NAME
     _fetch(storage, entry, cache / entry.version, watch)
     return cache / entry.version / NAME
 
 
 def _chosen(storage: Storage, model: str, version: str | None) -> Entry:
     storage.check()
-    key = f"weights/{model}/{version}/{_ENTRY}"
-    if version and storage.size(key) is not None:
-        return _read(storage, key)
+    if version and storage.size(_key(model, version)) is not None:
+        return _read(storage, _key(model, version))
     found = index(storage, model)
     if version or not found:
         known = [entry.version for entry in found]
@@ -169,9 +223,6 @@ def _chosen(storage: Storage, model: str, version: str | None) -> Entry:
 
 
 def _fetch(storage: Storage, entry: Entry, final: Path, watch: Watch) -> None:
-    if (final / NAME).exists():
-        return
-
     def bring(folder: Path) -> None:
         with moving(f"fetching {entry.model} {entry.version}", entry.size, watch) as moved:
             storage.get(entry.key, folder / NAME, moved)
@@ -182,18 +233,59 @@ def _fetch(storage: Storage, entry: Entry, final: Path, watch: Watch) -> None:
             )
         with opened(folder / NAME) as unpacked:
             said = manifest.read(unpacked)
-        if (said["model"], said["version"]) != (entry.model, entry.version):
-            raise StorageError(
-                f"{storage}: {entry.key} holds {said['model']} {said['version']}, wanted "
-                f"{entry.model} {entry.version}; have it published anew."
-            )
+        if other := _other(said, entry.model, entry.version):
+            raise StorageError(f"{storage}: {entry.key} {other}; have it published anew.")
         (folder / _ENTRY).write_bytes(readable_json(asdict(entry)))
+        shutil.rmtree(final, ignore_errors=True)  # what was altered, now that there is better
 
-    publish_folder(final, bring, DATA)
+    def is_here() -> bool:
+        here = final / NAME
+        return here.exists() and not _altered(here, entry.model, entry.version)
+
+    if is_here():
+        return
+    with told_in_one_line(final, DATA):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    with held(final.parent, watch.say):
+        if not is_here():  # as another process may have fetched it while this one waited
+            publish_folder(final, bring, DATA)
 
 
-def _kept(cache: Path) -> list[Entry]:
-    return [_entry(str(path), path.read_bytes()) for path in cache.glob(f"[!.]*/{_ENTRY}")]
+def _altered(here: Path, model: str, version: str) -> str:
+    """What is wrong with a bundle that was fetched before, in words; empty if nothing is.
+
+    The entry is signed by nobody, the manifest may be: so both must be of what was asked for.
+    """
+    path = here.with_name(_ENTRY)
+    try:
+        entry = _entry(str(path), _key(model, version), path.read_bytes())
+        if (found := digest_of(here)) != entry.sha256:
+            other = f"found sha256 {found[:12]}, its entry says {entry.sha256[:12]}"
+        else:
+            said = manifest.parsed(here / manifest.NAME, content_of(here, manifest.NAME))
+            other = _other(said, model, version)
+        return f"{here}: {other}; it was altered" if other else ""
+    except (OSError, StorageError, BundleError) as error:
+        return f"{here}: is not as it came ({error})"
+
+
+def _other(said: dict[str, Any], model: str, version: str) -> str:
+    """What a manifest names, if that is not this version; else nothing."""
+    if (said["model"], said["version"]) == (model, version):
+        return ""
+    return f"holds {said['model']} {said['version']}, wanted {model} {version}"
+
+
+def _kept(cache: Path, model: str) -> str | None:
+    """The newest version that is here as it came."""
+    entries = []
+    for path in cache.glob(f"[!.]*/{_ENTRY}"):
+        version = path.parent.name
+        if altered := _altered(path.with_name(NAME), model, version):
+            warnings.warn(f"{altered}. Passing over it.", stacklevel=4)
+        else:
+            entries.append(_entry(str(path), _key(model, version), path.read_bytes()))
+    return max(entries, key=lambda entry: entry.order).version if entries else None
 
 
 def _put(storage: Storage, key: str, content: bytes, moved: Callable[[int], None]) -> bool:
@@ -204,18 +296,30 @@ def _put(storage: Storage, key: str, content: bytes, moved: Callable[[int], None
 
 
 def _read(storage: Storage, key: str) -> Entry:
+    return _entry(f"{storage}/{key}", key, _content(storage, key))
+
+
+def _content(storage: Storage, key: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
         path = Path(folder) / _ENTRY
         storage.get(key, path, lambda _: None)
-        return _entry(f"{storage}/{key}", path.read_bytes())
+        return path.read_bytes()
 
 
-def _entry(place: str, content: bytes) -> Entry:
+def _entry(place: str, key: str, content: bytes) -> Entry:
+    """The entry of a key, as found at a place. Raises StorageError for any other."""
     try:
         entry = Entry(**json.loads(content))
-        names = f"{entry.model}/{entry.version}/{entry.sha256}"
-        if not re.fullmatch(rf"[a-z0-9_]+/{_VERSION.pattern}/[0-9a-f]{{64}}", names):
-            raise ValueError(f"{names!r:.80} names no weights")
+        entry.check()
+        if _key(entry.model, entry.version) != key:
+            raise ValueError(f"it is that of {entry.model} {entry.version}")
         return entry
-    except (ValueError, TypeError) as error:
-        raise StorageError(f"{place}: is no entry of weights ({error}); it was altered.") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StorageError(
+            f"{place}: is no entry of these weights ({error}); it was altered. Remove it, and "
+            "publish the run again."
+        ) from error
+
+
+def _key(model: str, version: str) -> str:
+    return f"weights/{model}/{version}/{_ENTRY}"

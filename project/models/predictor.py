@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from project.bundles.opening import is_bundle, opened, refuse_unsigned
+from project.bundles.opening import is_bundle, opened, refuse_unsigned, told_as_unfit
 from project.errors import DataError, ModelError
 from project.files import digest_of
 from project.models import golden
@@ -62,8 +62,13 @@ class Predictor:
             results = json.loads(_content(folder / "receipt.json"))["results"]
             digests = results["preprocess_sha256"], results["weights_sha256"]
             answers = results.get("golden_sha256")  # runs of old have none
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{folder / 'receipt.json'}: no receipt; it was altered.") from error
+        with told_as_unfit(folder):
+            return cls._made(folder, digests, answers)
+
+    @classmethod
+    def _made(cls, folder: Path, digests: tuple[str, str], answers: str | None) -> Self:
         preprocess = _verified(folder / "preprocess.json", digests[0])
         weights = _verified(folder / "weights.safetensors", digests[1])
         if (wanted := cls.__module__.split(".")[-2]) != (found := json.loads(preprocess)["model"]):

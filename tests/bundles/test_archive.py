@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from project.bundles import archive, manifest
-from project.bundles.archive import packed, unpack
+from project.bundles.archive import content_of, packed, unpack
 from project.bundles.opening import opened
 from project.errors import BundleError
 from project.files import digest_of
@@ -52,6 +52,17 @@ def test_what_was_packed_by_another_tar_is_unpacked_as_well(tmp_path: Path) -> N
     (tmp_path / "a").write_bytes(tar(member("x/y", size=3), content=b"abc"))
     unpack(tmp_path / "a", tmp_path / "to")
     assert (tmp_path / "to" / "x" / "y").read_bytes() == b"abc"
+
+
+def test_one_file_of_it_is_read_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(packed(FILES))
+    assert {name: content_of(path, name) for name in FILES} == FILES
+    with pytest.raises(BundleError, match=f"^{path}: has no other; wanted a bundle"):
+        content_of(path, "other")
+    path.write_bytes(packed(FILES)[:1000])
+    with pytest.raises(BundleError, match=f"^{path}: not readable as a bundle"):
+        content_of(path, "weights.safetensors")
 
 
 HARMFUL = {

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization as forms
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 
 from project.bundles import manifest, signature
 from project.bundles.archive import packed
@@ -14,12 +16,13 @@ from project.errors import BundleError
 from tests.conftest import ROOT
 from tests.trees import offline
 
+FACTS = {"model": "digits", "version": "0.1.0+00000001", "profile": "portable"}
 FILES = {"weights.safetensors": b"weights", "receipt.json": b"{}", "code/inference.py": b"a = 1\n"}
 
 
 def unpacked(folder: Path, files: dict[str, bytes] = FILES) -> Path:
     """A bundle's folder."""
-    for name, content in (files | {manifest.NAME: manifest.written(files, {})}).items():
+    for name, content in (files | {manifest.NAME: manifest.written(files, FACTS)}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
@@ -54,10 +57,10 @@ def test_an_altered_or_missing_file_is_refused_by_its_name(name: str, tmp_path: 
 
 
 def test_a_packed_bundle_is_told_by_its_own_path(tmp_path: Path) -> None:
-    altered = FILES | {manifest.NAME: manifest.written(FILES, {}), "receipt.json": b"[]"}
+    altered = FILES | {manifest.NAME: manifest.written(FILES, FACTS), "receipt.json": b"[]"}
     (tmp_path / "a").write_bytes(packed(altered))
     assert refused(tmp_path / "a").startswith(f"{tmp_path / 'a'}/receipt.json: found sha256 ")
-    added = FILES | {manifest.NAME: manifest.written(FILES, {}), "more": b""}
+    added = FILES | {manifest.NAME: manifest.written(FILES, FACTS), "more": b""}
     (tmp_path / "a").write_bytes(packed(added))
     assert refused(tmp_path / "a").startswith(f"{tmp_path / 'a'}/more: is not in the manifest")
 
@@ -147,6 +150,34 @@ def test_another_key_and_what_is_no_key_are_refused(
         assert refused(bundle).startswith(f"{tmp_path / name}: {told}")
     with pytest.raises(BundleError, match="no private key that signs here"):
         signature.sign(bundle, bundle / "receipt.json")
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ed25519", "x25519", "secp256k1", "with a password"])
+def test_a_key_of_another_kind_is_told_in_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "ed25519": ed25519.Ed25519PrivateKey.generate,
+        "x25519": x25519.X25519PrivateKey.generate,
+        "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+        "with a password": lambda: ec.generate_private_key(ec.SECP256R1()),
+    }
+    key, closed = made[kind](), kind == "with a password"
+    form = forms.BestAvailableEncryption(b"x") if closed else forms.NoEncryption()
+    private, public = tmp_path / "private", tmp_path / "public"
+    private.write_bytes(key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, form))
+    public.write_bytes(
+        key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
+    )
+    bundle = unpacked(tmp_path / "bundle")
+    with pytest.raises(BundleError, match=f"^{private}: no private key that signs here") as told:
+        signature.sign(bundle, private)
+    assert "\n" not in str(told.value)
+    if not closed:
+        signature.sign(bundle, signature.make_keys(tmp_path / "keys")[0])
+        monkeypatch.setenv("LOCKSTEP_PUBLIC_KEY", str(public))
+        assert refused(bundle).startswith(f"{public}: no public key that checks here, one of the")
 
 
 def test_a_private_key_is_its_owners_alone_and_is_never_written_over(tmp_path: Path) -> None:

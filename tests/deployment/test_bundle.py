@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from project.bundles import manifest
 from project.bundles.archive import packed, unpack
 from project.deployment import needs
 from project.deployment.bundle import Bundle, made
-from project.errors import BundleError, EnvironmentMismatch
+from project.errors import BundleError, EnvironmentMismatch, ModelError
 from project.files import digest_of, readable_json
 from project.models import golden
 from project.models.digits import Predictor, Preprocess
@@ -101,6 +102,13 @@ def test_the_same_run_is_the_same_archive_in_another_process_and_time_zone(
         bundle.sha256,
         False,
     )
+
+
+def test_a_copy_of_a_run_under_another_name_is_the_same_archive(
+    bundle: Bundle, digits: Run, tmp_path: Path
+) -> None:
+    copy = Run(shutil.copytree(digits.folder, tmp_path / "my best (copy)"))
+    assert made(copy) == bundle
 
 
 def test_it_holds_weights_code_and_what_is_to_be_said_of_them(bundle: Bundle, digits: Run) -> None:
@@ -272,6 +280,77 @@ def test_it_is_loaded_packed_and_unpacked_and_refused_by_file_name(
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(BundleError, match=f"^{path}: found sha256"):
         Predictor.load(tmp_path / "to")
+
+
+def fitting(bundle: Bundle, facts: dict[str, Any], changes: dict[str, bytes | None]) -> bytes:
+    """The archive with other facts and files; each digest in it is right again."""
+    files = {name: content for name, content in files_in(bundle).items() if name != manifest.NAME}
+    receipt = json.loads(files["receipt.json"])
+    for name, content in changes.items():
+        for key in ("preprocess", "weights", "golden"):
+            if content is not None and name.startswith(key):
+                receipt["results"][f"{key}_sha256"] = digest_of(content)
+    files["receipt.json"] = readable_json(receipt)
+    kept = {name: content for name, content in (files | changes).items() if content is not None}
+    said = manifest.written(kept, {**bundle.facts, **facts})
+    return packed(kept | {manifest.NAME: said})
+
+
+@pytest.mark.parametrize(
+    ("told", "facts", "changes"),
+    [
+        ("/manifest.json: no manifest of a bundle (model: found None", {"model": None}, {}),
+        ("/manifest.json: no manifest of a bundle (profile: found [", {"profile": ["x"]}, {}),
+        ("/manifest.json: found profile 'xx', wanted portable or native", {"profile": "xx"}, {}),
+        ("/receipt.json: does not hold", {}, {"receipt.json": None}),
+        ("/receipt.json: does not hold", {}, {"receipt.json": b"{"}),
+        ("/receipt.json: no receipt", {}, {"receipt.json": b"[]"}),
+        ("/receipt.json: no receipt", {}, {"receipt.json": b'{"results": []}'}),
+        ("/receipt.json: no receipt", {}, {"receipt.json": b'{"results": {}}'}),
+        (": does not hold", {}, {"weights.safetensors": b"junk"}),
+        (": does not hold", {}, {"preprocess.json": b'{"model": "digits"}'}),
+        (": does not hold", {}, {"preprocess.json": b"[]"}),
+        (": does not hold", {}, {"golden.json": b"{}"}),
+        (": holds a model 'apparel', wanted", {}, {"preprocess.json": b'{"model": "apparel"}'}),
+    ],
+)
+def test_odd_content_under_right_digests_is_told_in_one_line(
+    told: str,
+    facts: dict[str, Any],
+    changes: dict[str, bytes | None],
+    bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    """Of a packed bundle by its own path, not by that of a folder which is gone by then."""
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(fitting(bundle, {}, {}))
+    assert trained.served(archive).about["golden"] == "equal"
+    archive.write_bytes(fitting(bundle, facts, changes))
+    for load in (trained.served, trained.predictor):
+        with pytest.raises(ModelError) as error:
+            load(archive)
+        line = str(error.value)
+        assert line.startswith(f"{archive}{told}"), line
+        assert ("\n" in line, "lockstep-bundle-" in line) == (False, False)
+
+
+def test_a_config_of_other_code_is_told_in_one_line(bundle: Bundle, tmp_path: Path) -> None:
+    stored = json.loads(files_in(bundle)["preprocess.json"])
+    stored["config"]["depth"] = 3
+    changes: dict[str, bytes | None] = {"preprocess.json": readable_json(stored)}
+    (tmp_path / "a").write_bytes(fitting(bundle, {}, changes))
+    with pytest.raises(ModelError, match=r"unexpected keyword argument 'depth'.* of other code"):
+        Predictor.load(tmp_path / "a")
+
+
+def test_a_receipt_without_what_is_told_to_who_is_served_is_told_in_one_line(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    receipt = json.loads(files_in(bundle)["receipt.json"])
+    del receipt["timing"]
+    (tmp_path / "a").write_bytes(fitting(bundle, {}, {"receipt.json": readable_json(receipt)}))
+    with pytest.raises(ModelError, match=r"/a/receipt\.json: does not hold .*'timing'"):
+        trained.served(tmp_path / "a")
 
 
 def test_with_a_public_key_configured_only_signed_bundles_are_loaded(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +16,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from project.bundles.archive import unpack
-from project.deployment.bundle import made
+from project.deployment.bundle import Bundle, made
 from project.deployment.container import hand_over
 from project.models.digits import Predictor
 from project.records.receipt import Run
-from tests.conftest import ROOT, plain_environment
+from tests.conftest import ROOT, command, plain_environment
 from tests.services import free_ports
 
 BRIEF = {"training.epochs": "2", "data.limit": "300", "training.checkpoint_every": "3"}
@@ -58,6 +60,36 @@ def test_a_job_leaves_the_model_where_the_service_takes_it(
     assert process.returncode == 0, err
     assert Predictor.load(ml / "model").preprocess.labels == [str(digit) for digit in range(10)]
     assert not (ml / "output" / "failure").exists()
+
+
+def test_what_jobs_left_is_unpacked_by_the_line_of_the_page_and_known_as_runs(
+    tmp_path: Path, digits: Run, bundle: Bundle
+) -> None:
+    """Packed as the service does it: the files of /opt/ml/model without a folder."""
+    page = (ROOT / "docs" / "sagemaker.md").read_text()
+    (line,) = re.findall(r"^    (mkdir .*model\.tar\.gz.*)$", page, re.MULTILINE)
+    hand_over(digits.folder, tmp_path / "model")
+    subprocess.run(["tar", "czf", "model.tar.gz", "-C", "model", "."], cwd=tmp_path, check=True)
+    (tmp_path / "runs").mkdir()
+    names = [digits.name, "another job"]
+    for name in names:
+        told = line.replace("NAME", shlex.quote(name))
+        codes = [subprocess.run(told, shell=True, cwd=tmp_path).returncode for _ in range(2)]
+        assert (codes[0], codes[1] != 0) == (0, True)  # nothing is written over
+    runs, picture = str(tmp_path / "runs"), str(ROOT / "docs" / "three.png")
+    done = command("runs", "--json", "--runs", runs)
+    rows = {row["run"]: row for row in json.loads(done.stdout)}
+    own = rows[digits.name]
+    assert (sorted(rows), own["state"], own["model"]) == (sorted(names), "finished", "digits")
+    assert command("compare", *names, "--runs", runs).returncode == 0
+    answers = [command("predict", name, picture, "--runs", runs).stdout for name in names]
+    wanted = command("predict", str(digits.folder), picture).stdout
+    assert (answers, bool(wanted)) == ([wanted] * 2, True)
+    packed = [tmp_path / f"{number}.tar.gz" for number in range(2)]
+    for name, path in zip(names, packed, strict=True):
+        done = command("bundle", name, "--runs", runs, "--output", str(path))
+        assert done.returncode == 0, done.stderr
+    assert packed[0].read_bytes() == packed[1].read_bytes() == bundle.content
 
 
 def test_a_spot_interruption_saves_and_the_next_job_goes_on(

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ from project.errors import BundleError, StorageError
 from project.files import digest_of
 from project.models.digits import Predictor
 from project.records.receipt import Run
-from project.storage import Storage, open_storage
+from project.storage import Folder, Storage, open_storage
 from project.watch import Watch
 from tests.conftest import ROOT, command, plain_environment
 from tests.services import S3
@@ -57,6 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small(version: str, content: bytes = b"weights", key: Path | None = None) -> Bundle:
     """A bundle with nothing in it but a manifest and a file."""
     facts = {"model": "digits", "version": version, "run": "r", "identity": "i", "test": {}}
+    facts["profile"] = "portable"
     files = {"weights.safetensors": content}
     said = manifest.written(files, facts)
     files[manifest.NAME] = said
@@ -101,9 +104,11 @@ def test_the_same_files_signed_by_another_are_the_same_version(
     folder: Path, tmp_path: Path
 ) -> None:
     storage = open_storage(str(folder))
-    entry, _ = put(small("0.1.0+00000001"), storage)
-    (tmp_path / "other").write_bytes(b"another signature")
+    for name in ("one", "other"):
+        (tmp_path / name).write_bytes(f"signature by {name}".encode())
+    entry, _ = put(small("0.1.0+00000001", key=tmp_path / "one"), storage)
     assert put(small("0.1.0+00000001", key=tmp_path / "other"), storage) == (entry, False)
+    assert put(small("0.1.0+00000001"), storage) == (entry, False)
 
 
 def test_those_who_publish_at_the_same_time_lose_nothing(address: str) -> None:
@@ -121,6 +126,38 @@ def test_versions_are_ordered_by_number_then_by_date(folder: Path) -> None:
     for version in (order[2], order[0], order[3], order[1]):
         put(small(version), storage)
     assert [entry.version for entry in index(storage, "digits")] == order[::-1]
+
+
+@pytest.mark.parametrize("version", ["0.2.0-rc1+12345678", "0.1.0foo+12345678", "0.1.0+s"])
+def test_a_version_that_could_not_be_ordered_is_not_published(version: str, folder: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot be published .* wanted a version as"):
+        put(small(version), open_storage(str(folder)))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "content"),
+    [
+        ("0.2.0-rc1+12345678", {"version": "0.2.0-rc1+12345678"}),
+        ("0.1.0foo+12345678", {"version": "0.1.0foo+12345678"}),
+        ("0.2.0+12345678", {}),
+        ("0.2.0+12345678", {"version": "0.2.0+12345678", "published": 1}),
+        ("0.2.0+12345678", []),
+    ],
+)
+def test_a_broken_entry_does_not_hide_the_other_versions(
+    version: str, content: Any, folder: Path, tmp_path: Path
+) -> None:
+    entry, _ = put(small("0.1.0+00000001"), open_storage(str(folder)))
+    (folder / "weights" / "digits" / version).mkdir()
+    rows = content if isinstance(content, list) else vars(entry) | content
+    (folder / "weights" / "digits" / version / "entry.json").write_text(json.dumps(rows))
+    told = rf"digits/{re.escape(version)}/entry\.json: is no entry .* Passing over it"
+    with pytest.warns(UserWarning, match=told):
+        assert index(open_storage(str(folder)), "digits") == [entry]
+    with pytest.warns(UserWarning, match=told):
+        path = fetched("digits", None, tmp_path / "data", Watch())
+    assert path.read_bytes() == small("0.1.0+00000001").content
 
 
 def test_what_was_killed_before_its_entry_is_no_version_and_can_be_published_again(
@@ -147,9 +184,10 @@ def test_what_was_altered_in_the_storage_is_refused_and_not_kept(
     path.write_bytes(content)
     about = path.parents[1] / "entry.json"
     rows = json.loads(about.read_bytes())
-    for change in ({"sha256": "../.."}, {"model": "a/b"}, {"version": "1"}, {"more": 1}):
+    changes = [{"sha256": "../.."}, {"model": "a/b"}, {"version": "1"}, {"size": "1"}, {"more": 1}]
+    for change in changes:
         about.write_text(json.dumps(rows | change))
-        with pytest.raises(StorageError, match="is no entry of weights"):
+        with pytest.raises(StorageError, match="is no entry of these weights"):
             fetched("digits", entry.version, tmp_path / "data", Watch())
 
 
@@ -162,6 +200,77 @@ def test_weights_under_the_name_of_another_version_are_refused(
     about.write_text(about.read_text().replace(entry.version, "0.2.0+00000002"))
     with pytest.raises(StorageError, match=r"holds digits 0\.1\.0\+00000001, wanted"):
         fetched("digits", None, tmp_path / "data", Watch())
+
+
+def test_the_entry_of_another_version_is_refused(folder: Path, tmp_path: Path) -> None:
+    first, second = (put(small(f"0.1.0+0000000{n}"), open_storage(str(folder)))[0] for n in (1, 2))
+    about = folder / "weights" / "digits"
+    shutil.copy(about / first.version / "entry.json", about / second.version / "entry.json")
+    told = r"0000002/entry\.json: is no entry .*it is that of digits 0\.1\.0\+00000001\)"
+    with pytest.raises(StorageError, match=told):
+        fetched("digits", second.version, tmp_path / "data", Watch())
+    with pytest.raises(StorageError, match=told):
+        put(small(second.version), open_storage(str(folder)))
+    assert not [*(tmp_path / "data").rglob("*")]
+
+
+@pytest.mark.parametrize("name", ["model.tar.gz", "entry.json", "both"])
+def test_what_was_altered_since_it_came_is_fetched_anew(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it by a flipped bit, or by a file of another version, or by all of that."""
+    bundles = [small("0.1.0+00000001"), small("0.1.0+00000002", b"others")]
+    other, entry = (put(one, open_storage(str(folder)))[0] for one in bundles)
+    data = tmp_path / "data"
+    paths = [fetched("digits", one.version, data, Watch()) for one in (other, entry)]
+    for file in ("model.tar.gz", "entry.json") if name == "both" else (name,):
+        shutil.copy(paths[0].with_name(file), paths[1].with_name(file))
+    if name == "both":  # which agree with each other and with the folder's name, so that only the
+        about = paths[1].with_name("entry.json")  # manifest, which is what is signed, does not
+        about.write_text(about.read_text().replace(other.version, entry.version))
+    monkeypatch.delenv("LOCKSTEP_WEIGHTS")
+    with pytest.raises(StorageError, match=r"fetching it anew failed: .* LOCKSTEP_WEIGHTS names"):
+        fetched("digits", entry.version, data, Watch())
+    with pytest.warns(UserWarning, match=r"0\.1\.0\+00000002.* Passing over it"):
+        assert fetched("digits", None, data, Watch()) == paths[0]
+    monkeypatch.setenv("LOCKSTEP_WEIGHTS", str(folder))
+    assert fetched("digits", entry.version, data, Watch()).read_bytes() == bundles[1].content
+    shutil.copy(paths[0], paths[1])
+    assert fetched("digits", None, data, Watch()).read_bytes() == bundles[1].content
+
+
+def test_two_who_fetch_the_same_at_the_same_time_fetch_it_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one's download does not end before the second waits for it, or has ended."""
+    bundle, begun, on = small("0.1.0+00000001"), Event(), Event()
+    put(bundle, open_storage(str(folder)))
+    get, asked = Folder.get, []
+
+    def slow(self: Folder, key: str, path: Path, moved: Callable[[int], None]) -> None:
+        if key.endswith("model.tar.gz"):
+            asked.append(key)
+            begun.set()
+            assert len(asked) > 1 or on.wait(60)
+        get(self, key, path, moved)
+
+    class Waits(Watch):
+        def say(self, line: str) -> None:
+            if "waiting for it to end" in line:
+                on.set()
+
+    def second() -> Path:
+        assert begun.wait(60)
+        try:
+            return fetched("digits", None, tmp_path / "data", Waits())
+        finally:
+            on.set()
+
+    monkeypatch.setattr(Folder, "get", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetched, "digits", None, tmp_path / "data", Watch())
+        paths = [pool.submit(second).result(), first.result()]
+    assert ([path.read_bytes() for path in paths], len(asked)) == ([bundle.content] * 2, 1)
 
 
 def test_an_unknown_version_is_told_with_the_nearest(folder: Path, tmp_path: Path) -> None:
@@ -216,6 +325,24 @@ def test_the_verb_publishes_and_tells_where(digits: Run, folder: Path) -> None:
     assert (done.returncode, json.loads(done.stdout)) == (0, told | {"new": False})
     done = command(*words, LOCKSTEP_WEIGHTS="")
     assert (done.returncode, "no storage is named" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_what_was_published_unsigned_is_never_called_signed(
+    digits: Run, folder: Path, tmp_path: Path
+) -> None:
+    private, _ = signature.make_keys(tmp_path / "keys")
+    words = ["publish", str(digits.folder)]
+    done = command(*words)
+    assert done.stdout.splitlines()[-1].startswith("unsigned: no key was given"), done.stderr
+    done = command(*words, "--key", str(private))
+    told = f"{folder}: has digits 0.1.0+{digits.name.rpartition('-')[2]} unsigned, and a version is"
+    assert (done.returncode, done.stdout, told in done.stderr) == (2, "", True)
+    shutil.rmtree(folder / "weights")
+    for more, first in (["--key", str(private)], "published"), ([], "was published before"):
+        done = command(*words, *more)
+        lines = done.stdout.splitlines()
+        assert (lines[0].split(" ", 2)[2], lines[-1]) == (first, "signed"), done.stderr
 
 
 def test_a_run_that_does_not_keep_its_budgets_is_not_published(
