@@ -81,7 +81,7 @@ def predict_fn(given: Given, predictor: Any) -> list[dict[str, Any]]:
     """
     texts = predictor.takes.described()["kind"] == "text"
     try:
-        inputs = given.inputs if given.table is None else predictor.table(given.table)
+        inputs = given.inputs if given.table is None else list(predictor.table(given.table))
         # A text would be the path of a file to who looks at pictures, and one among numbers would
         # be copied to each of their places.
         if not texts and any(map(_has_text, inputs)):
