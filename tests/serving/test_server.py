@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
 from project import trained
 from project.deployment import bundle
@@ -107,19 +108,29 @@ def test_a_caller_who_knows_the_server_by_another_name_is_not_answered(finished_
     )
 
 
-def found_by(kind: type[Connection], *callers: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
-    """What callers find who call at once a server with connections of a kind, at its port."""
+def found_by(
+    kind: type[Connection],
+    *callers: Callable[[int], Coroutine[Any, Any, Any]],
+    body: bytes = b"ok",
+    kept: int = 0,
+) -> Any:
+    """What callers find who call at once a server with connections of a kind, at its port.
+
+    Its answers have a ``body``, of which the system keeps few bytes if ``kept`` is few.
+    """
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         while message.get("more_body"):
             message = await receive()
-        found = [(b"content-length", b"2")]
+        found = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": found})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await send({"type": "http.response.body", "body": body})
 
     async def all_of_them() -> Any:
         with socket.create_server(("127.0.0.1", 0)) as listener:
+            if kept:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kept)
             server = uvicorn.Server(configured(application, kind))
             served = asyncio.create_task(server.serve([listener]))
             port = listener.getsockname()[1]
@@ -128,7 +139,7 @@ def found_by(kind: type[Connection], *callers: Callable[[int], Coroutine[Any, An
             await served
         return found
 
-    return asyncio.run(all_of_them())
+    return uvloop.run(all_of_them())  # as the real one runs
 
 
 def slow(*pieces: bytes) -> Callable[[int], Coroutine[Any, Any, bytes]]:

@@ -1,0 +1,106 @@
+"""Callers who do not take what they asked for, or leave: the others are answered, the log is empty.
+
+What a head may be stands in `test_server.py`.
+"""
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from project.records.receipt import Run
+from project.serving.connection import Connection
+from project.serving.limits import Limits
+from tests.serving.conftest import metrics
+from tests.serving.test_app import free_port, start
+from tests.serving.test_server import GET, found_by
+
+
+class Lonely(Connection):
+    """A connection of a server that has room for one caller, and waits for it for a second only."""
+
+    limits = Limits(connections=1, sending=1)
+
+
+def narrow() -> socket.socket:
+    """A caller for whom the system keeps little that it does not read."""
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    return caller
+
+
+def deaf(sent: bytes, left: asyncio.Event) -> Callable[[int], Coroutine[Any, Any, None]]:
+    """A caller who reads nothing until somebody else was answered."""
+
+    async def caller(port: int) -> None:
+        with narrow() as connected:
+            connected.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", port))
+            connected.send(sent)
+            await left.wait()
+
+    return caller
+
+
+def patient(answered: asyncio.Event) -> Callable[[int], Coroutine[Any, Any, list[bytes]]]:
+    """A caller who asks until it is answered, and tells the statuses that it saw, each once."""
+
+    async def caller(port: int) -> list[bytes]:
+        found: list[bytes] = []
+        for _ in range(150):
+            await asyncio.sleep(0.1)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET + b"Connection: close\r\n\r\n")
+            status = (await reader.read())[9:12]
+            writer.close()
+            if status not in found:
+                found.append(status)
+            if status == b"200":
+                break
+        answered.set()
+        return found
+
+    return caller
+
+
+def test_who_does_not_take_its_answers_makes_room_for_others() -> None:
+    last = GET + b"Connection: close\r\n\r\n"
+    much, rest = b"x" * 90_000, b"x" * 50_000  # more than is kept for writing, and less
+    for sent, body in ((GET + b"\r\n", much), ((GET + b"\r\n") * 50, much), (last, rest)):
+        left = asyncio.Event()
+        found = found_by(Lonely, deaf(sent, left), patient(left), body=body, kept=2048)
+        assert found[1] == [b"503", b"200"]
+
+
+def answered(port: int) -> int:
+    """How many pages the server has begun to write."""
+    found = re.search(r'_total{path="/",status="200"} (\d+)', metrics(port))
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.slow
+def test_callers_who_leave_before_their_answers_are_written_leave_the_log_empty(
+    finished_run: Run,
+) -> None:
+    port = free_port()
+    server = start(str(finished_run.folder), "--port", str(port))
+    assert server.stdout
+    server.stdout.readline()
+    callers = [narrow() for _ in range(3)]
+    for caller in callers:
+        caller.connect(("127.0.0.1", port))
+        caller.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+    before = -1
+    while (now := answered(port)) != before:  # until it has written as much as it may
+        before = now
+        time.sleep(0.5)
+    assert now < 3000
+    for caller in callers:
+        caller.close()
+    assert answered(port) == now
+    server.terminate()
+    assert (*server.communicate(timeout=60), server.returncode) == ("", "stopped serving\n", 143)
