@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 import uvloop
 
 from project import trained
@@ -18,6 +17,7 @@ from project.serving.app import app
 from project.serving.connection import Connection
 from project.serving.limits import Limits
 from project.serving.server import configured
+from project.serving.stopping import Server
 from tests.serving.callers import JSON, call, told
 from tests.serving.conftest import post, raw, serving
 from tests.serving.test_app import ask, free_port, start
@@ -131,7 +131,7 @@ def found_by(
         with socket.create_server(("127.0.0.1", 0)) as listener:
             if kept:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kept)
-            server = uvicorn.Server(configured(application, kind))
+            server = Server(configured(application, kind), kind.limits.stopping)
             served = asyncio.create_task(server.serve([listener]))
             port = listener.getsockname()[1]
             found = await asyncio.gather(*(caller(port) for caller in callers))
