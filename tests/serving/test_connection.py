@@ -16,8 +16,9 @@ from project.records.receipt import Run
 from project.serving.connection import Connection
 from project.serving.limits import Limits
 from tests.serving.conftest import metrics
-from tests.serving.test_app import free_port, start
+from tests.serving.test_app import free_port
 from tests.serving.test_server import GET, found_by
+from tests.serving.test_stopping import hasty
 
 
 class Lonely(Connection):
@@ -83,24 +84,24 @@ def answered(port: int) -> int:
 
 
 @pytest.mark.slow
-def test_callers_who_leave_before_their_answers_are_written_leave_the_log_empty(
+def test_callers_who_leave_their_answers_unread_leave_the_log_empty(
     finished_run: Run,
 ) -> None:
     port = free_port()
-    server = start(str(finished_run.folder), "--port", str(port))
-    assert server.stdout
-    server.stdout.readline()
-    callers = [narrow() for _ in range(3)]
-    for caller in callers:
-        caller.connect(("127.0.0.1", port))
-        caller.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
-    before = -1
-    while (now := answered(port)) != before:  # until it has written as much as it may
-        before = now
-        time.sleep(0.5)
-    assert now < 3000
-    for caller in callers:
-        caller.close()
-    assert answered(port) == now
-    server.terminate()
-    assert (*server.communicate(timeout=60), server.returncode) == ("", "stopped serving\n", 143)
+    callers = [narrow() for _ in range(4)]
+    with hasty(finished_run, port) as server:
+        for caller in callers:
+            caller.connect(("127.0.0.1", port))
+            caller.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+        before = -1
+        while (now := answered(port)) != before:  # until it has written as much as it may
+            before = now
+            time.sleep(0.5)
+        assert now < 4000
+        for caller in callers[:3]:
+            caller.close()
+        assert answered(port) == now
+        server.terminate()
+        ended = *server.communicate(timeout=60), server.returncode
+    callers[3].close()  # who was still there, and took nothing
+    assert ended == ("", "stopped serving\n", 143)
