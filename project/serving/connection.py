@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from project.serving.limits import Limits, Refused, busy
@@ -21,6 +22,7 @@ class Connection(HttpToolsProtocol):
 
     limits: ClassVar[Limits] = Limits()
     _in_head = False
+    _offered = False  # another protocol, by the head that was parsed last
     _why: Refused | None = None  # a readable request is not taken
     _size = 0  # bytes of the head, after the piece that it began in
     _patience: asyncio.TimerHandle | None = None  # runs while no request is under way
@@ -62,7 +64,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         before = self.scope
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(self._why or Refused(400, "request: found no readable HTTP."))
         if self.transport.is_closing():
             return
         if self._in_head and self.scope is before:
@@ -72,6 +78,29 @@ class Connection(HttpToolsProtocol):
                 return
         if not self._patience and (self._in_head or self._answered):
             self._wait()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse all of it; another protocol that is offered is not taken (RFC 9110, 7.8).
+
+        The parser ends a request at the offer, so its head is read again without.
+        """
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if not self._offered:  # CONNECT: what follows is no HTTP
+                    return
+                rest = memoryview(rest)[offer.args[0] :]
+            self._offered = False
+            version = self.parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            # A new one, for to this one "Connection: close" was the end. Lenient as uvicorn's is.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(b"\r\n".join((*lines, b"", b"")))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -83,13 +112,17 @@ class Connection(HttpToolsProtocol):
         if size > self.limits.head:
             self._why = self._too_long()
         if self._why:
-            raise self._why  # which the parser brings to send_400_response
+            raise self._why  # which the parser makes an error of its own
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offered = True
+            return
         self._wait_no_more()
         self._in_head = False
         super().on_headers_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        self._refuse(self._why or Refused(400, "request: found no readable HTTP."))
+    def on_message_complete(self) -> None:
+        if not self._offered:
+            super().on_message_complete()
 
     def _too_long(self) -> Refused:
         return Refused(431, f"head: wanted at most {self.limits.head:,} bytes; send fewer.")

@@ -17,7 +17,7 @@ from project.serving.connection import Connection
 from project.serving.limits import Limits
 from tests.serving.conftest import metrics
 from tests.serving.test_app import free_port
-from tests.serving.test_server import GET, found_by
+from tests.serving.test_server import GET, found_by, slow
 from tests.serving.test_stopping import hasty
 
 
@@ -105,3 +105,25 @@ def test_callers_who_leave_their_answers_unread_leave_the_log_empty(
         ended = *server.communicate(timeout=60), server.returncode
     callers[3].close()  # who was still there, and took nothing
     assert ended == ("", "stopped serving\n", 143)
+
+
+def sizes(*pieces: bytes) -> list[bytes]:
+    """How many bytes a server says that it was sent with each of the requests in pieces."""
+    found = found_by(Connection, slow(*pieces), body=None)[0]
+    return re.findall(rb"\r\n\r\n(\d+?)(?=HTTP/1.1 200|$)", found)
+
+
+def test_a_body_is_read_whatever_other_protocol_is_offered_with_it() -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nEmpty:\r\n" + offer
+    plain, whole = b"Content-Length: 5000\r\n\r\n", b"a" * 5000
+    pieces = b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    none = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    last = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: close, Upgrade\r\n\r\n"
+    all_of_it = head + plain + whole + none + head + b"".join(pieces) + GET + b"\r\n" + none + last
+    wanted = [b"5000", b"0", b"5", b"0", b"0", b"0"]
+    for step in (len(all_of_it), 2000, 97):
+        starts = range(0, len(all_of_it), step)
+        assert sizes(*(all_of_it[start : start + step] for start in starts)) == wanted
+    assert sizes(last.replace(b"/1.1", b"/1.0")) == [b"0"]
+    assert sizes(none * 4000 + last) == [b"0"] * 4001

@@ -111,21 +111,24 @@ def test_a_caller_who_knows_the_server_by_another_name_is_not_answered(finished_
 def found_by(
     kind: type[Connection],
     *callers: Callable[[int], Coroutine[Any, Any, Any]],
-    body: bytes = b"ok",
+    body: bytes | None = b"ok",
     kept: int = 0,
 ) -> Any:
     """What callers find who call at once a server with connections of a kind, at its port.
 
-    Its answers have a ``body``, of which the system keeps few bytes if ``kept`` is few.
+    Its answers have a ``body``, or how many bytes it was sent. The system keeps few bytes of them if
+    ``kept`` is few.
     """
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        message = await receive()
-        while message.get("more_body"):
+        size, more = 0, True
+        while more:
             message = await receive()
-        found = [(b"content-length", str(len(body)).encode())]
+            size, more = size + len(message.get("body", b"")), message.get("more_body")
+        told = str(size).encode() if body is None else body
+        found = [(b"content-length", str(len(told)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": found})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": told})
 
     async def all_of_them() -> Any:
         with socket.create_server(("127.0.0.1", 0)) as listener:
