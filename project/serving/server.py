@@ -92,9 +92,11 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A name with an empty part, or one of 64 letters and more, is none of a host.
+        why = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise ServingError(
-            f"{host}:{port}: cannot listen there ({error.strerror}), wanted an address of this "
+            f"{host}:{port}: cannot listen there ({why}), wanted an address of this "
             "machine and a free port; stop what listens there, or name another with --port N."
         ) from error
     return listener

@@ -116,7 +116,7 @@ def found_by(
 ) -> Any:
     """What callers find who call at once a server with connections of a kind, at its port.
 
-    Its answers have a ``body``, or how many bytes it was sent. The system keeps few bytes of them if
+    Its answers have a ``body``, or how many bytes it was sent, of which the system keeps few if
     ``kept`` is few.
     """
 
