@@ -35,12 +35,17 @@ class Asking:
 
     @property
     def ready(self) -> bool:
-        """Whether one more request would be taken."""
-        return self._under_way < self._limits.requests
+        """Whether one more request would be taken, however large its body."""
+        limits = self._limits
+        return (
+            self._under_way < limits.requests
+            and len(self._batching) < limits.waiting
+            and self._held + limits.body <= limits.bodies
+        )
 
     async def answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The answer as JSON. Raises Refused, or Gone."""
-        if not self.ready:
+        if self._under_way >= self._limits.requests:
             raise busy()
         self._under_way += 1
         began = time.perf_counter()

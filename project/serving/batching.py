@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from numpy.typing import NDArray
@@ -90,9 +91,16 @@ class Batching:
             self._give(loop, block, self._compute(rows))
         else:
             computed = self._computing.submit(self._compute, rows)
-            computed.add_done_callback(
-                lambda found: loop.call_soon_threadsafe(self._give, loop, block, found.result())
-            )
+            computed.add_done_callback(lambda found: self._bring(loop, block, found.result()))
+
+    def _bring(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        block: list[tuple[Asked, int, Row]],
+        found: list[bytes | Exception],
+    ) -> None:
+        with suppress(RuntimeError):  # the server has ended in the meantime
+            loop.call_soon_threadsafe(self._give, loop, block, found)
 
     def _give(
         self,

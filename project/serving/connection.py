@@ -1,10 +1,11 @@
-"""One caller's connection: how long and how large a head may be, and how many there may be."""
+"""One caller's connection: what it may send and leave unread, how long, and how many there are."""
 
 import asyncio
 import json
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from project.serving.limits import Limits, Refused, busy
 
@@ -17,13 +18,16 @@ _STATUS = {
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's own, which waits for the end of a head for ever and keeps all that came of it."""
+    """uvicorn's own, which waits for its caller for ever, to end a head or to take an answer."""
 
     limits: ClassVar[Limits] = Limits()
     _in_head = False
+    _offered = False  # another protocol, by the head that was parsed last
     _why: Refused | None = None  # a readable request is not taken
     _size = 0  # bytes of the head, after the piece that it began in
     _patience: asyncio.TimerHandle | None = None  # runs while no request is under way
+    _taking: asyncio.TimerHandle | None = None  # runs while the caller is to take what was written
+    _answering: RequestResponseCycle | None = None  # ``cycle`` is the last one that came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -33,11 +37,38 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        self._taken()
+        if self._answering:  # or it would write to nobody, and the log would tell
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._to_be_taken()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._taken()
+        if self.transport.is_closing():
+            self._to_be_taken()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._to_be_taken()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.transport.is_closing():
+            self._hang_up()
 
     def data_received(self, data: bytes) -> None:
         before = self.scope
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(self._why or Refused(400, "request: found no readable HTTP."))
         if self.transport.is_closing():
             return
         if self._in_head and self.scope is before:
@@ -47,6 +78,29 @@ class Connection(HttpToolsProtocol):
                 return
         if not self._patience and (self._in_head or self._answered):
             self._wait()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse all of it; another protocol that is offered is not taken (RFC 9110, 7.8).
+
+        The parser ends a request at the offer, so its head is read again without.
+        """
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if not self._offered:  # CONNECT: what follows is no HTTP
+                    return
+                rest = memoryview(rest)[offer.args[0] :]
+            self._offered = False
+            version = self.parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            # A new one, for to this one "Connection: close" was the end. Lenient as uvicorn's is.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(b"\r\n".join((*lines, b"", b"")))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -58,13 +112,17 @@ class Connection(HttpToolsProtocol):
         if size > self.limits.head:
             self._why = self._too_long()
         if self._why:
-            raise self._why  # which the parser brings to send_400_response
+            raise self._why  # which the parser makes an error of its own
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offered = True
+            return
         self._wait_no_more()
         self._in_head = False
         super().on_headers_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        self._refuse(self._why or Refused(400, "request: found no readable HTTP."))
+    def on_message_complete(self) -> None:
+        if not self._offered:
+            super().on_message_complete()
 
     def _too_long(self) -> Refused:
         return Refused(431, f"head: wanted at most {self.limits.head:,} bytes; send fewer.")
@@ -81,6 +139,23 @@ class Connection(HttpToolsProtocol):
             self._patience.cancel()
             self._patience = None
 
+    def _to_be_taken(self) -> None:
+        if not self._taking:
+            self._taking = self.loop.call_later(self.limits.sending, self.transport.abort)
+
+    def _taken(self) -> None:
+        if self._taking:
+            self._taking.cancel()
+            self._taking = None
+
+    def _hang_up(self) -> None:
+        self.transport.close()  # once all is taken
+        self._to_be_taken()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _give_up(self) -> None:
         if not self._answered:  # another request of this caller, which came whole
             self._wait()
@@ -88,7 +163,7 @@ class Connection(HttpToolsProtocol):
             wanted = f"found no end of it within {self.limits.receiving:g} s, wanted all of it."
             self._refuse(Refused(408, f"head: {wanted}"))
         else:
-            self.transport.close()
+            self._hang_up()
 
     def _refuse(self, why: Refused) -> None:
         self._wait_no_more()
@@ -97,4 +172,4 @@ class Connection(HttpToolsProtocol):
             b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
             b"connection: close\r\n\r\n%s" % (_STATUS[why.status], len(body), body)
         )
-        self.transport.close()
+        self._hang_up()

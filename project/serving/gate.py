@@ -1,5 +1,6 @@
 """What stands before the application: who may come in, what every answer carries, what is told."""
 
+import asyncio
 import hmac
 import json
 import logging
@@ -59,19 +60,25 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), *_ALWAYS]
             await send(message)
 
-        headers = dict(scope["headers"])
+        try:
+            await self._answer(scope, receive, counted)
+        except asyncio.CancelledError:  # the server ends, and this was not done in time
+            await _tell(counted, 503, "server: stops, and had no time to answer; ask again soon.")
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, headers = scope["path"], dict(scope["headers"])
         if self._hosts is not None and (host := _host(headers)) not in self._hosts:
             # A page whose name leads to this machine, so that its script may read what we answer.
             known = ", ".join(sorted(self._hosts))
-            await _tell(counted, 421, f"host: found {host[:80]!r}, wanted one of {known}.")
+            await _tell(send, 421, f"host: found {host[:80]!r}, wanted one of {known}.")
         elif path not in OPEN and not self._admits(headers):
-            await _tell(counted, 401, "authorization: wanted the token of this server.")
+            await _tell(send, 401, "authorization: wanted the token of this server.")
         elif path != PREDICT:
-            await self._rest(scope, receive, counted)
+            await self._rest(scope, receive, send)
         elif scope["method"] != "POST":
-            await _tell(counted, 405, f"method: found {scope['method'][:20]}, wanted POST.")
+            await _tell(send, 405, f"method: found {scope['method'][:20]}, wanted POST.")
         else:
-            await self._predict(headers, receive, counted)
+            await self._predict(headers, receive, send)
 
     def _admits(self, headers: Mapping[bytes, bytes]) -> bool:
         if self._wanted is None:

@@ -16,6 +16,7 @@ class Limits:
     requests: int = 512  # under way; one more is told to come again
     waiting: int = 2048  # inputs that wait to be computed
     receiving: float = 10.0  # seconds until a request's head, and then its body, has to be there
+    sending: float = 10.0  # seconds until a caller has to take what the server cannot write
     reading: float = 4.0  # seconds in which its inputs have to be read; one may take longer
     answering: float = 30.0  # seconds until its answer has to be there
     stopping: int = 8  # seconds that requests under way may still take when it is to stop

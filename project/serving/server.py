@@ -13,6 +13,7 @@ import uvicorn
 
 from project.errors import Interrupted, ServingError
 from project.serving.connection import Connection
+from project.serving.stopping import Server, deadline
 from project.trained import Served
 
 _TURN = 5e-5  # seconds; Python gives 5e-3
@@ -47,9 +48,10 @@ def serve(
         hosts = None if token or guarded else (*_LOCAL, host)
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {served.name} at http://{shown}:{listener.getsockname()[1]}")
-        config = configured(app(served, token, hosts=hosts))
+        config, stopping = configured(app(served, token, hosts=hosts)), Connection.limits.stopping
+        server = Server(config, stopping, deadline(stopping))
         _make_quick()
-        uvicorn.Server(config).run(sockets=[listener])  # ends by the signal that stopped it
+        server.run(sockets=[listener])  # ends by the signal that stopped it
 
 
 def configured(application: Any, connection: type[Connection] = Connection) -> uvicorn.Config:
@@ -64,7 +66,6 @@ def configured(application: Any, connection: type[Connection] = Connection) -> u
         log_level="error",  # a warning for each broken request would let callers fill the log
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=connection.limits.stopping,
     )
 
 
@@ -91,9 +92,11 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A name with an empty part, or one of 64 letters and more, is none of a host.
+        why = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise ServingError(
-            f"{host}:{port}: cannot listen there ({error.strerror}), wanted an address of this "
+            f"{host}:{port}: cannot listen there ({why}), wanted an address of this "
             "machine and a free port; stop what listens there, or name another with --port N."
         ) from error
     return listener

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import struct
+import threading
 import zlib
+from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from project.models.digits import Preprocess
 from project.pictures import MOST_PIXELS
 from project.records.receipt import Run
 from project.serving.app import app
+from project.serving.gate import Gate
 from project.serving.limits import Limits
 from tests.serving.callers import JSON, PNG, Answer, call, told
 from tests.serving.test_app import PICTURES, content
@@ -124,6 +127,39 @@ def test_readiness_says_whether_one_more_would_be_taken(served: trained.Served) 
 
     assert asyncio.run(while_asked(Limits(requests=1))) == [503, 200]
     assert asyncio.run(while_asked(Limits(requests=2))) == [200, 200]
+
+
+def test_readiness_knows_of_inputs_that_wait_and_of_large_bodies(
+    served: trained.Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, goes_on = served.predictor.answers, threading.Event()
+    monkeypatch.setattr(served.predictor, "answers", lambda rows: goes_on.wait(60) and plain(rows))
+
+    async def statuses(gate: Gate, *slow: Coroutine[Any, Any, Answer]) -> list[int]:
+        asked = []
+        for one in slow:
+            asked.append(asyncio.create_task(one))
+            for _ in range(10):  # until it waits
+                await asyncio.sleep(0)
+        try:
+            found = [(await call(gate, "GET", "/readyz"))[0]]
+        finally:
+            goes_on.set()
+        found += [answer[0] for answer in await asyncio.gather(*asked)]
+        return [*found, (await call(gate, "GET", "/readyz"))[0]]
+
+    four = json.dumps([np.asarray(picture).tolist() for picture in PICTURES[:4]]).encode()
+    for waiting, ready in ((4, 503), (5, 200)):
+        goes_on.set()  # an example is computed first
+        gate = app(served, None, Limits(waiting=waiting))
+        goes_on.clear()
+        crowd = [call(gate, "POST", "/predict", four, Content_Type=JSON) for _ in range(2)]
+        assert asyncio.run(statuses(gate, *crowd)) == [ready, 200, 200, 200]
+    size, length = 1 << 17, str(1 << 17)
+    for bodies, ready in ((2 * size - 1, 503), (2 * size, 200)):
+        gate = app(served, None, Limits(body=size, bodies=bodies))
+        large = call(gate, "POST", "/predict", FILES[0], pause=0.2, Content_Length=length)
+        assert asyncio.run(statuses(gate, large)) == [ready, 200, 200]
 
 
 def test_a_model_that_fails_for_one_input_fails_for_that_alone_and_shows_nothing(

@@ -85,6 +85,19 @@ def test_a_signal_to_stop_lets_what_is_under_way_be_answered(finished_run: Run) 
     assert server.returncode == 143
 
 
+def test_what_can_be_no_name_of_a_host_is_told_in_one_line(finished_run: Run) -> None:
+    hosts = "a..b", "a" * 64
+    servers = [start(str(finished_run.folder), "--host", host) for host in hosts]
+    for host, server in zip(hosts, servers, strict=True):
+        assert (*server.communicate(timeout=60), server.returncode) == (
+            "",
+            f"error: {host}:8000: cannot listen there (no name of a host), wanted an address of "
+            "this machine and a free port; stop what listens there, or name another with "
+            "--port N.\n",
+            2,
+        )
+
+
 def test_others_than_this_machine_come_in_with_a_token_or_not_at_all(finished_run: Run) -> None:
     server = start(str(finished_run.folder), "--host", "0.0.0.0", "--port", str(free_port()))
     assert (*server.communicate(timeout=60), server.returncode) == (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+import uvloop
 
 from project import trained
 from project.deployment import bundle
@@ -17,6 +17,7 @@ from project.serving.app import app
 from project.serving.connection import Connection
 from project.serving.limits import Limits
 from project.serving.server import configured
+from project.serving.stopping import Server
 from tests.serving.callers import JSON, call, told
 from tests.serving.conftest import post, raw, serving
 from tests.serving.test_app import ask, free_port, start
@@ -107,20 +108,33 @@ def test_a_caller_who_knows_the_server_by_another_name_is_not_answered(finished_
     )
 
 
-def found_by(kind: type[Connection], *callers: Callable[[int], Coroutine[Any, Any, Any]]) -> Any:
-    """What callers find who call at once a server with connections of a kind, at its port."""
+def found_by(
+    kind: type[Connection],
+    *callers: Callable[[int], Coroutine[Any, Any, Any]],
+    body: bytes | None = b"ok",
+    kept: int = 0,
+) -> Any:
+    """What callers find who call at once a server with connections of a kind, at its port.
+
+    Its answers have a ``body``, or how many bytes it was sent, of which the system keeps few if
+    ``kept`` is few.
+    """
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        message = await receive()
-        while message.get("more_body"):
+        size, more = 0, True
+        while more:
             message = await receive()
-        found = [(b"content-length", b"2")]
+            size, more = size + len(message.get("body", b"")), message.get("more_body")
+        told = str(size).encode() if body is None else body
+        found = [(b"content-length", str(len(told)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": found})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await send({"type": "http.response.body", "body": told})
 
     async def all_of_them() -> Any:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(configured(application, kind))
+            if kept:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kept)
+            server = Server(configured(application, kind), kind.limits.stopping)
             served = asyncio.create_task(server.serve([listener]))
             port = listener.getsockname()[1]
             found = await asyncio.gather(*(caller(port) for caller in callers))
@@ -128,7 +142,7 @@ def found_by(kind: type[Connection], *callers: Callable[[int], Coroutine[Any, An
             await served
         return found
 
-    return asyncio.run(all_of_them())
+    return uvloop.run(all_of_them())  # as the real one runs
 
 
 def slow(*pieces: bytes) -> Callable[[int], Coroutine[Any, Any, bytes]]:

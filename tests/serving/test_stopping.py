@@ -1,0 +1,137 @@
+"""The end of serving: who was not answered is told, nothing is in the log, the process ends."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from project.records.receipt import Run
+from project.serving.batching import Batching
+from project.serving.limits import Limits
+from tests.conftest import ROOT, plain_environment
+from tests.serving.conftest import metrics
+from tests.serving.test_app import PICTURES, PNG, content, free_port
+
+# ``python -m project serve`` with a predictor whose method, if one is named, never comes back, and
+# a second for what is under way.
+SCRIPT = """
+import sys, time
+from project import trained
+from project.cli import entry
+from project.serving.connection import Connection
+from project.serving.limits import Limits
+
+method, opened = sys.argv.pop(1), trained.served
+
+def served(*given, **more):
+    found = opened(*given, **more)
+    if method:
+        found.predictor.golden = None  # an example is computed before anybody can ask
+        setattr(found.predictor, method, stuck)
+    return found
+
+def stuck(_):
+    print("stuck", flush=True)
+    time.sleep(600)
+
+Connection.limits = Limits(stopping=1)
+trained.served = served
+entry()
+"""
+STOPS = json.dumps({"detail": "server: stops, and had no time to answer; ask again soon."}).encode()
+
+
+@contextmanager
+def hasty(run: Run, port: int, method: str = "") -> "Iterator[subprocess.Popen[str]]":
+    """A server that has told its address."""
+    words = [sys.executable, "-c", SCRIPT, method, "serve", str(run.folder), "--port", str(port)]
+    pipe, environment = subprocess.PIPE, plain_environment()
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as server:
+        try:
+            assert server.stdout and server.stdout.readline().startswith("serving ")
+            yield server
+        finally:
+            server.kill()  # if it still runs
+
+
+def asking(port: int, body: bytes, sent: int | None = None) -> socket.socket:
+    """A caller that has sent a picture, or the first bytes of one."""
+    caller = socket.create_connection(("127.0.0.1", port), timeout=60)
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PNG}\r\n"
+    caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:sent])
+    return caller
+
+
+def answer(caller: socket.socket) -> tuple[bytes, bytes]:
+    """Status line and body of what a caller is told until the server hangs up."""
+    with caller, caller.makefile("rb") as file:
+        head, _, body = file.read().partition(b"\r\n\r\n")
+    return head.partition(b"\r\n")[0], body
+
+
+def test_who_has_not_sent_all_when_the_server_stops_is_told_to_come_again(
+    finished_run: Run,
+) -> None:
+    port = free_port()
+    with hasty(finished_run, port) as server:
+        caller = asking(port, content(PICTURES[0]), 20)
+        while "lockstep_requests_under_way 1.0\n" not in metrics(port):
+            time.sleep(0.05)
+        server.send_signal(signal.SIGTERM)
+        assert answer(caller) == (b"HTTP/1.1 503 Service Unavailable", STOPS)
+        ended = *server.communicate(timeout=60), server.returncode
+    assert ended == ("", "stopped serving\n", 143)
+
+
+LARGE = PICTURES[0].resize((1200, 1200))  # which is read by a thread of its own
+SMALL = PICTURES[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "picture", "told"),
+    [("read", LARGE, True), ("answers", SMALL, True), ("read", SMALL, False)],
+    ids=["a reader", "the model", "the loop"],
+)
+def test_the_process_ends_though_a_thread_of_it_never_does(
+    finished_run: Run, method: str, picture: object, told: bool
+) -> None:
+    port = free_port()
+    found = (b"HTTP/1.1 503 Service Unavailable", STOPS) if told else (b"", b"")
+    with hasty(finished_run, port, method) as server:
+        caller = asking(port, content(picture))
+        assert server.stdout and server.stdout.readline() == "stuck\n"
+        server.send_signal(signal.SIGTERM)
+        assert answer(caller) == found
+        ended = *server.communicate(timeout=60), server.returncode
+    assert ended == ("", "stopped serving\n" if told else "", 143)
+
+
+def test_what_is_computed_after_the_end_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    began, goes_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def answers(rows: object) -> list[dict[str, str]]:
+        began.set()
+        goes_on.wait()
+        return [{}]
+
+    batching = Batching(answers, Limits(), lambda _: None)
+
+    async def left() -> None:
+        asked = asyncio.create_task(batching.ask([0]))  # type: ignore[list-item]
+        await asyncio.to_thread(began.wait)
+        asked.cancel()
+
+    asyncio.run(left())
+    batching._computing.submit(done.set)
+    goes_on.set()
+    assert (done.wait(60), caplog.text) == (True, "")
