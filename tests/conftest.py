@@ -25,11 +25,12 @@ from tests.trees import house, index, tree  # noqa: E402, F401
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[..., tuple[int, str, str]]
-# Files whose tests share what takes long to make, so that one process runs all of them. (The mark
+# Files whose tests share what takes long to make, or a port: one process runs all of it. (The mark
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
 TOGETHER = (
     "tests/data/test_transfer.py",
     "tests/deployment/test_bundle.py",
+    "tests/deployment/test_container.py",  # its hosts meet at one port
     "tests/deployment/test_stack.py",
     "tests/deployment/test_transformer.py",
     "tests/deployment/test_weights.py",

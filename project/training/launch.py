@@ -121,6 +121,7 @@ def main() -> int:
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
@@ -130,6 +131,10 @@ def main() -> int:
         return 128 + int(stop.sigval)
     except ChildFailedError:
         return 1
+    except RendezvousError as error:
+        reason = error.__cause__ or error
+        print(f"error: workers: did not find each other ({reason})", file=sys.stderr)
+        return 2
     return 0
 
 
