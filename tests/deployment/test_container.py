@@ -51,6 +51,13 @@ def start(ml: Path, data: Path, action: str = "train", **variables: str) -> "sub
     )
 
 
+def wait_for_checkpoint(ml: Path, *processes: "subprocess.Popen[str]") -> None:
+    """Until the job has saved; none of its hosts ends before that."""
+    while not list(ml.glob("checkpoints/*/checkpoints/0*")):
+        assert {process.poll() for process in processes} == {None}
+        time.sleep(0.02)
+
+
 def test_a_job_leaves_the_model_where_the_service_takes_it(
     tmp_path: Path, data_folder: Path
 ) -> None:
@@ -98,9 +105,7 @@ def test_a_spot_interruption_saves_and_the_next_job_goes_on(
     ml = tmp_path / "ml"
     job(ml, {"seed": "1", **BRIEF, "training.epochs": "60"})
     process = start(ml, data_folder)
-    while not list(ml.glob("checkpoints/*/checkpoints/0*")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_checkpoint(ml, process)
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
@@ -154,9 +159,7 @@ def two_hosts(folder: Path, hyperparameters: dict[str, str]) -> list[Path]:
 def test_two_hosts_that_are_interrupted_save_and_go_on(tmp_path: Path, data_folder: Path) -> None:
     folders = two_hosts(tmp_path, {"seed": "1", **BRIEF, "training.epochs": "40"})
     processes = [start(ml, data_folder) for ml in folders]
-    while not list(folders[0].glob("checkpoints/*/checkpoints/0*")):
-        assert [process.poll() for process in processes] == [None, None]
-        time.sleep(0.02)
+    wait_for_checkpoint(folders[0], *processes)
     for process in processes:
         process.send_signal(signal.SIGTERM)
     said = [process.communicate()[1] for process in processes]
@@ -188,9 +191,7 @@ def test_a_training_that_is_killed_is_told_in_the_failure_file(
     ml = tmp_path / "ml"
     job(ml, {"seed": "1", **BRIEF, "training.epochs": "60"})
     process = start(ml, data_folder)
-    while not list(ml.glob("checkpoints/*/checkpoints/0*")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_checkpoint(ml, process)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(child), signal.SIGKILL)
     process.communicate()
