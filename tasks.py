@@ -18,7 +18,7 @@ NOTEBOOKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/
 
 def run(*command: str) -> None:
     """Run a command in the repository's root with our terminal; its exit code becomes ours."""
-    from project.processes import follow_parent  # here: listing the tasks needs none of it
+    from lockstep.ground.processes import follow_parent  # here: listing the tasks needs none of it
 
     def as_a_child() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,9 +36,9 @@ def run(*command: str) -> None:
 
 
 def project(*words: str) -> None:
-    """``python -m project ...`` from wherever the user stands."""
+    """``python -m lockstep ...`` from wherever the user stands."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    run(sys.executable, "-m", "project", *words)
+    run(sys.executable, "-m", "lockstep", *words)
 
 
 def tool(name: str, *words: str) -> None:
@@ -218,7 +218,7 @@ def publish(
         "image": "the serving image in ECR; default: LOCKSTEP_ECR_IMAGE",
         "key": "private key to sign with; default: LOCKSTEP_SIGNING_KEY, else unsigned",
         "onnx": "with model.onnx, compared with torch",
-        "set": "a parameter of deployment/stack.yaml, InstanceCount=2; may be repeated",
+        "set": "a parameter of lockstep/sagemaker/stack.yaml, InstanceCount=2; may be repeated",
         "dry-run": "only tell what would change",
         "delete": "delete the stack; the bundles in the bucket stay",
     },
@@ -477,7 +477,7 @@ def test(_: Context, only: str | None = None, fast: bool = False) -> None:
 @task(help={"full": "kill 500 times instead of 20", "write": "put the table into the README"})
 def prove(_: Context, full: bool = False, write: bool = False) -> None:
     """Try every claim on this machine and print the table of them."""
-    from tests.claims import CLAIMS
+    from lockstep.tests.claims import CLAIMS
 
     named = sorted({f"tests/{test}" for claim in CLAIMS for test in claim.tests})
     tool("pytest", *named, *(["--full"] if full else []), *(["--write-claims"] if write else []))
@@ -493,7 +493,7 @@ def lint(_: Context) -> None:
     dockerfiles = [str(path) for path in ROOT.glob("docker/*Dockerfile")]
     if dockerfiles:
         tool("hadolint", *dockerfiles)
-    tool("cfn-lint", "deployment/stack.yaml")
+    tool("cfn-lint", "lockstep/sagemaker/stack.yaml")
 
 
 @task(name="format")

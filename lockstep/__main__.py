@@ -1,5 +1,5 @@
-"""``python -m project``."""
+"""``python -m lockstep``."""
 
-from project.cli import entry
+from lockstep.cli import entry
 
 entry()

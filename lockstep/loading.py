@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from project import models
-from project.bundles import manifest
-from project.bundles.opening import is_bundle, opened, told_as_unfit
-from project.errors import BundleError, ModelError
-from project.place import Place
-from project.records import environment
-from project.records.receipt import Run, find_run, refuse_changed
-from project.training import profiles
+from lockstep.bundles import manifest
+from lockstep.bundles.opening import is_bundle, opened, told_as_unfit
+from lockstep.ground import environment, profiles
+from lockstep.ground.errors import BundleError, ModelError
+from lockstep.ground.home import Home, here
+from lockstep.ground.place import Place
+from lockstep.records.receipt import Run, find_run, refuse_changed
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def served(source: Run | Path, *, onnx: bool = False) -> Served:
     With ``onnx`` ONNX Runtime computes, whose answers have other last bits than those of training.
     """
     with _opened(source) as weights:
-        found, golden_answers = weights.loaded(weights.model, _entered)
+        found, golden_answers = weights.loaded(here(), weights.model, _entered)
         with told_as_unfit(weights.folder / "receipt.json"):
             about = _told(weights.receipt)
     computed_by = f"torch {environment.installed()['torch']}"
@@ -68,11 +67,17 @@ def predictor(source: Run | Path) -> Any:
     training, EnvironmentMismatch if torch was loaded under other variables.
     """
     with _opened(source) as weights:
-        return weights.loaded(weights.model, _entered)[0]
+        return weights.loaded(here(), weights.model, _entered)[0]
 
 
-def load(model: str, given: str | Path | None, runs: str | Path | None, version: str | None) -> Any:
-    """The Predictor that ``project.load`` gives; nothing given are the newest published weights.
+def load(
+    project: Home,
+    model: str,
+    given: str | Path | None,
+    runs: str | Path | None,
+    version: str | None,
+) -> Any:
+    """Return the Predictor that a project's ``load`` gives; by default of the newest weights.
 
     If torch was loaded under other variables than the profile's, the golden answers, which may have
     other last bits then, are not compared.
@@ -81,18 +86,18 @@ def load(model: str, given: str | Path | None, runs: str | Path | None, version:
     if given is not None:
         source = find(str(given), place.runs)
     else:
-        from project import console
-        from project.deployment.weights import fetched
+        from lockstep.ground import console
+        from lockstep.publishing.weights import fetched
 
-        source = fetched(model, version, place.data, console.watch())
+        source = fetched(project.published_name(model), version, place.data, console.watch())
     with _opened(source) as weights:
-        return weights.loaded(model, profiles.prefer)[0]
+        return weights.loaded(project, model, profiles.prefer)[0]
 
 
 def _by_onnx(predictor: Any) -> tuple[str, str]:
     """Have ONNX Runtime compute a Predictor's answers; its version, and what is true of them."""
-    from project.deployment import onnx
-    from project.models import golden
+    from lockstep.answers import golden
+    from lockstep.publishing import onnx
 
     if predictor.golden is None:
         raise ModelError(
@@ -116,15 +121,15 @@ class _Weights:
     profile: str
     receipt: dict[str, Any]
 
-    def loaded(self, model: str, settle: Callable[[str], bool]) -> tuple[Any, str]:
+    def loaded(self, project: Home, model: str, settle: Callable[[str], bool]) -> tuple[Any, str]:
         """The Predictor, and what came of comparing its golden answers."""
         settled = settle(self.profile)
-        from project.models import golden
-        from project.training.determinism import enforce  # loads torch
+        from lockstep.answers import golden
+        from lockstep.training.determinism import enforce  # loads torch
 
         if settled:
             enforce(self.profile, "cpu")
-        found = models.module(model).Predictor.load(self.folder)
+        found = project.module(model).Predictor.load(self.folder)
         cpu = environment.cpu()["model"]
         with told_as_unfit(self.folder):
             return found, golden.compared(found, self.receipt, cpu, settled)

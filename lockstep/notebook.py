@@ -3,26 +3,27 @@
 import sys
 from typing import TYPE_CHECKING
 
-from project.errors import EnvironmentMismatch
-from project.records import source
-from project.training import profiles
+from lockstep.ground import home, profiles
+from lockstep.ground.errors import EnvironmentMismatch
+from lockstep.records import source
 
 if TYPE_CHECKING:
-    from project.data.arrays import Dataset
-    from project.records.receipt import Run
+    from lockstep.data.dataset import Dataset
+    from lockstep.records.receipt import Run
 
 profiles.prefer("portable")  # so that `import torch` may be the next line
 
 # Source as it was when it was loaded, or earlier; it is in the identity as it is when training
 # starts, which must be the same.
 _SEEN = {
-    path.relative_to(source.PACKAGE.parent).as_posix(): path.read_bytes()
-    for path in source.PACKAGE.rglob("*.py")
+    path.relative_to(folder.parent).as_posix(): path.read_bytes()
+    for folder in (home.ENGINE, home.here().folder)
+    for path in folder.rglob("*.py")
 }
 
 
 def train(
-    recipe: str = "digits/base",
+    recipe: str = "",
     *overrides: str,
     seed: int = 0,
     runs: str | None = None,
@@ -34,23 +35,23 @@ def train(
     EnvironmentMismatch if torch was loaded under another profile, or if the source was changed
     since; Interrupted as ``run_experiment``.
     """
-    from project import models
-    from project.config import resolve
+    from lockstep.config.recipe import resolve
 
     model, _, name = recipe.partition("/")
+    model = model or home.here().default_model()
     experiment, _ = resolve(
         model,
-        models.recipe(model, name or "base"),
-        models.config_of(model),
+        home.here().recipe(model, name or "base"),
+        home.here().config_of(model),
         seed=seed,
         overrides=overrides,
     )
     profiles.enter(experiment.training.profile)
     _refuse_changed(model)
-    from project.console import Lines
-    from project.experiment import run_experiment
-    from project.place import Place
-    from project.records import environment
+    from lockstep.ground import environment
+    from lockstep.ground.console import Lines
+    from lockstep.ground.place import Place
+    from lockstep.run.story import run_experiment
 
     environment.git.cache_clear()  # a kernel lives longer than a commit
     run = run_experiment(experiment, Place.default(runs), Lines(sys.stdout), until)
@@ -60,15 +61,15 @@ def train(
 
 def open_data(name: str) -> "Dataset":
     """A data set of the catalog, fetched and prepared if this machine has it not yet."""
-    from project import experiment
-    from project.console import Lines
-    from project.place import Place
+    from lockstep.ground.console import Lines
+    from lockstep.ground.place import Place
+    from lockstep.run import keeping
 
-    return experiment.open_data(name, Place.default(), Lines(sys.stdout))
+    return keeping.open_data(name, Place.default(), Lines(sys.stdout))
 
 
 def _refuse_changed(model: str) -> None:
-    files = source.files_that_run("project.experiment", f"project.models.{model}.__init__")
+    files = source.of_making(home.here(), model)
     for name, content in files.items():
         if _SEEN.setdefault(name, content) != content:
             raise EnvironmentMismatch(

@@ -2,13 +2,13 @@
 # # 1. Explore the data
 #
 # The examples of `digits` as training sees them: 8 x 8 pixels of grey, a label each, in three splits.
-# Another data set of `project/data/catalog/` is opened by its name.
+# Another data set of `lockstep/examples/data/` is opened by its name.
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
 
-from project.notebook import open_data
+from lockstep.notebook import open_data
 
 data = open_data("digits")
 train = data.splits["train"]

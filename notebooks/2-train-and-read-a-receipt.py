@@ -7,8 +7,8 @@
 # %%
 import matplotlib.pyplot as plt
 
-from project.notebook import train
-from project.records import trace
+from lockstep.notebook import train
+from lockstep.records import trace
 
 run = train("digits", "training.epochs=10", seed=1)
 

@@ -8,8 +8,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from project.notebook import train
-from project.records import compare, trace
+from lockstep.notebook import train
+from lockstep.records import compare, trace
 
 a = train("digits", "training.epochs=10", seed=1)
 b = train("digits", "training.epochs=10", "training.clip=2", seed=1)

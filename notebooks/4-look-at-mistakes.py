@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from project import load
-from project.notebook import open_data, train
+from lockstep.notebook import open_data, train
 
 run = train("digits", "training.epochs=10", seed=1)
 model = load("digits", run.folder)

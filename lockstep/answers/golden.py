@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project import models
-from project.errors import ModelError
-from project.files import readable_json
+from lockstep.ground import home
+from lockstep.ground.digests import readable_json
+from lockstep.ground.errors import ModelError
 
 _EXAMPLES = 8
 
@@ -19,7 +19,7 @@ def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> b
 
     The answers are those of a Predictor made from the very bytes that are stored.
     """
-    predictor = models.module(model).Predictor.of(preprocess, weights)
+    predictor = home.here().module(model).Predictor.of(preprocess, weights)
     chosen = [np.ascontiguousarray(row) for row in rows[:_EXAMPLES]]
     content = {
         "answers": predictor.answers(chosen),

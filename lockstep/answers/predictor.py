@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from project.bundles.opening import is_bundle, opened, refuse_unsigned, told_as_unfit
-from project.errors import DataError, ModelError
-from project.files import digest_of
-from project.models import golden
-from project.models.inputs import Takes
+from lockstep.answers import golden
+from lockstep.answers.inputs import Takes
+from lockstep.bundles.opening import is_bundle, opened, refuse_unsigned, told_as_unfit
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import DataError, ModelError
 
 # One alone is computed by other kernels than several together, and has other bits. So what an
 # answer is, is what a block of BLOCK rows gives, padded if there are fewer.

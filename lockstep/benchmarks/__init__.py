@@ -1,1 +1,1 @@
-"""What the figures in the README come from: ``python -m benchmarks all``."""
+"""What the figures in the README come from: ``python -m lockstep.benchmarks all``."""

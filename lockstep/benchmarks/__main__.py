@@ -1,4 +1,4 @@
-"""``python -m benchmarks throughput``, or ``all --write`` for the tables of the README."""
+"""``python -m lockstep.benchmarks throughput``, or ``all --write`` for the tables of the README."""
 
 import argparse
 import json
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cases, containers, faults, folds, serving, tracking, workers
-from benchmarks.measure import Table, machine
+from lockstep.benchmarks import cases, containers, faults, folds, serving, tracking, workers
+from lockstep.benchmarks.measure import Table, machine
 
 HERE = Path(__file__).parent
 

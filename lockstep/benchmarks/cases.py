@@ -13,10 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import ROOT, Process, Table, child, excess, folder, in_turn, middle, ratio
-from project.data.arrays import Split
-from project.data.batches import Batches
-from project.records import trace
+from lockstep.benchmarks.measure import (
+    ROOT,
+    Process,
+    Table,
+    child,
+    excess,
+    folder,
+    in_turn,
+    middle,
+    ratio,
+)
+from lockstep.data.batches import Batches
+from lockstep.data.dataset import Split
+from lockstep.records import trace
 
 WARM = {"cnn": 30, "mlp": 60}
 STEPS = {"cnn": 230, "mlp": 420}  # with the warm steps; an epoch has 430
@@ -51,7 +61,7 @@ def _throughput_cases(network: str, runs: Path) -> dict[str, Case]:
     numbers = count()
 
     def loop(kind: str) -> float:
-        return child("-m", "benchmarks.loops", kind, network, str(steps)).rate(warm)
+        return child("-m", "lockstep.benchmarks.loops", kind, network, str(steps)).rate(warm)
 
     def lockstep(profile: str, shards: int) -> float:
         settings = f"training.profile={profile}", f"training.shards={shards}"
@@ -70,10 +80,10 @@ def _throughput_cases(network: str, runs: Path) -> dict[str, Case]:
 
 
 def train(steps: int, recipe: str, *settings: str, runs: Path, probe: str = "") -> Process:
-    """``python -m project train`` for so many steps from wherever its run stands."""
+    """``python -m lockstep train`` for so many steps from wherever its run stands."""
     alone = "training.workers=1"
     words = [*([probe] if probe else []), str(steps), "train", recipe, alone, *settings]
-    return child("-m", "benchmarks.probe", *words, "--runs", str(runs))
+    return child("-m", "lockstep.benchmarks.probe", *words, "--runs", str(runs))
 
 
 def checkpoint(rounds: int) -> Table:
@@ -239,10 +249,10 @@ def order(rounds: int) -> Table:
 
 
 def listing(rounds: int) -> Table:
-    """Seconds of ``python -m project runs`` with 10,000 finished runs, beside one."""
+    """Seconds of ``python -m lockstep runs`` with 10,000 finished runs, beside one."""
     with folder() as runs:
         settings = "training.epochs=1", "--runs", str(runs / "one")
-        words = [sys.executable, "-m", "project"]
+        words = [sys.executable, "-m", "lockstep"]
         train_one = [*words, "train", "digits/base", *settings]
         subprocess.run(train_one, cwd=ROOT, check=True, capture_output=True)
         (run,) = (runs / "one").iterdir()

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.measure import ROOT, Table
+from lockstep.benchmarks.measure import ROOT, Table
 
 TRAIN = ("train", "digits/base", "--seed", "42")
 QUIET = {"stdin": subprocess.DEVNULL, "capture_output": True}
@@ -58,7 +58,7 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def _project(*words: str) -> None:
-    command = [sys.executable, "-m", "project", *words]
+    command = [sys.executable, "-m", "lockstep", *words]
     subprocess.run(command, cwd=ROOT, check=True, **QUIET)  # type: ignore[call-overload]
 
 

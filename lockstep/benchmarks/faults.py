@@ -12,9 +12,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Table, folder
-from project.records.receipt import Run
-from project.training import profiles
+from lockstep.benchmarks.measure import Table, folder
+from lockstep.ground import profiles
+from lockstep.records.receipt import Run
 
 STEPS = 64  # 8 epochs of 8: long enough to be met in the middle
 WORDS = (
@@ -30,9 +30,9 @@ SAME = ("weights.safetensors", "preprocess.json", "trace.bin", "metrics.jsonl", 
 # Each process is forked from one that has imported torch and done nothing else, so that a start
 # takes 0.2 s instead of 1.3; from there on it is the command line in a process of its own.
 _FORKS = multiprocessing.get_context("forkserver")
-_LOADED = ("project.experiment", "project.console", "sklearn.metrics")
+_LOADED = ("lockstep.run.making", "lockstep.ground.console", "sklearn.metrics")
 _DRAWN = ("matplotlib.figure", "matplotlib.backends.backend_svg")
-_FORKS.set_forkserver_preload(["benchmarks.faults", *_LOADED, *_DRAWN])
+_FORKS.set_forkserver_preload(["lockstep.benchmarks.faults", *_LOADED, *_DRAWN])
 
 
 def forked(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
@@ -46,7 +46,7 @@ def forked(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
 
 
 def start(runs: Path, *more: str) -> ForkServerProcess:
-    """``python -m project train ...`` in a process of its own; what it says goes to ``said``."""
+    """``python -m lockstep train ...`` in a process of its own; what it says goes to ``said``."""
     runs.mkdir(exist_ok=True)
     said(runs).unlink(missing_ok=True)  # or a process killed at once would seem to repeat the last
     return forked(_command, [*WORDS, *more, "--runs", str(runs)], said(runs))
@@ -58,7 +58,7 @@ def said(runs: Path) -> Path:
 
 
 def _command(words: list[str], into: Path) -> None:
-    from project import cli
+    from lockstep import cli
 
     handle = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):

@@ -14,13 +14,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from benchmarks.measure import ROOT, Table
-from project import models
-from project.config import resolve
-from project.data.arrays import Dataset, Split
-from project.place import Place
-from project.training import profiles
-from project.watch import Watch
+from lockstep.benchmarks.measure import ROOT, Table
+from lockstep.config.recipe import resolve
+from lockstep.data.dataset import Dataset, Split
+from lockstep.ground import home, profiles
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 
 FOLDS = 5
 Answers = NDArray[np.int64]
@@ -32,7 +31,7 @@ def folds(rounds: int) -> Table:
     Each round cuts the folds anew, by another hash.
     """
     # A process of its own, which enters the profile before anything imports torch.
-    command = [sys.executable, "-m", "benchmarks.folds", str(rounds)]
+    command = [sys.executable, "-m", "lockstep.benchmarks.folds", str(rounds)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     found: dict[str, list[float]] = json.loads(done.stdout)
     rows = [
@@ -45,8 +44,8 @@ def folds(rounds: int) -> Table:
 def measured(rounds: int) -> dict[str, list[float]]:
     """Weighted F1 on each fold, by the name of who answers."""
     profiles.enter("portable")
-    from project.experiment import open_data
-    from project.training.determinism import enforce
+    from lockstep.run.keeping import open_data
+    from lockstep.training.determinism import enforce
 
     enforce("portable", "cpu")
     opened = open_data("tags", Place.default(), Watch())
@@ -81,12 +80,12 @@ def parts(inputs: NDArray[Any], labels: Answers, salt: int) -> list[NDArray[np.b
 
 def ours(opened: Dataset, train: Split, test: Split) -> Answers:
     """What the recipe answers that was trained on these rows."""
-    from project.experiment import Setup, train_setup
-    from project.recorder import NullRecorder
-    from project.training.distributed import ALONE
+    from lockstep.run.making import Setup, train_setup
+    from lockstep.run.recorder import NullRecorder
+    from lockstep.training.distributed import ALONE
 
     experiment, _ = resolve(
-        "tags", models.recipe("tags", "base"), models.config_of("tags"), seed=42
+        "tags", home.here().recipe("tags", "base"), home.here().config_of("tags"), seed=42
     )
     splits = {"train": train, "validation": test, "test": test}  # it stops by the step, not by them
     setup = Setup(experiment, Dataset("tags", opened.labels, "", splits), ALONE)

@@ -1,4 +1,4 @@
-"""LitServe with the same model: ``python -m benchmarks.litserver RUN PORT``."""
+"""LitServe with the same model: ``python -m lockstep.benchmarks.litserver RUN PORT``."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import litserve
 from fastapi import Request
 
-from benchmarks.peers import Classifier
+from lockstep.benchmarks.peers import Classifier
 
 
 class Served(litserve.LitAPI):

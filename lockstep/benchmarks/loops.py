@@ -1,4 +1,4 @@
-"""The loops that Lockstep is measured against: ``python -m benchmarks.loops bare cnn 230``.
+"""The loops that Lockstep is measured against: ``python -m lockstep.benchmarks.loops bare cnn 230``.
 
 Under torchrun the bare loop is plain DDP: each of N processes takes an N-th of every batch.
 """
@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import models
-from project.data import catalog
-from project.data.arrays import open_dataset
-from project.data.fetch import fetch
-from project.place import Place
+from lockstep.benchmarks import models
+from lockstep.data import catalog
+from lockstep.data.arrays import open_dataset
+from lockstep.data.fetch import fetch
+from lockstep.ground.place import Place
 
 BATCH = 128
 

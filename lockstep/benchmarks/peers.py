@@ -1,4 +1,4 @@
-"""What people write to serve the same model: ``python -m benchmarks.peers def|async RUN PORT``.
+"""What people write to serve the same model: ``python -m lockstep.benchmarks.peers def|async RUN PORT``.
 
 It runs in an environment of its own, as `litserver.py`; of Lockstep they have the model and its
 weights alone.
@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from project.models.apparel import Config, Model, Preprocess
+from lockstep.examples.models.apparel import Config, Model, Preprocess
 
 
 class Classifier:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.probe 230 train cnn ...``: the real command line, watched, then stopped.
+"""``python -m lockstep.benchmarks.probe 230 train cnn ...``: the real command line, watched, then stopped.
 
 After so many steps the process is told to stop as a scheduler tells it, by SIGTERM, so it saves and
 ends with 143. Printed is when each step was done, as JSON. With ``trace/10`` in front every other
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from project import cli, console, models
+from lockstep import cli
+from lockstep.ground import console
 
 NETWORKS = Path(__file__).parent / "networks"
 
@@ -42,9 +43,9 @@ class Probe(console.Lines):
 def trace_every_other(block: int) -> None:
     """Switch all that feeds the trace on and off, ``block`` steps each, beginning with off."""
     # Imported late, because torch must not be loaded before the command has set its profile.
-    from project.data.batches import Batches
-    from project.records.trace import Trace
-    from project.training import shards
+    from lockstep.data.batches import Batches
+    from lockstep.records.trace import Trace
+    from lockstep.training import shards
 
     steps = itertools.count(1)
     on = False
@@ -80,7 +81,7 @@ def main(words: list[str]) -> int:
     """Run the command; 0 if it was stopped as intended."""
     block = int(words.pop(0).partition("/")[2]) if words[0].startswith("trace/") else 0
     probe = Probe(int(words.pop(0)), block)
-    models.FOLDER = NETWORKS if (NETWORKS / words[1].partition("/")[0]).exists() else models.FOLDER
+    MODELS = NETWORKS if (NETWORKS / words[1].partition("/")[0]).exists() else MODELS
     models.__path__.append(str(NETWORKS))
     console.watch = lambda: probe
     code = cli.main(words)

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import ROOT, Table, folder, in_turn, middle, ratio
-from tests.services import free_ports
+from lockstep.benchmarks.measure import ROOT, Table, folder, in_turn, middle, ratio
+from lockstep.tests.services import free_ports
 
 CLIENTS = (1, 8, 64)
 SECONDS = 10
@@ -74,7 +74,7 @@ def serving(rounds: int) -> Table:
 
 def mixed(minutes: int) -> Table:
     """Memory of a server under all kinds of requests, broken ones among them, minute by minute."""
-    from tests.serving.broken import Vandal, status_of
+    from lockstep.tests.serving.broken import Vandal, status_of
 
     statuses: Counter[int] = Counter()
     sizes: list[float] = []
@@ -99,7 +99,7 @@ def mixed(minutes: int) -> Table:
 
 def fuzz(count: int) -> Table:
     """How often a server gave each status to broken requests."""
-    from tests.serving.broken import fuzz as asked
+    from lockstep.tests.serving.broken import fuzz as asked
 
     with folder() as home:
         run, picture = trained(home)
@@ -120,12 +120,12 @@ def fuzz(count: int) -> Table:
 
 def trained(home: Path, *settings: str) -> tuple[Path, bytes]:
     """A run of the model to be served, and a picture as a PNG."""
-    words = [sys.executable, "-m", "project", "train", *RECIPE, *settings]
+    words = [sys.executable, "-m", "lockstep", "train", *RECIPE, *settings]
     words += ["--runs", str(home / "runs")]
     subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
     (run,) = (home / "runs").glob("apparel-*/")
-    from project.models import golden
-    from project.pictures import drawn
+    from lockstep.answers import golden
+    from lockstep.ground.pictures import drawn
 
     content = json.loads((run / "golden.json").read_bytes())
     file = io.BytesIO()
@@ -147,14 +147,14 @@ def peers(home: Path) -> Path:
 def server(name: str, run: Path, python: Path) -> Iterator[int]:
     """The port at which one of them serves the run."""
     (port,) = free_ports(1)
-    ours = [sys.executable, "-m", "project", "serve", run, "--port", str(port)]
+    ours = [sys.executable, "-m", "lockstep", "serve", run, "--port", str(port)]
     words: list[str | Path] = {
         "lockstep": ours,
         "native": ours,
         "onnx": [*ours, "--onnx"],
-        "def": [python, "-m", "benchmarks.peers", "def", run, str(port)],
-        "async def": [python, "-m", "benchmarks.peers", "async", run, str(port)],
-        "litserve": [python, "-m", "benchmarks.litserver", run, str(port)],
+        "def": [python, "-m", "lockstep.benchmarks.peers", "def", run, str(port)],
+        "async def": [python, "-m", "lockstep.benchmarks.peers", "async", run, str(port)],
+        "litserve": [python, "-m", "lockstep.benchmarks.litserver", run, str(port)],
     }[name]
     process = subprocess.Popen(
         words,

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from benchmarks.measure import ROOT, Table, folder, in_turn, middle, ratio
+from lockstep.benchmarks.measure import ROOT, Table, folder, in_turn, middle, ratio
 
 NAMES = {"on": "followed into MLflow (SQLite)", "off": "LOCKSTEP_TRACK=off"}
 
@@ -21,7 +21,7 @@ def tracking(rounds: int) -> Table:
     def rate(runs: Path, switch: str) -> float:
         place = runs / str(next(numbers))
         settings = "training.epochs=2", "training.checkpoint_every=100"
-        words = [sys.executable, "-m", "project", "train", "apparel/base", *settings, "--json"]
+        words = [sys.executable, "-m", "lockstep", "train", "apparel/base", *settings, "--json"]
         variables = os.environ | {"LOCKSTEP_TRACK": switch, "MLFLOW_TRACKING_URI": ""}
         done = subprocess.run(
             [*words, "--runs", str(place)], cwd=ROOT, env=variables, capture_output=True, check=True

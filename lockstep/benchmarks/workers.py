@@ -4,8 +4,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from benchmarks.cases import STEPS, WARM, Case, train
-from benchmarks.measure import Process, Table, child, folder, in_turn, middle, ratio
+from lockstep.benchmarks.cases import STEPS, WARM, Case, train
+from lockstep.benchmarks.measure import Process, Table, child, folder, in_turn, middle, ratio
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--local-addr=localhost")
 NETWORKS = ("cnn", "mlp", "transformer")
@@ -52,13 +52,13 @@ def workers(rounds: int) -> Table:
         if workers == 1:
             return train(steps, "cnn", setting, runs=place).rate(warm)
         words = [str(steps), "train", "cnn", setting, "--runs", str(place)]
-        return torchrun("benchmarks.probe", *words).rate(warm)
+        return torchrun("lockstep.benchmarks.probe", *words).rate(warm)
 
     def ddp(processes: int) -> float:
         words = ("bare", "cnn", str(steps))
         if processes == 1:
-            return child("-m", "benchmarks.loops", *words).rate(warm)
-        return torchrun("benchmarks.loops", *words).rate(warm)
+            return child("-m", "lockstep.benchmarks.loops", *words).rate(warm)
+        return torchrun("lockstep.benchmarks.loops", *words).rate(warm)
 
     with folder() as runs:
         cases: dict[str, Case] = {

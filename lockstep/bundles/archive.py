@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from project.errors import BundleError
+from lockstep.ground.errors import BundleError
 
 MEMBERS, LARGEST, TOTAL = 1_000, 8 << 30, 16 << 30  # of an archive that is read, bytes
 _BLOCK = 512  # what a tar is made of

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from project.errors import BundleError
-from project.files import digest_of, readable_json
+from lockstep.ground.digests import digest_of, readable_json
+from lockstep.ground.errors import BundleError
 
 NAME, SIGNATURE = "manifest.json", "signature.json"
 SCHEMA = 1

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from project.bundles import archive, manifest
-from project.errors import BundleError, LockstepError, ModelError
+from lockstep.bundles import archive, manifest
+from lockstep.ground.errors import BundleError, LockstepError, ModelError
 
 PUBLIC_KEY = "LOCKSTEP_PUBLIC_KEY"
 
@@ -73,6 +73,6 @@ def _verify(folder: Path, *, whole: bool) -> None:
     with told_as_unfit(folder):
         found = manifest.verified(folder, whole=whole)
     if key := os.environ.get(PUBLIC_KEY):
-        from project.bundles import signature
+        from lockstep.bundles import signature
 
         signature.verify(folder, Path(key), found["files"])

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from project.bundles import manifest
-from project.errors import BundleError
-from project.files import told_in_one_line
+from lockstep.bundles import manifest
+from lockstep.ground.errors import BundleError
+from lockstep.ground.files import told_in_one_line
 
 PRIVATE, PUBLIC = "lockstep.key", "lockstep.pub"
 _CURVES = "the elliptic curve P-256, P-384 or P-521"

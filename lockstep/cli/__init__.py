@@ -1,4 +1,4 @@
-"""The verbs: ``python -m project train digits/base --seed 42``."""
+"""The verbs: ``python -m lockstep train digits/base --seed 42``."""
 
 import argparse
 import os
@@ -6,23 +6,22 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from project.cli import (
-    container,
+from lockstep.cli import (
+    containers,
     data,
-    deploying,
-    deployment,
-    images,
+    job,
     keeping,
+    publishing,
     runs,
+    sagemaker,
     serving,
     tracking,
     training,
     tuning,
     workspace,
 )
-from project.cli.verbs import Verbs, attached
-from project.errors import Interrupted, LockstepError, WorkerLost
-from project.files import nearest
+from lockstep.cli.verbs import Verbs, attached
+from lockstep.ground.errors import Interrupted, LockstepError, WorkerLost, nearest
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -53,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def entry() -> NoReturn:
-    """The process ``python -m project`` or ``lockstep``, from its words to its exit code."""
+    """The process ``python -m lockstep`` or ``lockstep``, from its words to its exit code."""
     code = main()
     if "RANK" in os.environ:  # gloo's threads have been seen to abort a process that ends slowly
         sys.stdout.flush()
@@ -64,7 +63,7 @@ def entry() -> NoReturn:
 
 def _told(end: Exception) -> int:
     """Say what ended a verb, to people or to the process that started this worker; the code."""
-    from project.training import launch
+    from lockstep.training import launch
 
     if launch.is_watched() and not isinstance(end, WorkerLost):
         return launch.note(end)
@@ -87,10 +86,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parser = _Parser(
-        prog="project", description="Lockstep: training runs with the same bits, and a receipt."
+        prog="lockstep", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    parts = (training, tuning, runs, keeping, tracking, data, serving, deployment, deploying)
-    for part in (*parts, container, workspace, images):
+    parts = (training, tuning, runs, keeping, tracking, data, serving, publishing, sagemaker)
+    for part in (*parts, job, workspace, containers):
         part.add_to(verbs)
     return parser, verbs.names

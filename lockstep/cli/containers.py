@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from project.cli.verbs import Verbs, port
-from project.errors import ImageError
+from lockstep.cli.verbs import Verbs, port
+from lockstep.ground.errors import ImageError
 
 
 def add_to(verbs: Verbs) -> None:
@@ -27,42 +27,44 @@ def in_image(
     options: argparse.Namespace, words: list[str], *, gpus: bool, keeps: bool = False
 ) -> int:
     """Give the same verb in an image, with this machine's runs and data; its exit code."""
-    from project import console, images
-    from project.place import Place
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.workspace import containers
 
     place = Place.default(options.runs)
     words += ["--runs", str(place.runs.absolute()), *(["--json"] if options.json else [])]
-    return images.run(options.image, words, place, console.watch(), gpus=gpus, keeps=keeps)
+    return containers.run(options.image, words, place, console.watch(), gpus=gpus, keeps=keeps)
 
 
 def image(options: argparse.Namespace) -> int:
     """Build, enter or push an image, or pin the base image's newest digest."""
-    from project import console, images
+    from lockstep.ground import console
+    from lockstep.workspace import containers
 
     torch, watch = "gpu" if options.gpu else "cpu", console.watch()
     if options.action == "shell":
-        return images.shell(torch, watch)
+        return containers.shell(torch, watch)
     if options.action == "lab":
-        return images.lab(torch, options.port, watch)
+        return containers.lab(torch, options.port, watch)
     if options.action == "base":
-        before, after = images.update_base(watch)
+        before, after = containers.update_base(watch)
         done = {"before": before, "after": after}
     elif options.action == "push":
         if not options.name:
             raise ImageError("image push: found no repository, wanted one: image push HOST/NAME.")
-        done = {"pushed": images.push(options.name, options.stage, torch, watch)}
+        done = {"pushed": containers.push(options.name, options.stage, torch, watch)}
     else:
-        done = {"built": images.build(options.stage, torch, watch, offline=options.offline)}
+        done = {"built": containers.build(options.stage, torch, watch, offline=options.offline)}
     print(json.dumps(done) if options.json else "\n".join(f"{k} {v}" for k, v in done.items()))
     return 0
 
 
 def parity(options: argparse.Namespace) -> int:
     """Train on the host, in the image and in the dev container; exit 1 if one bit differs."""
-    from project import console
-    from project.parity import HEAD, differences
-    from project.parity import parity as train_everywhere
-    from project.place import Place
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.workspace.parity import HEAD, differences
+    from lockstep.workspace.parity import parity as train_everywhere
 
     recipes = ["digits/base", *(["apparel/base"] if options.full else [])]
     data, watch = Place.default().data, console.watch()

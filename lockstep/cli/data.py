@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from project.cli.verbs import Verbs
-from project.errors import SettingError
+from lockstep.cli.verbs import Verbs
+from lockstep.ground.errors import SettingError
+from lockstep.ground.home import here
 
 if TYPE_CHECKING:
-    from project.data.catalog import Entry
-    from project.data.difference import Difference
-    from project.data.transfer import Done
+    from lockstep.data.catalog import Entry
+    from lockstep.data.difference import Difference
+    from lockstep.data.transfer import Done
 
 _SHOWN = 10
 
@@ -76,9 +77,9 @@ def data(options: argparse.Namespace) -> int:
 
 def list_(options: argparse.Namespace) -> None:
     """List the versions of all data sets, and which are on this machine."""
-    from project.console import table
-    from project.data.fetch import located
-    from project.data.store import Store
+    from lockstep.data.fetch import located
+    from lockstep.data.store import Store
+    from lockstep.ground.console import table
 
     store = Store(_data())
     rows = []
@@ -109,9 +110,9 @@ def list_(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> None:
     """Bring a data set to this machine and prepare its arrays."""
-    from project import console
-    from project.data import arrays, catalog
-    from project.data.fetch import fetch as bring
+    from lockstep.data import arrays, catalog
+    from lockstep.data.fetch import fetch as bring
+    from lockstep.ground import console
 
     entry, folder, watch = catalog.entry(options.name), _data(), console.watch()
     dataset = arrays.open_dataset(
@@ -127,15 +128,15 @@ def fetch(options: argparse.Namespace) -> None:
 
 def add(options: argparse.Namespace) -> None:
     """Put a team's own data set into store and catalog: its first or a new version."""
-    from project import console
-    from project.data import catalog
-    from project.data.add import Request
-    from project.data.add import add as put
+    from lockstep.data import catalog
+    from lockstep.data.add import Request
+    from lockstep.data.add import add as put
+    from lockstep.ground import console
 
     fields = {name: getattr(options, name) for name in Request.__dataclass_fields__}
     lists = {name: tuple(fields[name]) for name in ("text", "numbers")}
     request = Request(**(fields | lists))
-    entry, new = put(request, _data(), catalog.CATALOG, console.watch().say)
+    entry, new = put(request, _data(), here().catalog, console.watch().say)
     path = catalog.file_of(entry.name)
     if options.json:
         print(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
@@ -151,9 +152,9 @@ def add(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> int:
     """Hash all copies on this machine anew; exit 1 if one is altered."""
-    from project.data import catalog, transfer
+    from lockstep.data import transfer
 
-    done, altered = transfer.verify(_entries(options.name), _data(), catalog.CATALOG)
+    done, altered = transfer.verify(_entries(options.name), _data(), here().catalog)
     if options.json:
         found = {"good": done.there, "missing": done.missing, "altered": altered}
         print(json.dumps(found, indent=2))
@@ -166,8 +167,8 @@ def verify(options: argparse.Namespace) -> int:
 
 def push(options: argparse.Namespace) -> int:
     """Send data sets to a storage that others share; without a name, all that have no mirror."""
-    from project import console
-    from project.data import transfer
+    from lockstep.data import transfer
+    from lockstep.ground import console
 
     watch = console.watch()
     entries = _entries(options.name, own=True)
@@ -178,8 +179,8 @@ def push(options: argparse.Namespace) -> int:
 
 def pull(options: argparse.Namespace) -> None:
     """Bring data sets from such a storage; without a name, the newest of all with no mirror."""
-    from project import console
-    from project.data import transfer
+    from lockstep.data import transfer
+    from lockstep.ground import console
 
     watch = console.watch()
     entries = _entries(options.name, own=True, newest=True)
@@ -189,16 +190,15 @@ def pull(options: argparse.Namespace) -> None:
 
 def diff(options: argparse.Namespace) -> int:
     """What two versions differ in, row by row, or a path and a version; exit 1 if they do."""
-    from project import console
-    from project.data import catalog
-    from project.data.difference import difference
-    from project.data.fetch import fetch as bring
+    from lockstep.data.difference import difference
+    from lockstep.data.fetch import fetch as bring
+    from lockstep.ground import console
 
     folder, watch = _data(), console.watch()
     found = difference(
         options.a,
         options.b,
-        catalog.CATALOG,
+        here().catalog,
         lambda entry: bring(entry, folder, watch.say, watch.bar),
     )
     if options.json:
@@ -209,14 +209,14 @@ def diff(options: argparse.Namespace) -> int:
 
 
 def _data() -> Path:
-    from project.place import Place
+    from lockstep.ground.place import Place
 
     return Place.default().data
 
 
 def _entries(reference: str | None, *, own: bool = False, newest: bool = False) -> "list[Entry]":
     """The version that is meant; without a name all, or all whose files have no other address."""
-    from project.data import catalog
+    from lockstep.data import catalog
 
     if reference:
         return [catalog.entry(reference)]
@@ -228,8 +228,8 @@ def _entries(reference: str | None, *, own: bool = False, newest: bool = False) 
 
 
 def _storage(options: argparse.Namespace, option: str) -> Any:
-    from project.data.fetch import REMOTE
-    from project.storage import open_storage
+    from lockstep.data.fetch import REMOTE
+    from lockstep.ground.storage import open_storage
 
     if address := options.remote or os.environ.get(REMOTE):
         return open_storage(address)
@@ -272,7 +272,7 @@ def _print_some(title: str, lines: list[str]) -> None:
 
 
 def _print_difference(found: "Difference") -> None:
-    from project.console import table
+    from lockstep.ground.console import table
 
     if found.same:
         print(f"{found.a} and {found.b} have the same rows")

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from project.cli.verbs import Verbs
+from lockstep.cli.verbs import Verbs
 
 
 def add_to(verbs: Verbs) -> None:
@@ -18,11 +18,11 @@ def container(options: argparse.Namespace) -> int:
 
     ml = Path(os.environ.get("LOCKSTEP_ML", "/opt/ml"))
     if options.action == "train":
-        from project.deployment.container import train
+        from lockstep.sagemaker.job import train
 
         return train(ml)
-    from project.serving.server import serve
-    from project.trained import find, served
+    from lockstep.loading import find, served
+    from lockstep.serving.server import serve
 
     source = find(str(ml / "model"), ml)
     serve(

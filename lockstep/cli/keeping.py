@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from project.cli.verbs import Verbs
-from project.errors import RunError, SettingError
+from lockstep.cli.verbs import Verbs
+from lockstep.ground.errors import RunError, SettingError
 
 if TYPE_CHECKING:
-    from project.records.receipt import Run
+    from lockstep.records.receipt import Run
 
 
 def add_to(verbs: Verbs) -> None:
@@ -35,10 +35,11 @@ def accept(options: argparse.Namespace) -> int:
     """Measure a run against the budgets of its recipe; exit 1 if it does not keep one."""
     import dataclasses
 
-    from project import acceptance, console
-    from project.budgets import MEASURES
-    from project.place import Place
-    from project.records.receipt import find_run
+    from lockstep.config.budgets import MEASURES
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.publishing import acceptance
+    from lockstep.records.receipt import find_run
 
     place = Place.default(options.runs)
     run = find_run(options.run, place.runs)
@@ -66,13 +67,13 @@ def checkout(options: argparse.Namespace) -> None:
     import shlex
     from pathlib import Path
 
-    from project.place import Place
-    from project.records.checkout import checkout as lay_out
-    from project.records.receipt import find_run
+    from lockstep.ground.place import Place
+    from lockstep.records.checkout import checkout as lay_out
+    from lockstep.records.receipt import find_run
 
     place, folder = Place.default(options.runs), Path(options.folder)
     where = lay_out(find_run(options.run, place.runs), folder)
-    python = f"{shlex.quote(sys.executable)} -m project"
+    python = f"{shlex.quote(sys.executable)} -m lockstep"
     data = f"LOCKSTEP_DATA={shlex.quote(str(place.data.absolute()))}"
     run = shlex.quote(str(where.relative_to(folder.resolve())))
     commands = {
@@ -92,9 +93,9 @@ def delete(options: argparse.Namespace) -> int:
 
     Exit code 1 if the answer to the question is no.
     """
-    from project.place import Place
-    from project.records import trash
-    from project.records.receipt import find_run
+    from lockstep.ground.place import Place
+    from lockstep.records import trash
+    from lockstep.records.receipt import find_run
 
     folder = Place.default(options.runs).runs
     if not options.names and not options.purge:

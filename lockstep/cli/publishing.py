@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from project.cli.verbs import Verbs
+from lockstep.cli.verbs import Verbs
 
 if TYPE_CHECKING:
-    from project.deployment.bundle import Bundle
-    from project.deployment.weights import Entry
+    from lockstep.publishing.bundle import Bundle
+    from lockstep.publishing.weights import Entry
 
 
 def add_to(verbs: Verbs) -> None:
@@ -39,8 +39,8 @@ def add_what(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
 
 def bundle(options: argparse.Namespace) -> None:
     """Write a finished run as model.tar.gz, which SageMaker's PyTorch containers can serve."""
-    from project.place import Place
-    from project.records.receipt import find_run
+    from lockstep.ground.place import Place
+    from lockstep.records.receipt import find_run
 
     made = bundled(options)
     run = find_run(options.run, Place.default(options.runs).runs)
@@ -57,11 +57,11 @@ def publish(options: argparse.Namespace) -> None:
     """Put a finished run's weights into a storage, under a version that never changes."""
     import os
 
-    from project import console
-    from project.deployment.weights import WEIGHTS, moving
-    from project.deployment.weights import publish as put
-    from project.errors import StorageError
-    from project.storage import open_storage
+    from lockstep.ground import console
+    from lockstep.ground.errors import StorageError
+    from lockstep.ground.storage import open_storage
+    from lockstep.publishing.weights import WEIGHTS, moving
+    from lockstep.publishing.weights import publish as put
 
     address = options.storage or os.environ.get(WEIGHTS)
     if not address:
@@ -80,7 +80,7 @@ def publish(options: argparse.Namespace) -> None:
 
 def keys(options: argparse.Namespace) -> None:
     """Make a pair of keys, to sign bundles and to check their signatures."""
-    from project.bundles.signature import make_keys
+    from lockstep.bundles.signature import make_keys
 
     private, public = make_keys(options.output)
     if options.json:
@@ -95,8 +95,8 @@ def audit(options: argparse.Namespace) -> int:
 
     What could not be checked does not pass.
     """
-    from project import console
-    from project.deployment.audit import audit as examine
+    from lockstep.ground import console
+    from lockstep.publishing.audit import audit as examine
 
     watch = console.watch()
     try:
@@ -113,11 +113,11 @@ def audit(options: argparse.Namespace) -> int:
 
 def bundled(options: argparse.Namespace) -> "Bundle":
     """The bundle that the options ask for. Raises LockstepError if the run may not have one."""
-    from project import console
-    from project.acceptance import refuse_failing
-    from project.deployment.bundle import made
-    from project.place import Place
-    from project.records.receipt import find_run
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.publishing.acceptance import refuse_failing
+    from lockstep.publishing.bundle import made
+    from lockstep.records.receipt import find_run
 
     place = Place.default(options.runs)
     run, watch = find_run(options.run, place.runs), console.watch()
@@ -131,12 +131,12 @@ def bundled(options: argparse.Namespace) -> "Bundle":
 
 def _exporting(run: Any, place: Any, watch: Any) -> Callable[[], Any]:
     """What exports a run's model as ONNX, tried on examples of its test split."""
-    from project import trained
+    from lockstep import loading
 
     def exported() -> Any:
-        predictor = trained.predictor(run)
-        from project.deployment import onnx  # loads torch, for which the profile now stands
-        from project.experiment import open_data
+        predictor = loading.predictor(run)
+        from lockstep.publishing import onnx  # loads torch, for which the profile now stands
+        from lockstep.run.keeping import open_data
 
         watch.doing("exporting to ONNX, and comparing")
         data = open_data(run.experiment()["data"]["name"], place, watch)

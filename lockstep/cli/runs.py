@@ -7,16 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from project import models
-from project.cli.images import in_image
-from project.cli.verbs import Verbs, add_image, count
-from project.errors import RunError
-from project.files import nearest
+from lockstep.cli.containers import in_image
+from lockstep.cli.verbs import Verbs, add_image, count
+from lockstep.ground import home
+from lockstep.ground.errors import RunError, nearest
 
 if TYPE_CHECKING:
-    from project.records.compare import Comparison
-    from project.records.differences import Differences
-    from project.records.receipt import Run
+    from lockstep.records.compare import Comparison
+    from lockstep.records.differences import Differences
+    from lockstep.records.receipt import Run
 
 
 def add_to(verbs: Verbs) -> None:
@@ -44,9 +43,9 @@ def add_to(verbs: Verbs) -> None:
 
 def runs(options: argparse.Namespace) -> None:
     """List the runs, newest first, or those that conditions choose, in another order."""
-    from project.console import table
-    from project.place import Place
-    from project.records.receipt import runs as all_runs
+    from lockstep.ground.console import table
+    from lockstep.ground.place import Place
+    from lockstep.records.receipt import runs as all_runs
 
     folder = Place.default(options.runs).runs
     everything = all_runs(folder)
@@ -77,7 +76,7 @@ def _chosen(runs: list["Run"], options: argparse.Namespace) -> list[Callable[[],
         runs = [run for run in runs if run.model == options.model]
     if not (options.where or options.sort):
         return [run.summary for run in runs]
-    from project.records import selection
+    from lockstep.records import selection
 
     conditions = [selection.condition(given) for given in options.where]
     found = selection.choose(runs, conditions, options.sort, _settings())
@@ -91,7 +90,7 @@ def _chosen(runs: list["Run"], options: argparse.Namespace) -> list[Callable[[],
 
 
 def _refuse_unknown_model(name: str, runs: list["Run"]) -> None:
-    known = sorted({*models.names(), *(run.model for run in runs)})
+    known = sorted({*home.here().models(), *(run.model for run in runs)})
     if name not in known:
         raise RunError(
             f"--model {name}: no such model.{nearest(name, known)} (there are "
@@ -103,10 +102,10 @@ def _settings() -> list[str]:
     """The settings of all models that are here."""
     import dataclasses
 
-    from project.config import Data, Training
+    from lockstep.config.experiment import Data, Training
 
     kinds = [("data", Data), ("training", Training)]
-    kinds += [("model", models.config_of(name)) for name in models.names()]
+    kinds += [("model", home.here().config_of(name)) for name in home.here().models()]
     fields = [(name, dataclasses.fields(kind)) for name, kind in kinds]
     return [f"{section}.{item.name}" for section, items in fields for item in items]
 
@@ -118,10 +117,10 @@ def compare(options: argparse.Namespace) -> int:
     """
     from pathlib import Path
 
-    from project.files import write_atomically
-    from project.place import Place
-    from project.records import compare as comparing
-    from project.records.receipt import find_run
+    from lockstep.ground.files import write_atomically
+    from lockstep.ground.place import Place
+    from lockstep.records import compare as comparing
+    from lockstep.records.receipt import find_run
 
     folder = Place.default(options.runs).runs
     a, b = find_run(options.a, folder), find_run(options.b, folder)
@@ -140,9 +139,9 @@ def diff(options: argparse.Namespace) -> None:
 
     Whether they have the same bits is what compare says.
     """
-    from project.place import Place
-    from project.records.differences import differences
-    from project.records.receipt import find_run
+    from lockstep.ground.place import Place
+    from lockstep.records.differences import differences
+    from lockstep.records.receipt import find_run
 
     folder = Place.default(options.runs).runs
     found = differences(find_run(options.a, folder), find_run(options.b, folder))
@@ -157,11 +156,11 @@ def diff(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train a run again from its recorded source and compare bit by bit; exit 1 if they differ."""
-    from project import console
-    from project.data.arrays import prepared
-    from project.place import Place
-    from project.records.receipt import find_run
-    from project.records.reproduce import reproduce as train_again
+    from lockstep.data.arrays import prepared
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.records.receipt import find_run
+    from lockstep.records.reproduce import reproduce as train_again
 
     place = Place.default(options.runs)
     run, watch = find_run(options.run, place.runs), console.watch()
@@ -179,8 +178,8 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _print_comparison(found: "Comparison") -> None:
-    from project.console import table
-    from project.records.compare import details
+    from lockstep.ground.console import table
+    from lockstep.records.compare import details
 
     print(found.verdict)
     for name, text in details(found):
@@ -191,7 +190,7 @@ def _print_comparison(found: "Comparison") -> None:
 
 
 def _print_differences(found: "Differences") -> None:
-    from project.console import table
+    from lockstep.ground.console import table
 
     rows = [[f"{row.part} {row.name}", row.a, row.b] for row in found.facts]
     for file in found.files:

@@ -6,13 +6,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from project.cli.deployment import add_what, bundled, signed
-from project.cli.verbs import Verbs
-from project.errors import DeploymentError
+from lockstep.cli.publishing import add_what, bundled, signed
+from lockstep.cli.verbs import Verbs
+from lockstep.ground.errors import DeploymentError
 
 if TYPE_CHECKING:
-    from project.deployment.endpoint import Plan
-    from project.deployment.stack import Outcome, Stack, State
+    from lockstep.sagemaker.endpoint import Plan
+    from lockstep.sagemaker.stack import Outcome, Stack, State
 
 # Parameters that follow from the bundle and the image, and would not fit a line.
 _LONG = ("BundleDigest", "ManifestDigest", "ModelKey", "Repository")
@@ -27,7 +27,7 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("--bucket", help="where the bundle is put, of the same region")
     text = "the serving image in ECR, by tag or digest (default: LOCKSTEP_ECR_IMAGE)"
     verb.add_argument("--image", metavar="URI", help=text)
-    text = "a parameter of deployment/stack.yaml; may be repeated"
+    text = "a parameter of lockstep/sagemaker/stack.yaml; may be repeated"
     verb.add_argument("--set", action="append", default=[], metavar="PARAMETER=VALUE", help=text)
     verb.add_argument("--dry-run", action="store_true", help="only tell what would change")
     text = "delete the stack; the bundles in the bucket stay"
@@ -36,12 +36,12 @@ def add_to(verbs: Verbs) -> None:
 
 def deploy(options: argparse.Namespace) -> int:
     """Put a finished run onto SageMaker, by a CloudFormation stack; exit 1 if that failed."""
-    from project import console
-    from project.deployment import endpoint
-    from project.deployment.account import Account
-    from project.deployment.stack import Stack
-    from project.deployment.target import Image, bucket_name, refuse_bucket, stack_name
-    from project.storage import open_storage
+    from lockstep.ground import console
+    from lockstep.ground.storage import open_storage
+    from lockstep.sagemaker import endpoint
+    from lockstep.sagemaker.account import Account
+    from lockstep.sagemaker.stack import Stack
+    from lockstep.sagemaker.target import Image, bucket_name, refuse_bucket, stack_name
 
     name = stack_name(options.stack)
     if options.delete:
@@ -75,7 +75,7 @@ def deploy(options: argparse.Namespace) -> int:
 
 def _refuse_incomplete(options: argparse.Namespace) -> str:
     """The image's address; DeploymentError if that, the run or the bucket is not named."""
-    from project.deployment.target import IMAGE
+    from lockstep.sagemaker.target import IMAGE
 
     if not options.run:
         raise DeploymentError("deploy: no run is named; give RUN (`invoke runs` lists all).")
@@ -92,8 +92,8 @@ def _refuse_incomplete(options: argparse.Namespace) -> str:
 def _foretell(
     options: argparse.Namespace, stack: "Stack", state: "State | None", plan: "Plan"
 ) -> int:
-    from project.console import table
-    from project.deployment import endpoint
+    from lockstep.ground.console import table
+    from lockstep.sagemaker import endpoint
 
     changes = stack.preview(state, endpoint.template(), plan.parameters)
     before = state.parameters if state else {}
@@ -164,9 +164,9 @@ def _move(outcome: "Outcome", stack: "Stack") -> str:
 
 
 def _delete(options: argparse.Namespace, name: str) -> int:
-    from project import console
-    from project.deployment.account import Account
-    from project.deployment.stack import Stack
+    from lockstep.ground import console
+    from lockstep.sagemaker.account import Account
+    from lockstep.sagemaker.stack import Stack
 
     words = ("run", "bucket", "image", "set", "dry_run")
     if given := [word.replace("_", "-") for word in words if vars(options)[word]]:

@@ -3,8 +3,8 @@
 import argparse
 import os
 
-from project.cli.verbs import Verbs, port
-from project.errors import RunError
+from lockstep.cli.verbs import Verbs, port
+from lockstep.ground.errors import RunError
 
 
 def add_to(verbs: Verbs) -> None:
@@ -24,9 +24,9 @@ def add_to(verbs: Verbs) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Answer over HTTP with the model of a run or a bundle, until a signal asks to stop."""
-    from project.place import Place
-    from project.records.receipt import runs
-    from project.trained import find
+    from lockstep.ground.place import Place
+    from lockstep.loading import find
+    from lockstep.records.receipt import runs
 
     folder = Place.default(options.runs).runs
     given = options.run or os.environ.get("LOCKSTEP_RUN")
@@ -38,8 +38,8 @@ def serve(options: argparse.Namespace) -> None:
             )
         given = found[0].name
     source = find(given, folder)
-    from project.serving.server import serve as listen
-    from project.trained import served
+    from lockstep.loading import served
+    from lockstep.serving.server import serve as listen
 
     listen(
         lambda: served(source, onnx=options.onnx),

@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from project.cli.verbs import Verbs, port
-from project.errors import public
+from lockstep.cli.verbs import Verbs, port
+from lockstep.ground.errors import public
 
 
 def add_to(verbs: Verbs) -> None:
@@ -20,9 +20,9 @@ def add_to(verbs: Verbs) -> None:
 
 def track(options: argparse.Namespace) -> None:
     """Send to MLflow what it lacks of the runs, each thing exactly once."""
-    from project import console
-    from project.place import Place
-    from project.tracking import follower, view
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.tracking import follower, view
 
     folder = Place.default(options.runs).runs
     if options.follow:
@@ -37,9 +37,9 @@ def track(options: argparse.Namespace) -> None:
 
 def ui(options: argparse.Namespace) -> None:
     """Show the runs in MLflow's page, on this machine only, until a signal asks to stop."""
-    from project import console
-    from project.place import Place
-    from project.tracking import page
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.tracking import page
 
     folder = Place.default(options.runs).runs
     page.show(folder, options.port, console.watch(), lambda line: print(line, flush=True))

@@ -5,12 +5,13 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from project import models
-from project.cli.images import in_image
-from project.cli.verbs import Verbs, add_image, add_recipe
+from lockstep.cli.containers import in_image
+from lockstep.cli.verbs import Verbs, add_image, add_recipe
+from lockstep.ground import home
 
 if TYPE_CHECKING:
-    from project.config import Experiment, Source
+    from lockstep.config.experiment import Experiment
+    from lockstep.config.recipe import Source
 
 
 def add_to(verbs: Verbs) -> None:
@@ -28,15 +29,16 @@ def add_to(verbs: Verbs) -> None:
 
 def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Source"]]:
     """The experiment that the options name, and where each setting came from."""
-    from project.config import resolve
+    from lockstep.config.recipe import resolve
 
     if "=" in options.recipe:  # only overrides were given
-        options.recipe, options.overrides = "digits/base", [options.recipe, *options.overrides]
+        options.recipe, options.overrides = "", [options.recipe, *options.overrides]
     model, _, recipe = options.recipe.partition("/")
+    model = model or home.here().default_model()
     return resolve(
         model,
-        models.recipe(model, recipe or "base"),
-        models.config_of(model),
+        home.here().recipe(model, recipe or "base"),
+        home.here().config_of(model),
         seed=options.seed,
         overrides=options.overrides,
     )
@@ -47,9 +49,9 @@ def train(options: argparse.Namespace) -> int:
     if options.workers is not None:
         options.overrides.append(f"training.workers={options.workers}")
     experiment, _ = resolved(options)
-    from project.place import Place
-    from project.tracking import follower
-    from project.training import launch
+    from lockstep.ground.place import Place
+    from lockstep.tracking import follower
+    from lockstep.training import launch
 
     folder = Place.default(options.runs).runs
     followed = not launch.is_watched() and not launch.rank() and follower.start(folder)
@@ -60,8 +62,9 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
-    from project.processes import follow_parent
-    from project.training import launch, profiles
+    from lockstep.ground import profiles
+    from lockstep.ground.processes import follow_parent, is_worker
+    from lockstep.training import launch
 
     settings = experiment.training
     if options.image:
@@ -70,14 +73,14 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
         return in_image(options, words, gpus=settings.device == "cuda")
     profiles.enter(settings.profile)
     workers = launch.count(settings.workers, settings.shards, settings.device)
-    if launch.is_worker():
+    if is_worker():
         follow_parent()
     elif workers > 1:
         return launch.by_torchrun(workers, options.words)
-    from project import console
-    from project.experiment import run_experiment
-    from project.place import Place
-    from project.watch import Watch
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.ground.watch import Watch
+    from lockstep.run.story import run_experiment
 
     watch = Watch() if launch.rank() else console.watch()
     run = run_experiment(experiment, Place.default(options.runs), watch, options.until)
@@ -101,14 +104,15 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a run's weights on the test split again; exit 1 if its receipt says otherwise."""
-    from project import console, trained
-    from project.place import Place
-    from project.records.receipt import find_run
+    from lockstep import loading
+    from lockstep.ground import console
+    from lockstep.ground.place import Place
+    from lockstep.records.receipt import find_run
 
     place = Place.default(options.runs)
     run = find_run(options.run, place.runs)
-    predictor = trained.predictor(run)
-    from project.experiment import evaluate_run  # loads torch, for which the profile now stands
+    predictor = loading.predictor(run)
+    from lockstep.run.story import evaluate_run  # loads torch, for which the profile now stands
 
     found, wanted = evaluate_run(run, predictor, place, console.watch())
     if options.json:
@@ -123,8 +127,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> None:
     """Label files, or texts, with the model of a run, in the order given."""
-    from project.place import Place
-    from project.trained import find, predictor
+    from lockstep.ground.place import Place
+    from lockstep.loading import find, predictor
 
     model = predictor(find(options.run, Place.default(options.runs).runs))
     named = [named for word in options.inputs for named in model.given(word)]
@@ -144,7 +148,7 @@ def _write_answers(output: str, names: list[str], answers: list[dict[str, Any]])
     import io
     from pathlib import Path
 
-    from project.files import write_atomically
+    from lockstep.ground.files import write_atomically
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from project import models
-from project.cli.verbs import Verbs, add_recipe, count
+from lockstep.cli.verbs import Verbs, add_recipe, count
+from lockstep.ground import home
 
 if TYPE_CHECKING:
-    from project.config import Experiment
-    from project.place import Place
-    from project.tuning.study import Study
+    from lockstep.config.experiment import Experiment
+    from lockstep.ground.place import Place
+    from lockstep.tuning.study import Study
 
 
 def add_to(verbs: Verbs) -> None:
@@ -30,10 +30,9 @@ def tune(options: argparse.Namespace) -> None:
     """Search for better settings; each trial is a run. The best becomes a recipe."""
     from importlib.util import find_spec
 
-    from project import console
-    from project.errors import EnvironmentMismatch
-    from project.place import Place
-    from project.training import profiles
+    from lockstep.ground import console, profiles
+    from lockstep.ground.errors import EnvironmentMismatch
+    from lockstep.ground.place import Place
 
     if not find_spec("optuna"):
         raise EnvironmentMismatch(
@@ -45,8 +44,8 @@ def tune(options: argparse.Namespace) -> None:
     study, monitor = _study(options, place)
     if options.as_worker:
         return _work(options, study, monitor, place)
-    from project.tracking import follower
-    from project.tuning import work
+    from lockstep.tracking import follower
+    from lockstep.tuning import work
 
     follower.start(place.runs)
     path = _new_recipe(options, study)
@@ -74,7 +73,7 @@ def tune(options: argparse.Namespace) -> None:
 
 def _experiment(options: argparse.Namespace, overrides: list[str]) -> "Experiment":
     """The recipe of the options with more overrides; one process, as the trials share the cores."""
-    from project.cli.training import resolved
+    from lockstep.cli.training import resolved
 
     more = [*options.overrides, *overrides, "training.workers=1"]
     given = vars(options) | {"overrides": more}
@@ -83,16 +82,17 @@ def _experiment(options: argparse.Namespace, overrides: list[str]) -> "Experimen
 
 def _recipe(options: argparse.Namespace) -> tuple[str, Path]:
     model, _, recipe = options.recipe.partition("/")
-    return model, models.recipe(model, recipe or "base")
+    model = model or home.here().default_model()
+    return model, home.here().recipe(model, recipe or "base")
 
 
 def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     """The study of the options, and the metric that it goes by."""
-    from project.errors import SettingError
-    from project.experiment import files_that_run, open_data, what_decides
-    from project.tuning import space as spaces
-    from project.tuning.study import Study
-    from project.watch import Watch
+    from lockstep.ground.errors import SettingError
+    from lockstep.ground.watch import Watch
+    from lockstep.run.keeping import files_that_make, open_data, what_decides
+    from lockstep.tuning import space as spaces
+    from lockstep.tuning.study import Study
 
     if "=" in options.recipe:
         raise SettingError(f"{options.recipe}: found an override first, wanted MODEL[/RECIPE].")
@@ -102,7 +102,8 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
         raise SettingError(f"override: {twice[0]}: is searched by the recipe's section `tune`.")
     experiment = _experiment(options, [])
     dataset = open_data(experiment.data.name, place, Watch())
-    decides = what_decides(experiment, dataset, files_that_run(experiment))
+    files = files_that_make(experiment.model)
+    decides = what_decides(experiment, dataset, files, place)
     return (
         Study(
             place.runs / "studies",
@@ -131,12 +132,12 @@ def _base(experiment: "Experiment", space: Any) -> dict[str, Any]:
 
 
 def _work(options: argparse.Namespace, study: "Study", monitor: str, place: "Place") -> None:
-    from project.experiment import run_experiment
-    from project.processes import follow_parent
-    from project.records.receipt import Run
-    from project.tuning.space import overrides
-    from project.tuning.work import work
-    from project.watch import Watch
+    from lockstep.ground.processes import follow_parent
+    from lockstep.ground.watch import Watch
+    from lockstep.records.receipt import Run
+    from lockstep.run.story import run_experiment
+    from lockstep.tuning.space import overrides
+    from lockstep.tuning.work import work
 
     follow_parent()
 
@@ -150,7 +151,7 @@ def _work(options: argparse.Namespace, study: "Study", monitor: str, place: "Pla
 
 def _new_recipe(options: argparse.Namespace, study: "Study") -> Path:
     """Where the best trial's recipe goes. Raises SettingError if another recipe is there."""
-    from project.errors import SettingError
+    from lockstep.ground.errors import SettingError
 
     _, base = _recipe(options)
     path = base.with_name(f"{options.name}.yaml")
@@ -165,14 +166,14 @@ def _new_recipe(options: argparse.Namespace, study: "Study") -> Path:
 def _write_recipe(options: argparse.Namespace, study: "Study", path: Path, monitor: str) -> None:
     import os
 
-    from project.tuning.space import overrides
-    from project.tuning.work import write_recipe
+    from lockstep.tuning.space import overrides
+    from lockstep.tuning.work import write_recipe
 
     model, base = _recipe(options)
     best: Any = study.best(options.trials)
     accuracy, seconds = best.user_attrs["accuracy"], best.user_attrs["seconds"]
     cost = f"{seconds / 60:.0f} min" if seconds >= 100 else f"{max(seconds, 1):.0f} s"
-    words = f"--model {model} " if model != "digits" else ""
+    words = f"--model {model} " if len(home.here().models()) > 1 else ""
     lines = [
         f"invoke train {words}--recipe {path.stem} --seed {options.seed}",
         f"{cost} on {os.cpu_count()} cores, test accuracy {accuracy:.4f} with seed "
@@ -184,8 +185,8 @@ def _write_recipe(options: argparse.Namespace, study: "Study", path: Path, monit
 
 
 def _report(options: argparse.Namespace, study: "Study", monitor: str) -> Path:
-    from project.files import write_atomically
-    from project.records.study import page
+    from lockstep.ground.files import write_atomically
+    from lockstep.records.study import page
 
     path = study.folder / "report.html"
     trials = _listed(study, options.trials)

@@ -65,7 +65,7 @@ def port(text: str) -> int:
 
 def add_recipe(verb: argparse.ArgumentParser) -> None:
     """What names an experiment: a recipe, overrides, a seed."""
-    verb.add_argument("recipe", nargs="?", default="digits/base", metavar="MODEL[/RECIPE]")
+    verb.add_argument("recipe", nargs="?", default="", metavar="MODEL[/RECIPE]")
     verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     verb.add_argument("--seed", type=int, default=0)
 

@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from project.cli.training import resolved
-from project.cli.verbs import Verbs, add_recipe
+from lockstep.cli.training import resolved
+from lockstep.cli.verbs import Verbs, add_recipe
 
 
 def add_to(verbs: Verbs) -> None:
@@ -16,13 +16,13 @@ def add_to(verbs: Verbs) -> None:
 
 def config(options: argparse.Namespace) -> None:
     """Print every setting of a recipe: value, type, where it came from, what it means."""
-    from project.config import explain
+    from lockstep.config.recipe import explain
 
     lines = explain(*resolved(options))
     if options.json:
         print(json.dumps([vars(line) for line in lines], indent=2))
         return
-    from project.console import table
+    from lockstep.ground.console import table
 
     rows = [[line.key, str(line.value), line.type, line.source, line.help] for line in lines]
     table(["setting", "value", "type", "from", "meaning"], rows)
@@ -30,7 +30,7 @@ def config(options: argparse.Namespace) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """Check interpreter, lock, variables, CPU, GPU, disk and docker; exit 1 if something is off."""
-    from project.doctor import examine
+    from lockstep.workspace.doctor import examine
 
     findings = examine()
     if options.json:
@@ -43,7 +43,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def new_model(options: argparse.Namespace) -> None:
     """Write a model folder that trains, with its test."""
-    from project.models.new import write_model
+    from lockstep.workspace.template import write_model
 
     for path in write_model(options.name):
         print(path)

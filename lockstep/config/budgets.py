@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from project.files import nearest
+from lockstep.ground.errors import nearest
 
 # What can be bounded, and what it is.
 MEASURES = {

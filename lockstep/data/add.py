@@ -11,21 +11,15 @@ from typing import Any
 
 import yaml
 
-from project.data import archive, catalog, raw
-from project.data.catalog import Entry, SourceFile
-from project.data.decode import READERS
-from project.data.problems import Problems
-from project.data.split import Examples
-from project.data.store import Store
-from project.errors import DataError
-from project.files import (
-    DATA,
-    digest_of,
-    held,
-    remove_abandoned,
-    told_in_one_line,
-    write_atomically,
-)
+from lockstep.data import archive, catalog, raw
+from lockstep.data.catalog import Entry, SourceFile
+from lockstep.data.decode import READERS
+from lockstep.data.problems import Problems
+from lockstep.data.split import Examples
+from lockstep.data.store import Store
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import DataError
+from lockstep.ground.files import DATA, held, remove_abandoned, told_in_one_line, write_atomically
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 

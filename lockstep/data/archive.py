@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from project.data.problems import Problems
-from project.data.split import Examples
-from project.errors import DataError
-from project.pictures import stored
+from lockstep.data.problems import Problems
+from lockstep.data.split import Examples
+from lockstep.ground.errors import DataError
+from lockstep.ground.pictures import stored
 
 _SUFFIX = ".zip"
 

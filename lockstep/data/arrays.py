@@ -3,57 +3,26 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from project.data import decode as decoding
-from project.data.catalog import SPLITS, Entry
-from project.data.store import signature
-from project.errors import DataError, RunError
-from project.files import (
+from lockstep.data import decode as decoding
+from lockstep.data.catalog import SPLITS, Entry
+from lockstep.data.dataset import Dataset, Split
+from lockstep.data.store import signature
+from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.errors import DataError, RunError
+from lockstep.ground.files import (
     DATA,
-    canonical_json,
-    digest_of,
     held,
     publish_folder,
-    readable_json,
     told_in_one_line,
     write_atomically,
     write_flushed,
 )
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples of one split, on disk: ``inputs`` (rows, *shape) and ``labels`` (rows,) int64."""
-
-    inputs: NDArray[Any]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, rows: int) -> "Split":
-        """The same split cut to its first rows; 0 means all."""
-        return Split(self.inputs[:rows], self.labels[:rows]) if rows else self
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A prepared data set; ``digest`` stands for every byte of its arrays.
-
-    ``version`` is what names it in the catalog for good: ``digits@`` and the version's digest.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    digest: str
-    splits: dict[str, Split]
-    version: str
 
 
 def open_dataset(

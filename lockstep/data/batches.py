@@ -11,10 +11,10 @@ import xxhash
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from project.data.arrays import Split
-from project.data.order import Order
-from project.errors import LockstepError
-from project.files import key_of
+from lockstep.data.dataset import Split
+from lockstep.data.order import Order
+from lockstep.ground.digests import key_of
+from lockstep.ground.errors import LockstepError
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n,) int64
 Step = tuple[int, Iterable[Batch]]  # samples in the whole batch, and shards of it

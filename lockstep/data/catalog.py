@@ -1,6 +1,6 @@
 """What data sets there are: a file for each, with its versions, known by digests.
 
-``project/data/catalog/<name>.yaml`` has title, licence and origin, and under ``versions`` what
+``data/<name>.yaml`` in the project's package has title, licence and origin, and under ``versions`` what
 decides the arrays, the newest first. An address is only a place to look: ``package:`` is a file
 inside a locked package, the rest are mirrors; a file without any is had from a remote.
 """
@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from project.errors import DataError
-from project.files import canonical_json, digest_of, nearest
+from lockstep.ground.digests import canonical_json, digest_of
+from lockstep.ground.errors import DataError, nearest
+from lockstep.ground.home import here
 
-CATALOG = Path(__file__).with_name("catalog")
 SPLITS = ("train", "validation", "test")
 NAME = r"[a-z0-9][a-z0-9._-]*"
 
@@ -66,12 +66,12 @@ class Entry:
         return f"{self.name}@{self.digest[:8]}"
 
 
-def names(catalog: Path = CATALOG) -> list[str]:
+def names(catalog: Path | None = None) -> list[str]:
     """The data sets of the catalog, in the order of the alphabet."""
-    return sorted(path.stem for path in catalog.glob("*.yaml"))
+    return sorted(path.stem for path in (catalog or here().catalog).glob("*.yaml"))
 
 
-def file_of(reference: str, catalog: Path = CATALOG) -> Path:
+def file_of(reference: str, catalog: Path | None = None) -> Path:
     """The file of the catalog that a reference is looked up in. Raises DataError as ``entry``."""
     name, known = reference.partition("@")[0], names(catalog)
     if name not in known:
@@ -79,10 +79,10 @@ def file_of(reference: str, catalog: Path = CATALOG) -> Path:
             f"data.name: {name!r} is not in the catalog.{nearest(name, known)}"
             f" (it has {', '.join(known)})"
         )
-    return catalog / f"{name}.yaml"
+    return (catalog or here().catalog) / f"{name}.yaml"
 
 
-def versions(name: str, catalog: Path = CATALOG) -> list[Entry]:
+def versions(name: str, catalog: Path | None = None) -> list[Entry]:
     """All versions of a data set, the newest first. Raises DataError for an unreadable file."""
     path = file_of(name, catalog)
     return parsed(path, path.read_text())
@@ -98,7 +98,7 @@ def parsed(path: Path, text: str) -> list[Entry]:
         raise DataError(f"{path}: is no entry of the catalog ({reason}); mend it.") from error
 
 
-def entry(reference: str, catalog: Path = CATALOG) -> Entry:
+def entry(reference: str, catalog: Path | None = None) -> Entry:
     """The newest version of a data set, or the one that is meant by ``NAME@VERSION``.
 
     Raises DataError for an unknown one, with the nearest name or the versions that there are.

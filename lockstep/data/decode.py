@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.data import archive, problems, raw, table
-from project.data.catalog import SPLITS, Entry
-from project.data.idx import idx_array, unpacked
-from project.data.order import Order
-from project.data.split import Examples
-from project.errors import DataError
+from lockstep.data import archive, problems, raw, table
+from lockstep.data.catalog import SPLITS, Entry
+from lockstep.data.idx import idx_array, unpacked
+from lockstep.data.order import Order
+from lockstep.data.split import Examples
+from lockstep.ground.errors import DataError
 
 Pair = tuple[NDArray[Any], NDArray[np.int64]]  # inputs (rows, *shape) and labels (rows,)
 # The code that decides the arrays, besides the catalog.
-NAMES = ("archive", "decode", "idx", "problems", "raw", "split", "table", "../pictures")
+NAMES = ("archive", "decode", "idx", "problems", "raw", "split", "table", "../ground/pictures")
 FILES = [Path(__file__).parent / f"{name}.py" for name in NAMES]
 
 

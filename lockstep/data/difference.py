@@ -7,13 +7,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from project.data import catalog
-from project.data.add import read_as
-from project.data.catalog import Entry
-from project.data.decode import READERS, decode
-from project.data.problems import Problems
-from project.data.split import Examples
-from project.errors import DataError
+from lockstep.data import catalog
+from lockstep.data.add import read_as
+from lockstep.data.catalog import Entry
+from lockstep.data.decode import READERS, decode
+from lockstep.data.problems import Problems
+from lockstep.data.split import Examples
+from lockstep.ground.errors import DataError
 
 Fetch = Callable[[Entry], dict[str, Path]]
 

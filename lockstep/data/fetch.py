@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from project.data.catalog import Entry, SourceFile
-from project.data.store import Store
-from project.errors import DataError, RunError, StorageError
-from project.files import DATA, told_in_one_line
-from project.storage import Storage, open_storage
+from lockstep.data.catalog import Entry, SourceFile
+from lockstep.data.store import Store
+from lockstep.ground.errors import DataError, RunError, StorageError
+from lockstep.ground.files import DATA, told_in_one_line
+from lockstep.ground.storage import Storage, open_storage
 
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 REMOTE = "LOCKSTEP_DATA_REMOTE"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from project.errors import DataError
+from lockstep.ground.errors import DataError
 
 
 def idx_array(path: Path, *, packed: bool = True) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from project.files import key_of
+from lockstep.ground.digests import key_of
 
 _ROUNDS = 6
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)

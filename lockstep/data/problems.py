@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from project.errors import DataError
+from lockstep.ground.errors import DataError
 
 _SHOWN = 20
 

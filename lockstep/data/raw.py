@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.data.idx import idx_array
-from project.data.problems import Problems
-from project.data.split import Examples
-from project.errors import DataError
+from lockstep.data.idx import idx_array
+from lockstep.data.problems import Problems
+from lockstep.data.split import Examples
+from lockstep.ground.errors import DataError
 
 Pair = tuple[str, str]  # the names of a file of inputs and of a file of labels
 _SUFFIXES = (".npy", "-ubyte", "-ubyte.gz", ".idx", ".idx.gz")

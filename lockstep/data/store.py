@@ -10,17 +10,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from project.data.catalog import SourceFile
-from project.errors import DataError, RunError, StorageError
-from project.files import (
-    DATA,
-    digest_of,
-    flush_folder,
-    readable_json,
-    told_in_one_line,
-    write_atomically,
-)
-from project.storage import Storage
+from lockstep.data.catalog import SourceFile
+from lockstep.ground.digests import digest_of, readable_json
+from lockstep.ground.errors import DataError, RunError, StorageError
+from lockstep.ground.files import DATA, flush_folder, told_in_one_line, write_atomically
+from lockstep.ground.storage import Storage
 
 
 def signature(path: Path) -> list[int]:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.data.problems import Problems
-from project.data.split import Examples
-from project.errors import DataError
-from project.files import nearest
+from lockstep.data.problems import Problems
+from lockstep.data.split import Examples
+from lockstep.ground.errors import DataError, nearest
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 Row = tuple[str, dict[str, Any]]  # its place, as "line 7", and its cells by column

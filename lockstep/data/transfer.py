@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from project.data.catalog import Entry, SourceFile, names, versions
-from project.data.fetch import copies, located
-from project.data.store import Store, key
-from project.errors import DataError, StorageError
-from project.storage import Storage
+from lockstep.data.catalog import Entry, SourceFile, names, versions
+from lockstep.data.fetch import copies, located
+from lockstep.data.store import Store, key
+from lockstep.ground.errors import DataError, StorageError
+from lockstep.ground.storage import Storage
 
 _AT_ONCE = 8
 _EVERY = 10.0  # seconds between two lines off a terminal

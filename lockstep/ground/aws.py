@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from project.errors import LockstepError
+from lockstep.ground.errors import LockstepError
 
 _KEYS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
 _MAY = "use a key that may, or have this one allowed to."

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from project.watch import Watch
+from lockstep.ground.watch import Watch
 
 
 def watch() -> Watch:

@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from project.files import canonical_json, digest_of
+from lockstep.ground.digests import canonical_json, digest_of
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "Pipfile.lock"
@@ -30,15 +31,17 @@ class Packages:
     locked: dict[str, dict[str, Any]]
     drift: list[str]
 
-    def as_identity(self) -> dict[str, Any]:
+    def as_identity(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Name to version, and to a digest of the lock's hashes where it is the locked one."""
+        everything = installed()
         return {
             name: (
                 [version, digest_of(canonical_json(self.locked[name]["hashes"]))]
                 if self.locked.get(name, {}).get("version") == version
                 else [version, "not as locked"]
             )
-            for name, version in self.installed.items()
+            for name in sorted(names)
+            for version in [everything.get(name, "none")]
         }
 
 
@@ -199,6 +202,11 @@ def _git(*words: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def language() -> str:
+    """Return the implementation and version of Python that decide what source means."""
+    return f"{platform.python_implementation()} {sys.version_info.major}.{sys.version_info.minor}"
 
 
 def interpreter() -> str:

@@ -19,11 +19,19 @@ A message names the thing, what was found, what was wanted and the next move; ne
 """
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def public(text: str) -> str:
     """A text with addresses, without the passwords in them."""
     return re.sub(r"://[^/\s]*@", "://", text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean X?"`` for a mistyped name, or nothing if none is near."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 class LockstepError(Exception):

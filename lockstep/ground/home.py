@@ -1,62 +1,186 @@
-"""The models: a folder each, with the same five names in it.
+"""The home of models and data sets: the team's package, found by name, or the engine's examples.
 
-``Config``, ``Preprocess``, ``Model``, ``loss`` and ``Predictor``; nothing outside a model's folder
-knows more of it. ``invoke new-model NAME`` writes one that trains.
+A home is a package with a folder ``models``, which has a folder for each model, and a folder
+``data``, which has a file for each data set. Nothing of it is imported before it is asked for.
 """
 
+import functools
 import importlib
 import importlib.util
+import os
 import sys
+import tomllib
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from project.errors import ModelError
-from project.files import nearest
+from lockstep.ground.errors import ModelError, nearest
 
-FOLDER = Path(__file__).parent
-
-
-def names() -> list[str]:
-    """The models that there are."""
-    return sorted(path.parent.name for path in FOLDER.glob("*/config.py"))
-
-
-def module(name: str) -> ModuleType:
-    """A model's package, with its five names. Raises ModelError for an unknown one."""
-    _known(name)
-    return importlib.import_module(f"project.models.{name}")
+ENGINE = Path(__file__).parents[1]
+ROOT = ENGINE.parent  # of the clone, if there is one
+EXAMPLES = "lockstep.examples"
+PROJECT = "LOCKSTEP_PROJECT"  # names another package than pyproject.toml does
+GROUP = "lockstep.project"  # the entry points of installed teams' packages
+_SHORT = ("project", EXAMPLES)  # packages whose models have published names without the package's
+NAMES = ("Config", "Preprocess", "Model", "loss", "Predictor")  # of a model's package
 
 
-def config_of(name: str) -> type[Any]:
-    """A model's Config, without loading the model and so without loading torch."""
-    _known(name)
-    qualified = f"project.models.{name}.config"
-    if qualified not in sys.modules:
-        # Under its own name, so that the model's package finds this very class when it is imported.
-        spec = importlib.util.spec_from_file_location(qualified, FOLDER / name / "config.py")
-        assert spec and spec.loader
-        loaded = importlib.util.module_from_spec(spec)
-        sys.modules[qualified] = loaded
-        spec.loader.exec_module(loaded)
-    config: type[Any] = sys.modules[qualified].Config
-    return config
+@dataclass(frozen=True)
+class Home:
+    """A package with models and a catalog of data sets."""
+
+    package: str
+    folder: Path
+
+    @property
+    def catalog(self) -> Path:
+        """The folder with a file for each data set."""
+        return self.folder / "data"
+
+    def models(self) -> list[str]:
+        """The names of the models: folders that are packages and have settings or recipes."""
+        folders = {path.parent for path in self.folder.glob("models/*/__init__.py")}
+        has_settings = ("config.py", "recipes")
+        return sorted(f.name for f in folders if any((f / name).exists() for name in has_settings))
+
+    def folder_of(self, model: str) -> Path:
+        """A model's folder. Raises ModelError for an unknown one, with the nearest name."""
+        known = self.models()
+        if model not in known:
+            listed = f"(there are {', '.join(known)})" if known else "(there are none)"
+            raise ModelError(
+                f"{model}: no such model.{nearest(model, known)} {listed}{_like(model)}"
+            )
+        return self.folder / "models" / model
+
+    def name_of(self, model: str) -> str:
+        """The dotted name of a model's package."""
+        return f"{self.package}.models.{model}"
+
+    def published_name(self, model: str) -> str:
+        """The name under which a model's weights are published, apart from those of other teams."""
+        return model if self.package in _SHORT else f"{self.package}.{model}"
+
+    @property
+    def version(self) -> str:
+        """The version of the project, which its published weights have."""
+        try:
+            return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+        except (OSError, ValueError, KeyError):
+            pass
+        for point in metadata.entry_points(group=GROUP):
+            if point.value == self.package and point.dist:
+                return point.dist.version
+        return "0.0.0"
+
+    def module(self, model: str) -> ModuleType:
+        """A model's package, with its five names. Raises ModelError if it lacks one of them."""
+        folder = self.folder_of(model)
+        found = importlib.import_module(self.name_of(model))
+        if missing := [name for name in NAMES if not hasattr(found, name)]:
+            raise ModelError(
+                f"{folder / '__init__.py'}: {missing[0]} not found, expected {', '.join(NAMES)}; "
+                "define or import it there (lockstep/docs/models.md has an example)."
+            )
+        return found
+
+    def config_of(self, model: str) -> type[Any]:
+        """A model's Config; from its ``config.py`` if it has one, which does not load torch."""
+        path = self.folder_of(model) / "config.py"
+        if not path.exists():
+            found: type[Any] = self.module(model).Config
+            return found
+        qualified = f"{self.name_of(model)}.config"
+        if qualified not in sys.modules:
+            # Under its own name, so that the model's package finds this very class later.
+            spec = importlib.util.spec_from_file_location(qualified, path)
+            assert spec and spec.loader
+            loaded = importlib.util.module_from_spec(spec)
+            sys.modules[qualified] = loaded
+            spec.loader.exec_module(loaded)
+        config: type[Any] = sys.modules[qualified].Config
+        return config
+
+    def recipes(self, model: str) -> dict[str, Path]:
+        """A model's recipes, name to file."""
+        folder = self.folder_of(model) / "recipes"
+        return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+    def recipe(self, model: str, name: str) -> Path:
+        """The file of a model's recipe. Raises ModelError for an unknown one."""
+        known = self.recipes(model)
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise ModelError(
+                f"{model}/{name}: no such recipe.{nearest(name, known)} ({model} has {listed})"
+            )
+        return known[name]
+
+    def default_model(self) -> str:
+        """The model that is meant when none is named: the only one there is.
+
+        Raises ModelError where there are several, or none.
+        """
+        known = self.models()
+        if len(known) == 1:
+            return known[0]
+        if not known:
+            raise ModelError(f"{self.package}: no model found; `invoke new-model NAME` makes one.")
+        raise ModelError(f"model: not named, expected one of {', '.join(known)}; add --model NAME.")
 
 
-def recipe(name: str, recipe_name: str) -> Path:
-    """The file of a model's recipe. Raises ModelError for an unknown one."""
-    _known(name)
-    known = {path.stem: path for path in sorted((FOLDER / name / "recipes").glob("*.yaml"))}
-    if recipe_name not in known:
+def _like(model: str) -> str:
+    """The next command, for the name of an example that the home does not have."""
+    example = ENGINE / "examples" / "models" / model
+    if not example.is_dir():
+        return ""
+    return f" `invoke new-model {model} --like {model}` copies the example of that name."
+
+
+def here() -> Home:
+    """The home that commands work in: LOCKSTEP_PROJECT, the clone's, or the one that is installed.
+
+    Raises ModelError if there is none, or more than one is installed.
+    """
+    return of(os.environ.get(PROJECT) or _of_clone() or _installed())
+
+
+def examples() -> Home:
+    """The engine's own models and data sets."""
+    return of(EXAMPLES)
+
+
+@functools.cache
+def of(package: str) -> Home:
+    """The home that a package is. Raises ModelError if there is no such package."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"{name}/{recipe_name}: no such recipe.{nearest(recipe_name, known)} "
-            f"({name} has {', '.join(known) or 'none'})"
+            f"{package}: package not found; check [project] name in pyproject.toml, or {PROJECT}."
         )
-    return known[recipe_name]
+    return Home(package, Path(next(iter(spec.submodule_search_locations))))
 
 
-def _known(name: str) -> None:
-    if name not in names():
+def _of_clone() -> str:
+    """The package that the clone's pyproject.toml names."""
+    try:
+        content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        return str(content["project"]["name"]).replace("-", "_")
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _installed() -> str:
+    found = sorted({point.value for point in metadata.entry_points(group=GROUP)})
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
         raise ModelError(
-            f"{name}: no such model.{nearest(name, names())} (there are {', '.join(names())})"
+            f"project: expected one installed package with models, found {names}; name one in "
+            f"{PROJECT}."
         )
+    return found[0]

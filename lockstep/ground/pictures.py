@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from project.errors import DataError
+from lockstep.ground.errors import DataError
 
 Picture = Image.Image
 

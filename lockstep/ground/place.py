@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_CLONE = Path(__file__).parents[1]
+_CLONE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a process owes to the one that started it."""
 
 import ctypes
+import os
 import signal
 import sys
 
@@ -14,3 +15,8 @@ def follow_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def is_worker() -> bool:
+    """Whether torchrun, or another starter that sets its variables, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ

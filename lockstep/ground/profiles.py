@@ -3,7 +3,7 @@
 import os
 import sys
 
-from project.errors import EnvironmentMismatch
+from lockstep.ground.errors import EnvironmentMismatch
 
 # One thread: how many there are changes the bits of convolutions and sums, and threads that wait
 # for each other on shared cores cost more than they bring. Many cores are used by workers.

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from project import aws
-from project.errors import StorageError
-from project.files import flush_folder, told_in_one_line
+from lockstep.ground import aws
+from lockstep.ground.errors import StorageError
+from lockstep.ground.files import flush_folder, told_in_one_line
 
 PART = 16 << 20  # of a file that is sent in parts; what a kill costs at most
 _PARTS_AT_ONCE = 4

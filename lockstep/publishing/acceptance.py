@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from project.budgets import Budget, budget
-from project.errors import RunError, SettingError
-from project.place import Place
-from project.records.receipt import Run, metrics_of, refuse_altered
-from project.watch import Watch
+from lockstep.config.budgets import Budget, budget
+from lockstep.ground.errors import RunError, SettingError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run, metrics_of, refuse_altered
 
 _WARM_UP, _TIMED, _SECONDS = 10, 100, 5.0
 
@@ -73,16 +73,17 @@ def latency(run: Run, place: Place, watch: Watch) -> float:
     """Median milliseconds that a run's Predictor takes for one example, in one thread, warm.
 
     The example is the first of the test split, as people have it. To be called before torch is
-    loaded, as ``trained.predictor``, or under the run's profile.
+    loaded, as ``loading.predictor``, or under the run's profile.
     """
-    from project import models, trained
+    from lockstep import loading
+    from lockstep.ground import home
 
-    predictor = trained.predictor(run)
-    from project.experiment import open_data  # loads torch, for which the profile now stands
+    predictor = loading.predictor(run)
+    from lockstep.run.keeping import open_data  # loads torch, for which the profile now stands
 
     experiment = run.experiment()
     example = open_data(experiment["data"]["name"], place, watch).splits["test"].inputs[0]
-    inputs = [models.module(experiment["name"]).Preprocess.show(example)]
+    inputs = [home.here().module(experiment["name"]).Preprocess.show(example)]
     for _ in range(_WARM_UP):
         predictor.predict(inputs)
     took: list[float] = []

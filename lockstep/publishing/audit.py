@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from project.deployment.needs import cyclonedx
-from project.errors import LockstepError
-from project.files import told_in_one_line, write_atomically
-from project.records import environment
+from lockstep.ground import environment
+from lockstep.ground.errors import LockstepError
+from lockstep.ground.files import told_in_one_line, write_atomically
+from lockstep.publishing.needs import cyclonedx
 
 ADVISORIES = "LOCKSTEP_ADVISORIES"
 CATEGORIES = {"default": "packages", "develop": "dev-packages"}  # as the Pipfile calls them
@@ -23,7 +23,7 @@ _CANARY = "jinja2==2.4.1"
 _SETTING = "--output FOLDER"  # how a user names another folder
 _NO_HASH = f"--hash=sha256:{'0' * 64}"  # pip-audit wants one, and fetches nothing
 # What is a digest, not a secret, in the files whose purpose is to hold digests.
-_DIGESTS = re.compile(r"(.*/)?(golden\.json|[\w.-]+\.lock)|project/data/catalog/.*|tests/.*")
+_DIGESTS = re.compile(r"(.*/)?(golden\.json|[\w.-]+\.lock)|lockstep/examples/data/.*|tests/.*")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Writes the bundle of a run: ``model.tar.gz``, as SageMaker's PyTorch containers expect it."""
 
-import ast
 import os
 import tempfile
 from collections.abc import Callable
@@ -10,12 +9,15 @@ from typing import Any
 
 import yaml
 
-from project.bundles import archive, manifest, signature
-from project.deployment import needs
-from project.errors import BundleError
-from project.files import digest_of, write_atomically
-from project.records import source
-from project.records.receipt import Run, verify
+from lockstep.bundles import archive, manifest, signature
+from lockstep.ground import home
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import BundleError
+from lockstep.ground.files import write_atomically
+from lockstep.publishing import needs
+from lockstep.records import source
+from lockstep.records.checkout import package_of
+from lockstep.records.receipt import Run, verify
 
 NAME = "model.tar.gz"
 SIGNING_KEY = "LOCKSTEP_SIGNING_KEY"
@@ -77,6 +79,8 @@ def _facts(run: Run) -> dict[str, Any]:
     assert receipt
     return {
         "model": experiment["name"],
+        "package": package_of(run),
+        "published_name": home.of(package_of(run)).published_name(experiment["name"]),
         "version": version(run),
         "run": receipt["run"],  # not the folder's name: a copy may have any
         "identity": receipt["identity"]["digest"],
@@ -87,13 +91,8 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def version(run: Run) -> str:
-    """The version of a run's weights, as ``0.1.0+3f9c1a2b``: its package's, then its identity."""
-    files = source.unpacked(run.folder / "source.zip")
-    for node in ast.parse(files["project/__init__.py"]).body:
-        match node:
-            case ast.Assign([ast.Name("__version__")], ast.Constant(str() as found)):
-                return f"{found}+{(run.identity or {})['digest'][:8]}"
-    raise BundleError(f"{run.folder}: its source has no __version__ in project/__init__.py.")
+    """The version of a run's weights, as ``0.1.0+3f9c1a2b``: its project's, then its identity."""
+    return f"{home.here().version}+{(run.identity or {})['digest'][:8]}"
 
 
 def _files(run: Run, facts: dict[str, Any]) -> dict[str, bytes]:
@@ -111,9 +110,9 @@ def _files(run: Run, facts: dict[str, Any]) -> dict[str, bytes]:
 def _data(run: Run) -> dict[str, str]:
     """Name and licence of the data that a run was trained on, as its own source has them."""
     name = str(run.experiment()["data"]["name"])
-    catalog = source.unpacked(run.folder / "source.zip").get(
-        f"project/data/catalog/{name.partition('@')[0]}.yaml", b"{}"
-    )
+    files, file = source.unpacked(run.folder / "source.zip"), f"{name.partition('@')[0]}.yaml"
+    folders = (f"{package_of(run).replace('.', '/')}/data", "project/data/catalog")
+    catalog = next((files[f"{f}/{file}"] for f in folders if f"{f}/{file}" in files), b"{}")
     licence = (yaml.safe_load(catalog) or {}).get("licence", "its catalog names no licence")
     return {"name": name, "licence": licence}
 

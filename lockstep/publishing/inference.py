@@ -10,8 +10,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from project.errors import DataError
-from project.training import profiles
+from lockstep.ground import profiles
+from lockstep.ground.errors import DataError
 
 _PICTURES = ("image/png", "image/jpeg", "application/x-image")
 _JSON, _CSV, _PLAIN = "application/json", "text/csv", "text/plain"
@@ -35,14 +35,14 @@ def model_fn(model_dir: str) -> Any:
     facts = json.loads((folder / "manifest.json").read_bytes())
     # Before torch is loaded; if the server has done that, its answers may have other last bits.
     settled = profiles.prefer(facts["profile"])
-    from project import models
-    from project.models import golden
-    from project.records import environment
-    from project.training.determinism import enforce
+    from lockstep.answers import golden
+    from lockstep.ground import environment
+    from lockstep.ground.home import of
+    from lockstep.training.determinism import enforce
 
     if settled:
         enforce(facts["profile"], "cpu")
-    predictor = models.module(facts["model"]).Predictor.load(folder)
+    predictor = of(facts["package"]).module(facts["model"]).Predictor.load(folder)
     receipt = json.loads((folder / "receipt.json").read_bytes())
     found = golden.compared(predictor, receipt, environment.cpu()["model"], settled)
     if found != "equal":

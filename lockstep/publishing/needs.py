@@ -11,16 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from project.errors import BundleError, EnvironmentMismatch
-from project.files import canonical_json, digest_of, readable_json
-from project.records import environment, source
-from project.records.receipt import Run
+from lockstep.ground import environment
+from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.errors import BundleError, EnvironmentMismatch
+from lockstep.records import source
+from lockstep.records.checkout import package_of
+from lockstep.records.receipt import Run
 
 # The first two check signatures, which is done before a bundle is handed to a container that has no
 # key; the last comes with the container.
 _NOT_THERE = {"cryptography", "model_signing", "sagemaker_inference"}
 _INFERENCE = "inference.py"
-_GOLDEN = {"project/models/golden.py", "project/models/inputs.py"}
+_ANSWERS = "lockstep.answers.predictor"  # which the contract page names, but does not import
 _CONTAINERS = "torch"  # comes with the container, with all that it needs itself
 
 
@@ -35,19 +37,22 @@ class Package:
 
 
 def code(run: Run, model: str, inference: bytes) -> dict[str, bytes]:
-    """``inference.py`` and, of the run's own source, the files that it and the model import.
+    """``inference.py`` and, of the run's own source, the files that it and the model need.
 
-    Path to content. Raises BundleError for a run of before golden answers, whose source lacks some.
+    Path to content. Raises BundleError for a run whose source is of the first edition.
     """
     files = source.unpacked(run.folder / "source.zip")
-    files[_INFERENCE] = inference
-    found = source.files_of(files, _INFERENCE.removesuffix(".py"), f"project.models.{model}")
-    if missing := sorted(_GOLDEN - {*found}):
+    if "lockstep/model.py" not in files:
         raise BundleError(
-            f"{run.folder}: its source has no {missing[0]}, which a container compares its answers "
-            "by; train it again."
+            f"{run.folder}: its source is of the first edition, which no container of this one can "
+            "serve; `invoke train` makes the run anew, or use the edition that trained it."
         )
-    return found
+    package = package_of(run)
+    files[_INFERENCE] = inference
+    roots = (_INFERENCE.removesuffix(".py"), _ANSWERS, f"{package}.models.{model}")
+    found = source.closure(source.among(files), package, *roots)
+    folder = f"{package.replace('.', '/')}/models/{model}/"
+    return found | {name: content for name, content in files.items() if name.startswith(folder)}
 
 
 def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
@@ -73,13 +78,14 @@ def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
 def _modules(files: Mapping[str, bytes]) -> set[str]:
     """The modules of other packages that the files import."""
     names = set()
+    projects = {name.partition("/")[0] for name in files}
     for name, content in files.items():
         for node in ast.walk(ast.parse(content) if name.endswith(".py") else ast.Module([], [])):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
-    return names - sys.stdlib_module_names - _NOT_THERE - {source.PACKAGE.name}
+    return names - sys.stdlib_module_names - _NOT_THERE - {"lockstep", *projects}
 
 
 def _requirements(name: str) -> list[str]:
@@ -94,11 +100,16 @@ def _requirements(name: str) -> list[str]:
 
 
 def _package(run: Run, name: str, locked: dict[str, dict[str, Any]]) -> Package:
-    trained = run.parts["packages"].get(name, ["none", ""])
+    receipt: Any = run.receipt
+    version = receipt["environment"]["packages"].get(name, "none")
+    trained = run.parts["packages"].get(name) or [version, ""]
     entry = locked.get(name, {"version": "none", "hashes": []})
     here = environment.installed().get(name, "none")
-    wanted = [entry["version"], digest_of(canonical_json(entry["hashes"]))]
-    if trained != wanted or here != entry["version"]:
+    hashes = digest_of(canonical_json(entry["hashes"]))
+    if (
+        trained not in ([entry["version"], hashes], [entry["version"], ""])
+        or here != entry["version"]
+    ):
         raise EnvironmentMismatch(
             f"{name}: the run was trained with {trained[0]}, the lock has {entry['version']}, "
             f"installed is {here}; make the bundle in the environment that trained the run."

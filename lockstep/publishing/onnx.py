@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from project.errors import BundleError
+from lockstep.ground.errors import BundleError
 
 TOLERANCE = 1e-4  # of a probability, between torch and ONNX Runtime
 _OPSET = 18

@@ -23,26 +23,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast, get_origin
 
-from project.bundles import manifest
-from project.bundles.archive import content_of
-from project.bundles.opening import opened
-from project.deployment.bundle import NAME, Bundle
-from project.errors import BundleError, StorageError
-from project.files import (
-    DATA,
-    digest_of,
-    held,
-    nearest,
-    publish_folder,
-    readable_json,
-    told_in_one_line,
-)
-from project.storage import Storage, open_storage
-from project.watch import Watch
+from lockstep.bundles import manifest
+from lockstep.bundles.archive import content_of
+from lockstep.bundles.opening import opened
+from lockstep.ground.digests import digest_of, readable_json
+from lockstep.ground.errors import BundleError, StorageError, nearest
+from lockstep.ground.files import DATA, held, publish_folder, told_in_one_line
+from lockstep.ground.storage import Storage, open_storage
+from lockstep.ground.watch import Watch
+from lockstep.publishing.bundle import NAME, Bundle
 
 WEIGHTS = "LOCKSTEP_WEIGHTS"
 _ENTRY = "entry.json"
-_MODEL, _DIGEST = re.compile("[a-z0-9_]+"), re.compile("[0-9a-f]{64}")
+_MODEL, _DIGEST = re.compile("[a-z0-9_.]+"), re.compile("[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9][0-9a-z.]*\+[0-9a-f]{8}")
 
 
@@ -119,7 +112,8 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
     storage.check()
     facts = bundle.facts
     entry = Entry(
-        **{name: facts[name] for name in ("model", "version", "run", "identity", "test")},
+        model=facts["published_name"],
+        **{name: facts[name] for name in ("version", "run", "identity", "test")},
         sha256=bundle.sha256,
         size=len(bundle.content),
         manifest_sha256=bundle.manifest_sha256,
@@ -131,7 +125,7 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
     except ValueError as error:
         raise StorageError(
             f"{entry.model} {entry.version}: cannot be published ({error}); wanted a version as "
-            "0.2.0+3f9c1a2b or 0.2.0rc1+3f9c1a2b. Write project.__version__ so, and train again."
+            "0.2.0+3f9c1a2b or 0.2.0rc1+3f9c1a2b. Write [project] version in pyproject.toml so, and publish again."
         ) from error
     key = _key(entry.model, entry.version)
     if storage.size(key) is None:
@@ -144,13 +138,13 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
         raise StorageError(
             f"{storage}: has {entry.model} {entry.version} with other files (manifest "
             f"{there.manifest_sha256[:12]}, this one is {entry.manifest_sha256[:12]}), and a "
-            "version is never changed; raise project.__version__, and train again."
+            "version is never changed; raise [project] version in pyproject.toml, and publish again."
         )
     if bundle.signed and not there.signed:
         raise StorageError(
             f"{storage}: has {entry.model} {entry.version} unsigned, and a version is never "
             "changed, not even to sign it; publish it to another storage (--to STORAGE), or raise "
-            "project.__version__ and train again. Without a key it stays as it is."
+            "[project] version in pyproject.toml. Without a key it stays as it is."
         )
     return there, False
 
@@ -271,9 +265,10 @@ def _altered(here: Path, model: str, version: str) -> str:
 
 def _other(said: dict[str, Any], model: str, version: str) -> str:
     """What a manifest names, if that is not this version; else nothing."""
-    if (said["model"], said["version"]) == (model, version):
+    name = said.get("published_name", said["model"])
+    if (name, said["version"]) == (model, version):
         return ""
-    return f"holds {said['model']} {said['version']}, wanted {model} {version}"
+    return f"holds {name} {said['version']}, wanted {model} {version}"
 
 
 def _kept(cache: Path, model: str) -> str | None:

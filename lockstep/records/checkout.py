@@ -5,10 +5,11 @@ from pathlib import Path
 
 import yaml
 
-from project.errors import RunError
-from project.files import flush_folder, publish_folder
-from project.records import environment, source
-from project.records.receipt import Run, refuse_altered
+from lockstep.ground import environment
+from lockstep.ground.errors import RunError
+from lockstep.ground.files import flush_folder, publish_folder
+from lockstep.records import source
+from lockstep.records.receipt import Run, refuse_altered
 
 
 def checkout(run: Run, folder: Path) -> Path:
@@ -40,6 +41,11 @@ def checkout(run: Run, folder: Path) -> Path:
     return folder / place
 
 
+def package_of(run: Run) -> str:
+    """The package that has a run's model; in runs of the first edition it is ``project``."""
+    return str(run.experiment().get("package", "project"))
+
+
 def restore(run: Run, folder: Path) -> None:
     """Lay out a run's recorded source, its recipe, and this environment's lock."""
     for name, content in source.unpacked(run.folder / "source.zip").items():
@@ -47,8 +53,11 @@ def restore(run: Run, folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     experiment = run.experiment()
-    recipes = folder / "project" / "models" / experiment["name"] / "recipes"
-    recipes.mkdir(exist_ok=True)
+    package = package_of(run)
+    recipes = folder.joinpath(*package.split(".")) / "models" / experiment["name"] / "recipes"
+    recipes.mkdir(parents=True, exist_ok=True)
+    if not (folder / "pyproject.toml").exists() and "." not in package:
+        (folder / "pyproject.toml").write_text(f'[project]\nname = "{package}"\n')
     settings = {name: values for name, values in experiment.items() if isinstance(values, dict)}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     (recipes / f"{experiment['recipe']}.yaml").write_text(text)

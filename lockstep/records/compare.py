@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.records import report, trace
-from project.records.differences import Difference, recorded
-from project.records.receipt import Run, refuse_altered
+from lockstep.records import report, trace
+from lockstep.records.differences import Difference, recorded
+from lockstep.records.receipt import Run, refuse_altered
 
 # What it means that a column is the first to differ; they stand in the order of their causes.
 MEANING = {

@@ -7,8 +7,8 @@ from difflib import unified_diff
 from io import StringIO
 from typing import Any
 
-from project.records import source
-from project.records.receipt import Run, metrics_of, refuse_altered
+from lockstep.records import source
+from lockstep.records.receipt import Run, metrics_of, refuse_altered
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,21 @@ def recorded(a: Run, b: Run) -> list[Difference]:
     return found
 
 
+def summary(a: dict[str, Any], b: dict[str, Any], most: int = 3) -> str:
+    """In a few words what parts two identities: ``another source (a.py, b.py and 2 more)``."""
+    if a.get("schema") != b.get("schema"):
+        return "an identity of another version of Lockstep, which `invoke reproduce` can train"
+    names: dict[str, list[str]] = {}
+    for row in between_parts(a, b):
+        shown = f"{row.name} {row.a}" if row.part in ("setting", "package") else row.name
+        names.setdefault(row.part, []).append(shown)
+    told = []
+    for part, found in names.items():
+        more = f" and {len(found) - most} more" if len(found) > most else ""
+        told.append(f"another {part} ({', '.join(found[:most])}{more})")
+    return ", ".join(told) or "the same identity"
+
+
 def between_parts(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
     """The differences between two identities by name, in the parts that both have."""
     both = a.keys() & b.keys()
@@ -140,6 +155,8 @@ def between_parts(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
             _versions(b["packages"], a["packages"]),
         ]
         found += between("package", *versions)
+    if "python" in both:
+        found += between("python", {"version": a["python"]}, {"version": b["python"]})
     if "profile" in both:
         found += between("profile", a["profile"], b["profile"])
     return found

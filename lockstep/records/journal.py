@@ -7,8 +7,9 @@ from typing import Any
 
 import xxhash
 
-from project.errors import RunError
-from project.files import canonical_json, told_in_one_line
+from lockstep.ground.digests import canonical_json
+from lockstep.ground.errors import RunError
+from lockstep.ground.files import told_in_one_line
 
 
 class Journal:

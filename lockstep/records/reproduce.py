@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from project.errors import Interrupted, RunError
-from project.files import held, remove_abandoned, write_atomically
-from project.processes import follow_parent
-from project.records import compare, environment
-from project.records.checkout import restore
-from project.records.compare import Comparison
-from project.records.differences import Difference, between_environments, between_parts
-from project.records.receipt import Run, level, refuse_altered
+from lockstep.ground import environment
+from lockstep.ground.errors import Interrupted, RunError
+from lockstep.ground.files import held, remove_abandoned, write_atomically
+from lockstep.ground.processes import follow_parent
+from lockstep.records import compare
+from lockstep.records.checkout import package_of, restore
+from lockstep.records.compare import Comparison
+from lockstep.records.differences import Difference, between_environments, between_parts
+from lockstep.records.receipt import Run, level, refuse_altered
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def differences_here(run: Run) -> list[Difference]:
     receipt = run.receipt or {}
     recorded = receipt["environment"]
     here = environment.facts(recorded["threads"], environment.torch_version())
-    packages = {"packages": environment.packages().as_identity()}
+    packages = {"packages": environment.packages().as_identity(run.parts["packages"])}
     known = {key: here.get(key, recorded[key]) for key in recorded}
     return between_parts(run.parts, packages) + between_environments(recorded, known)
 
@@ -127,13 +128,15 @@ def _train_again(
     words = ["train", f"{experiment['name']}/{experiment['recipe']}"]
     words += ["--seed", str(experiment["seed"]), "--runs", str(folder / "runs")]
     words += ["--until", str(steps)] if steps else []
-    code = _project(words, folder, lock, data)
+    code = _command(words, folder, lock, data, package_of(run))
     made = [path.parent for path in folder.glob("runs/*/trace.bin")]
     return (Run(made[0]) if made else None), code
 
 
-def _project(words: list[str], folder: Path, lock: int, data: Path) -> int:
-    """Run a verb of the project that lies in a folder; its messages are shown, its output not."""
+def _command(words: list[str], folder: Path, lock: int, data: Path, package: str) -> int:
+    """Run a verb of the source that lies in a folder; its messages are shown, its output not."""
+    # Runs of the first edition have one package, which is engine and project in one.
+    module = "lockstep" if (folder / "lockstep" / "__main__.py").exists() else "project"
     # Folders that were named from where the user stands.
     lists = {
         name: [str(Path(path).absolute()) for path in os.environ[name].split(os.pathsep) if path]
@@ -143,11 +146,12 @@ def _project(words: list[str], folder: Path, lock: int, data: Path) -> int:
     lists["PYTHONPATH"] = [str(folder), *lists.get("PYTHONPATH", [])]
     variables = {name: os.pathsep.join(paths) for name, paths in lists.items()}
     child = subprocess.Popen(
-        [sys.executable, "-m", "project", *words],
+        [sys.executable, "-m", module, *words],
         cwd=folder,
         env=os.environ
         | variables
-        | {"LOCKSTEP_DATA": str(data.absolute()), "LOCKSTEP_TRACK": "off"},
+        | {"LOCKSTEP_DATA": str(data.absolute()), "LOCKSTEP_TRACK": "off"}
+        | {"LOCKSTEP_PROJECT": package},
         stdout=subprocess.DEVNULL,
         preexec_fn=follow_parent,
         pass_fds=[lock],  # if we are killed, the folder is held until the child has ended

@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from project.errors import RunError
-from project.files import nearest
-from project.records.differences import flat
-from project.records.receipt import Run, metrics_of
+from lockstep.ground.errors import RunError, nearest
+from lockstep.records.differences import flat
+from lockstep.records.receipt import Run, metrics_of
 
 COLUMNS = ("model", "recipe", "seed", "state")  # of the listing itself
 METRICS = tuple(

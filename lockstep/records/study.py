@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from project.records.report import STYLE, svg, table
+from lockstep.records.report import STYLE, svg, table
 
 _GOOD, _LINE, _GIVEN_UP = "#1f5fa8", "#d9731a", "#9a9a9a"
 

@@ -7,8 +7,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from project.errors import RunError
-from project.files import told_in_one_line
+from lockstep.ground.errors import RunError
+from lockstep.ground.files import told_in_one_line
 
 # One record for each step, 48 bytes, little-endian; the columns stand in the order in which a
 # difference arises: other samples, other bytes of them, another loss, gradient, weights.

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from project.errors import RunError
-from project.files import flush_folder, held, is_held, nearest, told_in_one_line
-from project.records.receipt import Run, runs
+from lockstep.ground.errors import RunError, nearest
+from lockstep.ground.files import flush_folder, held, is_held, told_in_one_line
+from lockstep.records.receipt import Run, runs
 
 NAME = ".trash"  # in the folder of the runs; a name with a dot is in no list of runs
 _NUMBER = re.compile(r"~\d+$")

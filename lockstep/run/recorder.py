@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from project.config import Training as Settings
-from project.data.batches import Batches
-from project.errors import RunError
-from project.records import environment, trace
-from project.records.journal import Journal
-from project.records.receipt import Run
-from project.records.trace import Trace
-from project.training.checkpoint import Checkpoints, Snapshot
-from project.training.loop import Training
-from project.watch import Watch
+from lockstep.config.experiment import Training as Settings
+from lockstep.data.batches import Batches
+from lockstep.ground import environment
+from lockstep.ground.errors import RunError
+from lockstep.ground.watch import Watch
+from lockstep.records import trace
+from lockstep.records.journal import Journal
+from lockstep.records.receipt import Run
+from lockstep.records.trace import Trace
+from lockstep.training.checkpoint import Checkpoints, Snapshot
+from lockstep.training.loop import Training
 
 
 class NullRecorder:
@@ -26,8 +27,9 @@ class NullRecorder:
     def resume(self, steps: int) -> None:
         """Nothing to bring back; the first worker tells where to go on."""
 
-    def doubt(self, reasons: set[str]) -> None:
-        """Why bits from here on may differ on another CPU."""
+    def is_due(self, step: int) -> bool:  # noqa: ARG002
+        """Return whether a checkpoint is due: never."""
+        return False
 
     def step(self, step: int, loss: float, batch: int, rate: float) -> None:
         """A step is done."""
@@ -54,7 +56,7 @@ class Recorder(NullRecorder):
         self.run, self.training, self.batches, self.watch = run, training, batches, watch
         self.settings, self.doubts = settings, set[str]()
         self.notebook = environment.from_notebook()
-        self._open = ExitStack()
+        self._open, self._saved = ExitStack(), time.monotonic()
         self.checkpoints = Checkpoints(
             run.folder / "checkpoints", settings.keep_checkpoints, watch.say
         )
@@ -136,6 +138,14 @@ class Recorder(NullRecorder):
         self.journal.append(row)
         self.watch.epoch(row)
 
+    def is_due(self, step: int) -> bool:
+        """Return whether a checkpoint is due at a step, by its number or by the clock."""
+        every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_seconds
+        if step % every == 0 or 0 < seconds <= time.monotonic() - self._saved:
+            self._saved = time.monotonic()
+            return True
+        return False
+
     def save(self, snapshot: Callable[[], Snapshot]) -> None:
         """Start writing a checkpoint, which knows the files beside it as they are now."""
         self.trace.write()
@@ -171,17 +181,3 @@ class Recorder(NullRecorder):
             "resumed_at_step": self.first_step,
             "samples_per_second": round(samples / (time.monotonic() - self.began), 1),
         }
-
-
-def due(every: int, seconds: float) -> Callable[[int], bool]:
-    """Whether a checkpoint is due at a step, by their number or by the clock."""
-    last = time.monotonic()
-
-    def is_due(step: int) -> bool:
-        nonlocal last
-        if step % every == 0 or 0 < seconds <= time.monotonic() - last:
-            last = time.monotonic()
-            return True
-        return False
-
-    return is_due

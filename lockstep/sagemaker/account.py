@@ -4,8 +4,8 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any
 
-from project import aws
-from project.errors import DeploymentError
+from lockstep.ground import aws
+from lockstep.ground.errors import DeploymentError
 
 
 class Account:

@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from project.deployment.bundle import NAME, Bundle
-from project.deployment.weights import moving
-from project.errors import DeploymentError, SettingError, StorageError
-from project.files import digest_of, nearest
-from project.storage import Storage
-from project.watch import Watch
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import DeploymentError, SettingError, StorageError, nearest
+from lockstep.ground.storage import Storage
+from lockstep.ground.watch import Watch
+from lockstep.publishing.bundle import NAME, Bundle
+from lockstep.publishing.weights import moving
 
-_TEMPLATE = Path(__file__).parents[2] / "deployment" / "stack.yaml"
+_TEMPLATE = Path(__file__).with_name("stack.yaml")
 # What the bundle and the image decide, and no user.
 _OURS = ("Image", "Repository", "ModelBucket", "ModelKey", "BundleDigest", "ManifestDigest",
          "Signed", "Run", "Version")  # fmt: skip

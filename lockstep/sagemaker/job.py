@@ -13,9 +13,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from project.errors import LockstepError, SettingError
-from project.files import write_atomically
-from project.processes import follow_parent
+from lockstep.ground.errors import LockstepError, SettingError
+from lockstep.ground.files import write_atomically
+from lockstep.ground.processes import follow_parent
 
 _PORT = 29400
 _STOPPED = 128 + signal.SIGTERM  # the exit code of who was asked to stop, and saved
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def words(self) -> list[str]:
-        """The words of ``python -m project`` that train it."""
+        """The words of ``python -m lockstep`` that train it."""
         given = dict(self.hyperparameters)
         seed = given.pop("seed", "0")
         given.pop("model", None), given.pop("recipe", None)
@@ -81,14 +81,14 @@ class Job:
     def command(self) -> list[str]:
         """What this host runs: the training alone, or with others under torchrun."""
         if len(self.hosts) == 1:
-            return [sys.executable, "-m", "project", *self.words]
+            return [sys.executable, "-m", "lockstep", *self.words]
         first = self.hosts[0]
         here = int(self.is_first)
         torchrun = ["--nnodes", str(len(self.hosts)), "--nproc-per-node", "1"]
         torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={first}:{_PORT}", "--rdzv-id=job"]
         torchrun += [f"--rdzv-conf=is_host={here}", f"--local-addr={self.host}"]
-        launch = [sys.executable, "-m", "project.training.launch", *torchrun]
-        return [*launch, "--module", "project", *self.words]
+        launch = [sys.executable, "-m", "lockstep.training.launch", *torchrun]
+        return [*launch, "--module", "lockstep", *self.words]
 
 
 def train(ml: Path) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from project.deployment.account import Account
-from project.errors import DeploymentError
-from project.watch import Watch
+from lockstep.ground.errors import DeploymentError
+from lockstep.ground.watch import Watch
+from lockstep.sagemaker.account import Account
 
 _TAGS = [{"Key": "lockstep", "Value": "endpoint"}]  # by which a stack is known to be ours
 _PAUSE = 3.0  # seconds between two looks; CloudFormation takes minutes

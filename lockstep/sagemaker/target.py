@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from project.aws import code_of
-from project.deployment.account import Account
-from project.errors import DeploymentError
+from lockstep.ground.aws import code_of
+from lockstep.ground.errors import DeploymentError
+from lockstep.sagemaker.account import Account
 
 IMAGE = "LOCKSTEP_ECR_IMAGE"
 _IMAGE = re.compile(

@@ -6,15 +6,15 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from project.models import golden
-from project.models.inputs import Text
-from project.serving import description
-from project.serving.asking import Asking
-from project.serving.gate import PREDICT, Gate
-from project.serving.limits import Limits
-from project.serving.metrics import KIND, Metrics
-from project.serving.page import page
-from project.trained import Served
+from lockstep.answers import golden
+from lockstep.answers.inputs import Text
+from lockstep.loading import Served
+from lockstep.serving import description
+from lockstep.serving.asking import Asking
+from lockstep.serving.gate import PREDICT, Gate
+from lockstep.serving.limits import Limits
+from lockstep.serving.metrics import KIND, Metrics
+from lockstep.serving.page import page
 
 
 def app(

@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.types import Receive
 
-from project.errors import DataError
-from project.serving.batching import Batching
-from project.serving.limits import Limits, Refused, busy
-from project.serving.metrics import Metrics
-from project.serving.reading import Reading
+from lockstep.ground.errors import DataError
+from lockstep.serving.batching import Batching
+from lockstep.serving.limits import Limits, Refused, busy
+from lockstep.serving.metrics import Metrics
+from lockstep.serving.reading import Reading
 
 _LARGE = 1 << 16  # bytes of a body whose memory is counted
 _READERS = 2

@@ -11,8 +11,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from project.models.predictor import BLOCK
-from project.serving.limits import Limits, busy
+from lockstep.answers.predictor import BLOCK
+from lockstep.serving.limits import Limits, busy
 
 Row = NDArray[Any]
 _MOMENT = 0.003  # seconds that nothing else is read in

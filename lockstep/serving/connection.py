@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from project.serving.limits import Limits, Refused, busy
+from lockstep.serving.limits import Limits, Refused, busy
 
 _STATUS = {
     400: b"400 Bad Request",

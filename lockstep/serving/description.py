@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from project.models.inputs import Takes, Text
-from project.serving.reading import CSV, FORM, JSON
+from lockstep.answers.inputs import Takes, Text
+from lockstep.serving.reading import CSV, FORM, JSON
 
 _REFUSED = {
     400: "what the model cannot take",

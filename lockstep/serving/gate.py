@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from project.serving.asking import Asking, Gone
-from project.serving.limits import Refused
-from project.serving.metrics import Metrics
+from lockstep.serving.asking import Asking, Gone
+from lockstep.serving.limits import Refused
+from lockstep.serving.metrics import Metrics
 
 PREDICT = "/predict"
 # What SageMaker calls them (docs.aws.amazon.com/sagemaker: "Custom inference code with hosting").

@@ -8,10 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from project import pictures
-from project.errors import DataError
-from project.models.inputs import Picture
-from project.serving.limits import Limits, Refused
+from lockstep.answers.inputs import Picture
+from lockstep.ground import pictures
+from lockstep.ground.errors import DataError
+from lockstep.serving.limits import Limits, Refused
 
 JSON, FORM, CSV = "application/json", "multipart/form-data", "text/csv"
 _WANTED = {

@@ -11,10 +11,10 @@ from typing import Any
 
 import uvicorn
 
-from project.errors import Interrupted, ServingError
-from project.serving.connection import Connection
-from project.serving.stopping import Server, deadline
-from project.trained import Served
+from lockstep.ground.errors import Interrupted, ServingError
+from lockstep.loading import Served
+from lockstep.serving.connection import Connection
+from lockstep.serving.stopping import Server, deadline
 
 _TURN = 5e-5  # seconds; Python gives 5e-3
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -42,7 +42,7 @@ def serve(
         if not guarded:
             _refuse_strangers(host, listener, token)
         served = open_model()
-        from project.serving.app import app  # loads torch, which the model has set up by now
+        from lockstep.serving.app import app  # loads torch, which the model has set up by now
 
         # Who knows the token is no page of a stranger that a browser was made to call us with.
         hosts = None if token or guarded else (*_LOCAL, host)

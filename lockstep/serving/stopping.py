@@ -12,7 +12,7 @@ from typing import cast
 
 import uvicorn
 
-from project.serving.connection import Connection
+from lockstep.serving.connection import Connection
 
 _TELLING = 0.2  # seconds in which those are told who got no answer
 _LAST = 1.0  # seconds after which nothing is waited for

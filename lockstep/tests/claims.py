@@ -1,7 +1,7 @@
 """What Lockstep claims, and the tests that hold it: the table that ``invoke prove`` prints.
 
 A whole run of the suite ends with the same table. ``--full`` tries harder, ``--write-claims`` puts
-the table into the README, with the machine and the date.
+the table into docs/claims.md, with the machine and the date.
 """
 
 import platform
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from project.records import environment
+from lockstep.ground import environment
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,17 @@ CLAIMS = (
     Claim(
         "An answer has the same bytes whatever else is asked, and those of training",
         "alone, in blocks, under load; golden answers of each run; in a fresh process",
-        ("models/test_golden.py", "serving/test_load.py"),
+        ("answers/test_golden.py", "serving/test_load.py"),
     ),
     Claim(
         "The same run is the same bundle, and a changed byte in it is refused by name",
         "other process, time zone, locale; each file altered, missing, added; other keys",
-        ("bundles/test_archive.py", "bundles/test_opening.py", "deployment/test_bundle.py"),
+        ("bundles/test_archive.py", "bundles/test_opening.py", "publishing/test_bundle.py"),
     ),
     Claim(
         "SageMaker trains to the same bits and answers with them",
         "its SDK's local mode on a Docker engine, one host and two; an interruption",
-        ("containers/test_sagemaker.py", "deployment/test_container.py"),
+        ("containers/test_sagemaker.py", "sagemaker/test_container.py"),
     ),
     Claim(
         "Nothing that is loaded can run code",
@@ -123,7 +123,7 @@ CLAIMS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of ``invoke prove``."""
     parser.addoption("--full", action="store_true", help="kill 500 times instead of 20")
-    parser.addoption("--write-claims", action="store_true", help="write the table to the README")
+    parser.addoption("--write-claims", action="store_true", help="write the table to docs/claims.md")
 
 
 def pytest_terminal_summary(
@@ -148,7 +148,7 @@ def tried(
 
     def of_claim(outcome: str) -> list[pytest.TestReport]:
         reports = [item for item in stats.get(outcome, []) if hasattr(item, "user_properties")]
-        names = [f"tests/{test}" for test in claim.tests]
+        names = [f"lockstep/tests/{test}" for test in claim.tests]
         return [
             report
             for report in reports
@@ -167,10 +167,10 @@ def tried(
 
 
 def write(lines: list[str], command: str) -> None:
-    """Put the table between its marks in the README."""
+    """Put the table between its marks in docs/claims.md."""
     when, cpu = datetime.now(UTC).strftime("%Y-%m-%d"), environment.cpu()["model"]
     said = f"`{command}`, {when}, {platform.system()} on {cpu}."
     table = "\n".join([*lines, "", said])
-    text = README.read_text()
+    text = PAGE.read_text()
     marked = re.compile(r"(<!-- claims -->\n).*?(<!-- end of claims -->)", re.DOTALL)
-    README.write_text(marked.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text))
+    PAGE.write_text(marked.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text))

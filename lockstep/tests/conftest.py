@@ -10,40 +10,44 @@ from typing import Any
 
 import pytest
 
-from project.training import profiles
+os.environ["LOCKSTEP_PROJECT"] = "lockstep.examples"  # whatever the team's project holds
+
+from lockstep.ground import profiles  # noqa: E402
 
 profiles.enter("portable")  # before anything imports torch
 
-from project import cli, models  # noqa: E402
-from project.config import Experiment, resolve  # noqa: E402
-from project.place import Place  # noqa: E402
-from project.records.receipt import Run  # noqa: E402
-from project.watch import Watch  # noqa: E402
-from tests.claims import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
-from tests.services import aws, postgres, s3  # noqa: E402, F401
-from tests.trees import house, index, tree  # noqa: E402, F401
+from lockstep import cli  # noqa: E402
+from lockstep.config.experiment import Experiment  # noqa: E402
+from lockstep.config.recipe import resolve  # noqa: E402
+from lockstep.ground import home  # noqa: E402
+from lockstep.ground.place import Place  # noqa: E402
+from lockstep.ground.watch import Watch  # noqa: E402
+from lockstep.records.receipt import Run  # noqa: E402
+from lockstep.tests.claims import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
+from lockstep.tests.services import aws, postgres, s3  # noqa: E402, F401
+from lockstep.tests.trees import house, index, tree  # noqa: E402, F401
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Call = Callable[..., tuple[int, str, str]]
 # Files whose tests share what takes long to make, or a port: one process runs all of it. (The mark
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
 TOGETHER = (
-    "tests/data/test_transfer.py",
-    "tests/deployment/test_bundle.py",
-    "tests/deployment/test_container.py",  # its hosts meet at one port
-    "tests/deployment/test_stack.py",
-    "tests/deployment/test_transformer.py",
-    "tests/deployment/test_weights.py",
-    "tests/faults/test_workers.py",
-    "tests/test_any_cpu.py",
-    "tests/test_jupyterlab.py",
-    "tests/test_lock.py",
-    "tests/test_notebooks.py",
-    "tests/test_services.py",
-    "tests/test_storage.py",
-    "tests/test_tracking.py",
-    "tests/test_tracking_page.py",
-    "tests/tuning/test_study.py",
+    "lockstep/tests/data/test_transfer.py",
+    "lockstep/tests/publishing/test_bundle.py",
+    "lockstep/tests/sagemaker/test_container.py",  # its hosts meet at one port
+    "lockstep/tests/sagemaker/test_stack.py",
+    "lockstep/tests/sagemaker/test_transformer.py",
+    "lockstep/tests/publishing/test_weights.py",
+    "lockstep/tests/faults/test_workers.py",
+    "lockstep/tests/test_any_cpu.py",
+    "lockstep/tests/test_jupyterlab.py",
+    "lockstep/tests/test_lock.py",
+    "lockstep/tests/test_notebooks.py",
+    "lockstep/tests/test_services.py",
+    "lockstep/tests/test_storage.py",
+    "lockstep/tests/test_tracking.py",
+    "lockstep/tests/test_tracking_page.py",
+    "lockstep/tests/tuning/test_study.py",
 )
 
 
@@ -55,8 +59,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            if file.startswith("tests/containers/"):  # one engine, one checkout, one port
-                return "tests/containers"
+            if file.startswith("lockstep/tests/containers/"):  # one engine, one checkout, one port
+                return "lockstep/tests/containers"
             return file if file in TOGETHER else nodeid
 
     return Scheduling(config, log)
@@ -95,14 +99,14 @@ def experiment(recipe: str = "digits/base", *overrides: str, seed: int = 42) -> 
 def full_experiment(recipe: str, *overrides: str, seed: int = 42) -> Experiment:
     """A recipe as it is, but for the overrides."""
     model, _, name = recipe.partition("/")
-    path = models.recipe(model, name or "base")
-    return resolve(model, path, models.config_of(model), seed=seed, overrides=overrides)[0]
+    path = home.here().recipe(model, name or "base")
+    return resolve(model, path, home.here().config_of(model), seed=seed, overrides=overrides)[0]
 
 
 @pytest.fixture
 def train_briefly(place: Place) -> Callable[..., Run]:
     """Train a brief run in this process: ``train_briefly("digits/base", "training.lr=0.1")``."""
-    from project.experiment import run_experiment
+    from lockstep.run.story import run_experiment
 
     def train(recipe: str = "digits/base", *overrides: str, seed: int = 42) -> Run:
         run = run_experiment(experiment(recipe, *overrides, seed=seed), place, Watch())
@@ -115,7 +119,7 @@ def train_briefly(place: Place) -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Run:
     """A finished brief run of digits, to be looked at, not changed."""
-    from project.experiment import run_experiment
+    from lockstep.run.story import run_experiment
 
     folder = Place(tmp_path_factory.mktemp("finished"), data_folder)
     run = run_experiment(experiment(), folder, Watch())
@@ -149,9 +153,9 @@ def copy_of_tracked_files(folder: Path) -> Path:
 
 
 def command(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """``python -m project ...`` as a process of its own, run to its end."""
+    """``python -m lockstep ...`` as a process of its own, run to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "project", *words],
+        [sys.executable, "-m", "lockstep", *words],
         cwd=ROOT,
         env=plain_environment() | variables,
         capture_output=True,

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from project.processes import follow_parent
+from lockstep.ground.processes import follow_parent
 
 
 @dataclass(frozen=True)

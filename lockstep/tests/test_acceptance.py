@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from project import acceptance
-from project.budgets import MEASURES, Budget, budget
-from project.errors import RunError, SettingError
-from project.models import FOLDER
-from project.place import Place
-from project.records.receipt import Run
-from project.watch import Watch
-from tests.conftest import Call, experiment
+from lockstep.config.budgets import MEASURES, Budget, budget
+from lockstep.ground import home
+from lockstep.ground.errors import RunError, SettingError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.publishing import acceptance
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import Call, experiment
 
 
 @pytest.fixture
@@ -157,7 +157,9 @@ def test_a_receipt_that_was_embellished_is_refused(copy: Run, place: Place) -> N
         acceptance.refuse_failing(copy, place, Watch())
 
 
-@pytest.mark.parametrize("recipe", sorted(FOLDER.glob("*/recipes/*.yaml")), ids=str)
+@pytest.mark.parametrize(
+    "recipe", sorted(home.here().folder.glob("models/*/recipes/*.yaml")), ids=str
+)
 def test_what_a_recipe_says_that_it_brings_keeps_its_budget(recipe: Path) -> None:
     brought = float(recipe.read_text().splitlines()[1].split("test accuracy ")[1].split()[0])
     stated = experiment(f"{recipe.parts[-3]}/{recipe.stem}").accept

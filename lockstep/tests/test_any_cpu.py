@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from project.records.receipt import Run
-from tests.conftest import ROOT
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT
 
 QEMU = shutil.which("qemu-x86_64")
 IN_CI = os.environ.get("CI") or os.environ.get("LOCKSTEP_CI")
@@ -29,19 +29,19 @@ FILES = ("weights.safetensors", "trace.bin", "metrics.jsonl", "preprocess.json",
 # an emulated CPU takes 20 s to import.)
 CODE = """
 import json, sys
-from project.training import profiles
+from lockstep.training import profiles
 profiles.enter("portable")
 import torch
 from project import models
-from project.config import resolve
-from project.experiment import run_experiment
-from project.place import Place
-from project.watch import Watch
+from lockstep.config.recipe import resolve
+from lockstep.run.making import run_experiment
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 
 runs, last, jobs = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 
 for name, *overrides in jobs:
-    recipe, config = models.recipe(name, "base"), models.config_of(name)
+    recipe, config = home.here().recipe(name, "base"), home.here().config_of(name)
     experiment = resolve(name, recipe, config, seed=42, overrides=overrides)[0]
     run_experiment(experiment, Place.default(runs), Watch(), last)
 print(json.dumps({"avx512": torch.cpu._is_avx512_supported()}))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from lockstep.tests.conftest import ROOT
 
-FILES = sorted((ROOT / "project").rglob("*.py"))
+FILES = sorted((ROOT / "lockstep").rglob("*.py"))
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 # What a part may import of the others. What it needs besides, it is given.
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "__init__": {"errors", "models", "trained"},
     "__main__": {"cli"},
 }
-PARTS = {path.relative_to(ROOT / "project").parts[0].removesuffix(".py") for path in FILES}
+PARTS = {path.relative_to(ROOT / "lockstep").parts[0].removesuffix(".py") for path in FILES}
 
 # Each big library is known to one part only; boto3 to those that keep files and deploy them.
 OWNER = {
@@ -87,7 +87,7 @@ def tree(path: Path) -> ast.Module:
 
 def part(path: Path) -> str:
     """The part of the package that a file belongs to."""
-    return path.relative_to(ROOT / "project").parts[0].removesuffix(".py")
+    return path.relative_to(ROOT / "lockstep").parts[0].removesuffix(".py")
 
 
 def imports(nodes: Iterator[ast.AST]) -> set[str]:
@@ -128,11 +128,11 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 
 
 def test_the_verbs_import_what_they_need_when_they_are_called() -> None:
-    verbs = (ROOT / "project" / "cli").glob("*.py")
+    verbs = (ROOT / "lockstep" / "cli").glob("*.py")
     top = {name for path in verbs for name in imports(iter(tree(path).body))}
     assert parts_of(top) - {"cli"} == {"errors", "files", "models"}
     assert (
-        imports(iter(tree(ROOT / "project" / "models" / "__init__.py").body)) & set(OWNER) == set()
+        imports(iter(tree(ROOT / "lockstep" / "models" / "__init__.py").body)) & set(OWNER) == set()
     )
 
 
@@ -148,7 +148,7 @@ def test_the_tasks_know_of_the_package_how_a_child_follows_its_parent_and_only_w
 
 
 def test_what_the_tasks_load_of_the_package_needs_the_standard_library_alone() -> None:
-    loaded = [ROOT / "project" / name for name in ("__init__.py", "processes.py")]
+    loaded = [ROOT / "lockstep" / name for name in ("__init__.py", "processes.py")]
     found = {name.split(".")[0] for path in loaded for name in imports(iter(tree(path).body))}
     assert found - sys.stdlib_module_names == set()
 
@@ -193,7 +193,7 @@ def test_no_function_is_longer_than_60_lines() -> None:
 
 
 def test_the_loop_fits_one_screen() -> None:
-    lines = dict(functions(ROOT / "project" / "training" / "loop.py"))
+    lines = dict(functions(ROOT / "lockstep" / "training" / "loop.py"))
     assert lines["train"] <= 60
 
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.claims import CLAIMS, README
-from tests.conftest import ROOT
+from lockstep.tests.claims import CLAIMS, PAGE
+from lockstep.tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.text)
@@ -19,14 +19,14 @@ def test_the_tests_that_a_claim_names_are_there(claim: object) -> None:
 
 
 def test_the_readme_shows_each_claim_as_held() -> None:
-    table = README.read_text().partition("<!-- claims -->")[2].partition("<!-- end of claims")[0]
+    table = PAGE.read_text().partition("<!-- claims -->")[2].partition("<!-- end of claims")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[1:]] == [claim.text for claim in CLAIMS]
     assert {row[3] for row in rows[1:]} == {"held"}
 
 
 def test_a_run_of_the_suite_ends_with_the_claims_that_it_tried() -> None:
-    one = "tests/test_architecture.py::test_nothing_that_is_loaded_can_run_code"
+    one = "lockstep/tests/test_architecture.py::test_nothing_that_is_loaded_can_run_code"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", one],
         cwd=ROOT,
@@ -34,5 +34,5 @@ def test_a_run_of_the_suite_ends_with_the_claims_that_it_tried() -> None:
         text=True,
     )
     (row,) = (line for line in done.stdout.splitlines() if line.startswith("| Nothing"))
-    files = len(list((ROOT / "project").rglob("*.py")))
+    files = len(list((ROOT / "lockstep").rglob("*.py")))
     assert row.endswith(f"| {files:,} | held |")

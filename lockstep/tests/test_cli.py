@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from project import cli
-from project.errors import DataError
-from project.models.digits import Preprocess
-from project.records.receipt import Run
-from tests.conftest import ROOT, Call, command, plain_environment
+from lockstep import cli
+from lockstep.examples.models.digits import Preprocess
+from lockstep.ground.errors import DataError
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, Call, command, plain_environment
 
 BRIEF = ("digits", "training.epochs=1", "data.limit=100", "training.checkpoint_every=3")
 
@@ -213,7 +213,7 @@ def test_a_shell_that_knows_nothing_of_profiles_predicts_and_evaluates(
     run = str(finished_run.folder)
     for words in (("predict", run, pictures[0], "--json"), ("evaluate", run, "--json")):
         done = subprocess.run(
-            [sys.executable, "-m", "project", *words],
+            [sys.executable, "-m", "lockstep", *words],
             cwd=ROOT,
             env=plain_environment(),
             capture_output=True,
@@ -329,11 +329,11 @@ finally:
     "statement",
     [
         "import tasks",
-        "from project.cli import main; main(['--help'])",
-        "from project.cli import main; main(['config', 'apparel'])",
-        "from project.cli import main; main(['runs', '--runs', 'no-such-folder'])",
-        "from project.cli import main; main(['doctor'])",
-        "from project.cli import main; main(['train', 'digits', 'training.epoch=1'])",
+        "from lockstep.cli import main; main(['--help'])",
+        "from lockstep.cli import main; main(['config', 'apparel'])",
+        "from lockstep.cli import main; main(['runs', '--runs', 'no-such-folder'])",
+        "from lockstep.cli import main; main(['doctor'])",
+        "from lockstep.cli import main; main(['train', 'digits', 'training.epoch=1'])",
     ],
 )
 def test_what_does_not_train_loads_nothing_heavy(statement: str) -> None:
@@ -346,7 +346,7 @@ def test_what_does_not_train_loads_nothing_heavy(statement: str) -> None:
 
 def test_training_loads_no_server(tmp_path: Path) -> None:
     words = ["train", *BRIEF, "--runs", str(tmp_path)]
-    code = CODE.format(f"from project.cli import main; main({words})", SERVERS)
+    code = CODE.format(f"from lockstep.cli import main; main({words})", SERVERS)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

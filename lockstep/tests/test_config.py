@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from project import models
-from project.config import Experiment, Source, explain, resolve
-from project.errors import SettingError
-from tests.conftest import command, experiment
+from lockstep.config.experiment import Experiment
+from lockstep.config.recipe import Source, explain, resolve
+from lockstep.ground import home
+from lockstep.ground.errors import SettingError
+from lockstep.tests.conftest import command, experiment
 
 Resolve = Callable[..., tuple[Experiment, dict[str, Source]]]
 
@@ -25,7 +26,7 @@ def resolved(tmp_path: Path) -> Resolve:
         path = tmp_path / model / "recipes" / "mine.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
-        return resolve(model, path, models.config_of(model), seed=seed, overrides=overrides)
+        return resolve(model, path, home.here().config_of(model), seed=seed, overrides=overrides)
 
     return resolve_text
 
@@ -46,11 +47,11 @@ def test_all_mistakes_are_told_at_once_each_with_its_place_and_what_would_be_rig
         "training.lr: found no '=', wanted key=value, e.g. training.epochs=5",
         "seed: found -1, wanted int from 0 to 9223372036854775807",
         "digits/recipes/mine.yaml: model.dropuot: no such setting. Did you mean model.dropout? "
-        "(python -m project config digits lists all)",
+        "(python -m lockstep config digits lists all)",
         "digits/recipes/mine.yaml: training.lr: found 'fast', wanted float, at least 0",
         "digits/recipes/mine.yaml: training.epochs: found 0, wanted int, at least 1",
         "override: training.batchsize: no such setting. Did you mean training.batch_size? "
-        "(python -m project config digits lists all)",
+        "(python -m lockstep config digits lists all)",
         "override: model.dropout: found 0.99, wanted float from 0 to 0.95",
         "override: training.shards: found 6, wanted int, a power of two from 1 to 256",
     ]
@@ -101,7 +102,7 @@ def test_mistakes_in_budgets_are_told_with_all_others(resolved: Resolve) -> None
         "digits/recipes/mine.yaml: training.lr: found 'fast', wanted float, at least 0",
         f"override: accept.latency_ms: found 'fast', {bound}",
         "override: acept.size_mb: no such setting. Did you mean accept.size_mb? "
-        "(python -m project config digits lists all)",
+        "(python -m lockstep config digits lists all)",
         "override: accept: found 3, wanted measures with a bound each, such as "
         "test.accuracy: '>= 0.92'",
     ]
@@ -150,7 +151,7 @@ def test_an_empty_section_sets_nothing_and_a_mistyped_one_is_refused(resolved: R
     recipe = "data:\n  name: digits\nmodel:\ntraining:\n"
     assert resolved(recipe) == resolved("data:\n  name: digits\n")
     assert resolved(recipe, "training.epochs=2")[0].training.epochs == 2
-    hint = "no such setting. Did you mean training.lr? (python -m project config digits lists all)"
+    hint = "no such setting. Did you mean training.lr? (python -m lockstep config digits lists all)"
     assert problems(lambda: resolved("trainings:\n", "training=")) == [
         f"digits/recipes/mine.yaml: trainings: {hint}",
         f"override: training: {hint}",
@@ -214,6 +215,6 @@ def test_the_config_verb_tells_mistakes_and_exits_with_2() -> None:
     done = command("config", "digits", "training.epoch=5")
     told = (
         "error: override: training.epoch: no such setting. Did you mean training.epochs? "
-        "(python -m project config digits lists all)\n"
+        "(python -m lockstep config digits lists all)\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from project import cli
-from tests.conftest import ROOT, copy_of_tracked_files
-from tests.services import S3
+from lockstep import cli
+from lockstep.tests.conftest import ROOT, copy_of_tracked_files
+from lockstep.tests.services import S3
 
-PAGE = (ROOT / "docs" / "data.md").read_text()
+PAGE = (ROOT / "lockstep" / "docs" / "data.md").read_text()
 BLOCKS = re.findall(r"<!-- in a copy -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
 ACTIONS = ("list", "fetch", "add", "verify", "push", "pull", "diff")
 
@@ -39,7 +39,7 @@ class Clone:
 
     def data(self, *words: str, code: int = 0, **variables: str) -> Any:
         """What ``data`` prints as JSON; its exit code must be as said."""
-        done = self.give(sys.executable, "-m", "project", "data", *words, "--json", **variables)
+        done = self.give(sys.executable, "-m", "lockstep", "data", *words, "--json", **variables)
         assert done.returncode == code, (words, done.stdout, done.stderr)
         return json.loads(done.stdout)
 
@@ -91,12 +91,12 @@ def test_another_clone_trains_the_same_bits_from_the_bucket(tmp_path: Path, s3: 
     added = mine.data("add", str(tmp_path / "garments"), "--name=garments", "--size=28x28")
     assert added["labels"] == {"dark": 12, "light": 12}
     assert len(mine.data("push", **remote)["sent"]) == 2
-    committed = Path("project/data/catalog/garments.yaml")
+    committed = Path("lockstep/examples/data/garments.yaml")
     (yours.folder / committed).write_bytes((mine.folder / committed).read_bytes())
 
     receipts = []
     for clone, name in ((mine, "garments"), (yours, "garments")):
-        words = f"-m project train apparel/base data.name={name} training.epochs=1 --seed 1 --json"
+        words = f"-m lockstep train apparel/base data.name={name} training.epochs=1 --seed 1 --json"
         done = clone.give(sys.executable, *words.split(), **remote)
         assert done.returncode == 0, done.stderr
         (receipt,) = (clone.folder / "runs").glob("*/receipt.json")
@@ -106,7 +106,7 @@ def test_another_clone_trains_the_same_bits_from_the_bucket(tmp_path: Path, s3: 
     assert first["identity"] == second["identity"]
     assert first["results"]["weights_sha256"] == second["results"]["weights_sha256"]
     run = first["run"]
-    done = yours.give(sys.executable, "-m", "project", "reproduce", run)
+    done = yours.give(sys.executable, "-m", "lockstep", "reproduce", run)
     assert done.returncode == 0, done.stderr
 
 

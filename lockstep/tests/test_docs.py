@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, copy_of_tracked_files
-from tests.deployment.test_audit import CANARY, advisories
+from lockstep.tests.conftest import ROOT, copy_of_tracked_files
+from lockstep.tests.publishing.test_audit import CANARY, advisories
 
 README = (ROOT / "README.md").read_text()
 
@@ -53,7 +53,7 @@ def test_the_commands_of_the_pages_on_bundles_and_security_run(tmp_path: Path) -
     for words in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *words], cwd=copy, check=True)
     (copy / "shared").mkdir()
-    pages = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("bundle", "security")]
+    pages = [(ROOT / "lockstep" / "docs" / f"{name}.md").read_text() for name in ("bundle", "security")]
     lines = [word for page in pages for word in commands(page, "in a copy")]
     assert len(lines) == 6
     with advisories({("jinja2", "2.4.1"): CANARY}) as (address, _):
@@ -70,14 +70,14 @@ def test_the_two_commands_stand_on_top() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+    "page", [ROOT / "README.md", *sorted((ROOT / "lockstep" / "docs").glob("*.md"))], ids=str
 )
 def test_every_link_and_file_named_is_there(page: Path) -> None:
     text = page.read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     tests = [
         str(os.path.relpath(ROOT / name, page.parent))
-        for name in re.findall(r"tests/[\w/]+\.py", text)
+        for name in re.findall(r"lockstep/tests/[\w/]+\.py", text)
     ]
     assert [name for name in links + tests if not (page.parent / name).exists()] == []
     for name, test in re.findall(r"(tests/[\w/]+\.py)::(\w+)", text):

@@ -12,15 +12,15 @@ import pytest
 import safetensors.numpy
 import torch
 
-from project import models
-from project.errors import Diverged
-from project.experiment import run_experiment
-from project.files import digest_of
-from project.place import Place
-from project.records import environment, source, trace
-from project.records.receipt import Run, verify
-from project.watch import Watch
-from tests.conftest import command, experiment
+from lockstep.ground import environment, home
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import Diverged
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records import source, trace
+from lockstep.records.receipt import Run, verify
+from lockstep.run.story import run_experiment
+from lockstep.tests.conftest import command, experiment
 
 Train = Callable[..., Run]
 
@@ -113,8 +113,8 @@ def test_what_decides_no_bit_is_not_in_the_identity(
 def test_an_edit_of_the_code_is_another_run(
     train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = source.files_that_run("project.experiment", "project.models.digits.__init__")
-    files["project/training/loop.py"] += b"# edited\n"
+    files = source.files_that_run("lockstep.run.making", "lockstep.examples.models.digits.__init__")
+    files["lockstep/training/loop.py"] += b"# edited\n"
     monkeypatch.setattr(source, "files_that_run", lambda *_: files)
     assert train_briefly().name != finished_run.name
 
@@ -126,7 +126,7 @@ def test_what_is_edited_while_a_run_starts_does_not_come_into_its_source(
 
     def edited_after_the_first_look(*modules: str) -> dict[str, bytes]:
         files = read(*modules)
-        files["project/training/loop.py"] += b"" if next(before, False) else b"# edited\n"
+        files["lockstep/training/loop.py"] += b"" if next(before, False) else b"# edited\n"
         return files
 
     monkeypatch.setattr(source, "files_that_run", edited_after_the_first_look)
@@ -189,7 +189,7 @@ def test_no_loader_outlives_a_training_that_breaks(
     train_briefly: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while the error, and with it all that the training held, is being looked at."""
-    parts = models.module("digits")
+    parts = home.here().module("digits")
     plain, living = parts.loss, list[int]()
 
     def breaking(model: Any, batch: Any) -> Any:
@@ -264,7 +264,7 @@ def test_apparel_learns_on_the_real_data(train_briefly: Train) -> None:
 def test_what_may_depend_on_the_cpu_lowers_the_level_of_the_run(
     train_briefly: Train, monkeypatch: pytest.MonkeyPatch, change: Any, reason: str
 ) -> None:
-    parts = models.module("digits")
+    parts = home.here().module("digits")
     plain = parts.loss
     monkeypatch.setattr(parts, "loss", lambda model, batch: change(plain(model, batch)))
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, copy_of_tracked_files
+from lockstep.tests.conftest import ROOT, copy_of_tracked_files
 
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 CHROMIUM = "/usr/bin/chromium"

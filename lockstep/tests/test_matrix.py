@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from lockstep.tests.conftest import ROOT
 
 WORDS = ("train", "--seed=42", "training.epochs=2", "training.checkpoint_every=3", "data.limit=300")
 SAME = (
@@ -83,10 +83,10 @@ def made_under(row: Row, folder: Path) -> tuple[str, dict[str, bytes]]:
     runs, root, variables = folder / "runs", ROOT, os.environ | row.variables
     if row.elsewhere:
         root = folder / "another clone, größer"
-        shutil.copytree(ROOT / "project", root / "project")
+        shutil.copytree(ROOT / "lockstep", root / "project")
         shutil.copy(ROOT / "Pipfile.lock", root)
         variables["HOME"] = str(folder)
-    words = [*row.wrapped, sys.executable, "-m", "project", *WORDS, *row.settings]
+    words = [*row.wrapped, sys.executable, "-m", "lockstep", *WORDS, *row.settings]
     done = subprocess.run(
         [*words, "--runs", str(runs)], cwd=root, env=variables, capture_output=True, text=True
     )

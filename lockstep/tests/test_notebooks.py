@@ -19,9 +19,9 @@ from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from PIL import Image
 
-from project.records.receipt import Run
-from project.training import profiles
-from tests.conftest import ROOT, command
+from lockstep.ground import profiles
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, command
 
 NOTEBOOKS = ROOT / "notebooks"
 PICTURES = {
@@ -169,11 +169,11 @@ def test_a_run_trained_from_a_notebook_says_so_and_has_the_bits_of_the_command_l
 ) -> None:
     """In the kernel, by a process that the kernel starts, or begun in the kernel alone."""
     words = ", ".join(map(repr, BRIEF))
-    python = f"!{sys.executable} -m project train {' '.join(BRIEF)} --seed 5 --runs"
+    python = f"!{sys.executable} -m lockstep train {' '.join(BRIEF)} --seed 5 --runs"
     outputs = execute(
         cells(
             # As people write it: other libraries first, torch before there is anything to train.
-            "import numpy, matplotlib.pyplot\nfrom project.notebook import train\nimport torch",
+            "import numpy, matplotlib.pyplot\nfrom lockstep.notebook import train\nimport torch",
             f"train({words}, seed=5, runs={str(tmp_path / 'kernel')!r})",
             f"train({words}, seed=5, runs={str(tmp_path / 'begun')!r}, until=3)",
             f"{python} {tmp_path / 'started'}",
@@ -193,7 +193,7 @@ def test_a_run_trained_from_a_notebook_says_so_and_has_the_bits_of_the_command_l
     assert [way["environment"]["notebook"] for way in ways] == [False, True, True, True]
     assert [bits(way) for way in ways] == [bits(ways[0])] * 4
     sources = Run(next((tmp_path / "kernel").iterdir())).parts["source"]
-    assert sources.keys() & {"project/notebook.py", "project/console.py"} == set()
+    assert sources.keys() & {"lockstep/notebook.py", "lockstep/ground/console.py"} == set()
 
     name = ways[0]["run"]
     assert ended.splitlines()[3].startswith("trained from a notebook; `invoke reproduce ")
@@ -208,7 +208,7 @@ def test_a_run_trained_from_a_notebook_says_so_and_has_the_bits_of_the_command_l
 
 @pytest.mark.parametrize("variable", ["JPY_PARENT_PID=1", "MPLBACKEND=module://matplotlib_inline"])
 def test_a_process_knows_the_kernel_that_started_it_by_either_of_its_signs(variable: str) -> None:
-    code = "from project.records import environment; print(environment.from_notebook())"
+    code = "from lockstep.records import environment; print(environment.from_notebook())"
     name, _, value = variable.partition("=")
     found = [
         subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout
@@ -219,7 +219,7 @@ def test_a_process_knows_the_kernel_that_started_it_by_either_of_its_signs(varia
 
 def test_torch_loaded_too_early_is_told_in_one_line_and_nothing_is_trained(tmp_path: Path) -> None:
     outputs = execute(
-        cells("import torch", f"from project.notebook import train\ntrain{BRIEF!r}"),
+        cells("import torch", f"from lockstep.notebook import train\ntrain{BRIEF!r}"),
         tmp_path,
         errors=True,
     )
@@ -232,11 +232,11 @@ def test_torch_loaded_too_early_is_told_in_one_line_and_nothing_is_trained(tmp_p
 
 
 def test_source_that_was_changed_under_a_kernel_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "project", tmp_path / "project")
+    shutil.copytree(ROOT / "lockstep", tmp_path / "project")
     shutil.copy(ROOT / "Pipfile.lock", tmp_path)
     model = tmp_path / "project" / "models" / "digits" / "model.py"
     code = (
-        "from project.notebook import train\n"
+        "from lockstep.notebook import train\n"
         f"train(*{BRIEF!r}, until=1)\n"
         f"open({str(model)!r}, 'a').write('# another\\n')\n"
         f"train(*{BRIEF!r})\n"
@@ -248,7 +248,7 @@ def test_source_that_was_changed_under_a_kernel_is_refused(tmp_path: Path) -> No
         capture_output=True,
         text=True,
     )
-    told = "EnvironmentMismatch: project/models/digits/model.py: was changed since this process"
+    told = "EnvironmentMismatch: lockstep/examples/models/digits/model.py: was changed since this process"
     assert told in done.stderr.splitlines()[-1]
     assert len(list((tmp_path / "runs").glob("*/identity.json"))) == 1
 
@@ -258,7 +258,7 @@ def test_an_interrupted_cell_saves_and_the_same_cell_goes_on_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
     words = (*BRIEF[:1], "training.epochs=60", *BRIEF[2:])
-    cell = f"from project.notebook import train\nrun = train(*{words!r})"
+    cell = f"from lockstep.notebook import train\nrun = train(*{words!r})"
     manager, client = start_new_kernel(env=variables(tmp_path / "kernel"), cwd=str(tmp_path))
     try:
         request = client.execute(cell)

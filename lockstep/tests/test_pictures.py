@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from project.errors import DataError
-from project.pictures import grey, is_small, stored
+from lockstep.ground.errors import DataError
+from lockstep.ground.pictures import grey, is_small, stored
 
 
 def encoded(kind: str, **more: Any) -> bytes:
@@ -117,7 +117,7 @@ def test_what_a_camera_wrote_that_was_held_otherwise_is_upright(
     assert grey(picture, size).tolist() == wanted
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # as project.pictures has it
+@pytest.mark.filterwarnings("ignore::UserWarning")  # as lockstep.ground.pictures has it
 @pytest.mark.parametrize(
     "facts",
     [b"", b"MM", b"MM\0*", b"MM\0*\0\0\0\x08\0\x09\x01\x12", b"\xff" * 40, b"Exif\0\0II*\0\xff"],

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from project.models.digits import Preprocess
-from project.records.receipt import Run
-from tests.conftest import ROOT, Call, plain_environment
+from lockstep.examples.models.digits import Preprocess
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, Call, plain_environment
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_checked_out_run_is_used_by_the_commands_that_are_printed(
     head, go, evaluate, predict = out.splitlines()
     assert (code, head.startswith(f"checked out {finished_run.name}")) == (0, True)
     shutil.rmtree(runs)  # it is not needed any more
-    train = f"{sys.executable} -m project train digits --seed 42"
+    train = f"{sys.executable} -m lockstep train digits --seed 42"
     script = [go, evaluate, predict.replace("INPUT", str(tmp_path / "three.png")), train]
     done = subprocess.run(
         ["sh", "-ec", "\n".join(script)], env=plain_environment(), capture_output=True, text=True
@@ -174,7 +174,7 @@ def test_on_a_terminal_it_asks_before_it_deletes(runs: Path, answer: str, code: 
     words = ["delete", "digits-base-s7", "--runs", str(runs)]
     os.write(ours, answer.encode())
     done = subprocess.run(
-        [sys.executable, "-m", "project", *words],
+        [sys.executable, "-m", "lockstep", *words],
         cwd=ROOT,
         stdin=theirs,
         capture_output=True,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command
-from tests.services import free_ports
-from tests.serving.test_app import start
+from lockstep.tests.conftest import command
+from lockstep.tests.services import free_ports
+from lockstep.tests.serving.test_app import start
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.services import S3, Postgres
+from lockstep.tests.services import S3, Postgres
 
 
 def test_each_database_is_empty_and_wants_the_password(postgres: Postgres) -> None:

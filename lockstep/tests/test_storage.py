@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from project.errors import StorageError
-from project.files import digest_of
-from project.storage import PART, Bucket, Storage, open_storage
-from tests.conftest import ROOT
-from tests.services import S3
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import StorageError
+from lockstep.ground.storage import PART, Bucket, Storage, open_storage
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.services import S3
 
 Open = Callable[[], Storage]
 
@@ -107,7 +107,7 @@ def test_a_large_file_whose_sender_was_killed_is_gone_on_from_by_the_part(
     script = """
 import os, signal, sys
 from pathlib import Path
-from project.storage import open_storage
+from lockstep.ground.storage import open_storage
 def moved(count):
     os.kill(os.getpid(), signal.SIGKILL)
 open_storage(sys.argv[1]).put("key", Path(sys.argv[2]), sys.argv[3], moved)
@@ -173,7 +173,7 @@ def test_what_a_killed_process_left_in_a_folder_is_written_over_and_not_listed(
     script = """
 import os, signal, sys
 from pathlib import Path
-from project.storage import open_storage
+from lockstep.ground.storage import open_storage
 def moved(count):
     os.kill(os.getpid(), signal.SIGKILL)
 open_storage(sys.argv[1]).put("ab/key", Path(sys.argv[2]), sys.argv[3], moved)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from lockstep.tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
 
@@ -47,7 +47,9 @@ def test_a_run_is_deleted_and_restored_and_the_trash_is_emptied_by_the_task(tmp_
 
 
 def test_tasks_can_be_run_from_a_folder_below(tmp_path: Path) -> None:
-    done = run(str(BIN / "invoke"), "config", "--model=apparel", cwd=str(ROOT / "project" / "data"))
+    done = run(
+        str(BIN / "invoke"), "config", "--model=apparel", cwd=str(ROOT / "lockstep" / "data")
+    )
     assert "fashion-mnist" in done.stdout
 
 
@@ -81,13 +83,13 @@ def test_the_package_can_be_built_with_its_recipes_and_its_console_script(tmp_pa
     copy.mkdir()
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copy / name)
-    shutil.copytree(ROOT / "project", copy / "project")
+    shutil.copytree(ROOT / "lockstep", copy / "project")
     made = run(sys.executable, "-m", "venv", "--system-site-packages", str(tmp_path / "venv"))
     assert made.returncode == 0, made.stderr
     python = tmp_path / "venv" / "bin" / "python"
     done = run(str(python), "-m", "pip", "install", "-q", "--no-deps", str(copy))
     assert done.returncode == 0, done.stderr
-    code = "from project import models; print(models.recipe('digits', 'base'))"
+    code = "from project import models; print(home.here().recipe('digits', 'base'))"
     assert "site-packages" in run(str(python), "-c", code, cwd=str(tmp_path)).stdout
     shown = run(str(tmp_path / "venv" / "bin" / "lockstep"), "--help", cwd=str(tmp_path))
     assert "train" in shown.stdout

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from project.files import held
-from project.records import source, trace
-from project.records.receipt import Run, runs
-from project.tracking import view
-from project.tracking.shown import kept
-from project.watch import Watch
-from tests.conftest import ROOT, command, plain_environment
-from tests.services import S3, Postgres, free_ports, running
+from lockstep.ground.files import held
+from lockstep.ground.watch import Watch
+from lockstep.records import source, trace
+from lockstep.records.receipt import Run, runs
+from lockstep.tests.conftest import ROOT, command, plain_environment
+from lockstep.tests.services import S3, Postgres, free_ports, running
+from lockstep.tracking import view
+from lockstep.tracking.shown import kept
 
 os.environ |= view.VARIABLES  # this process asks MLflow, too
 ON = {"LOCKSTEP_TRACK": "on", "MLFLOW_TRACKING_URI": ""}
@@ -89,7 +89,7 @@ def server(postgres: Postgres, s3: S3, tmp_path: Path) -> Iterator[Server]:
 
 def start(*words: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "project", *words],
+        [sys.executable, "-m", "lockstep", *words],
         cwd=ROOT,
         env=plain_environment() | variables,
         stdout=subprocess.PIPE,
@@ -367,14 +367,12 @@ def test_the_process_that_trains_never_loads_mlflow_and_the_identity_knows_nothi
     tmp_path: Path,
 ) -> None:
     words = [*BRIEF, *ALONE, "--until", "5", "--runs", str(tmp_path / "runs")]
-    code = (
-        f"import sys; from project.cli import main; main({words!r}); print('mlflow' in sys.modules)"
-    )
+    code = f"import sys; from lockstep.cli import main; main({words!r}); print('mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain_environment() | ON,
                           capture_output=True, text=True)  # fmt: skip
     assert done.stdout.splitlines()[-1] == "False", done.stderr
     until(tmp_path / "runs", lambda: not followers(tmp_path / "runs"))
-    files = source.files_that_run("project.experiment", "project.models.digits.__init__")
+    files = source.files_that_run("lockstep.run.making", "lockstep.examples.models.digits.__init__")
     assert [name for name in files if "tracking" in name] == []
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from project.records.receipt import runs
-from tests.conftest import ROOT, command, plain_environment
-from tests.services import free_ports
-from tests.test_jupyterlab import answers, browser, needs_chromium  # noqa: F401
+from lockstep.records.receipt import runs
+from lockstep.tests.conftest import ROOT, command, plain_environment
+from lockstep.tests.services import free_ports
+from lockstep.tests.test_jupyterlab import answers, browser, needs_chromium  # noqa: F401
 
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 BRIEF = ("digits/base", "training.workers=1", "training.epochs=12", "training.checkpoint_every=60")

@@ -13,8 +13,8 @@ import pytest
 from bootstrap import SetUpError
 
 import wheelhouse
-from project.records.receipt import Run
-from tests.trees import FIRST, LOCK, ROOT, Tree, offline, write_wheel
+from lockstep.records.receipt import Run
+from lockstep.tests.trees import FIRST, LOCK, ROOT, Tree, offline, write_wheel
 
 # With a repository that cannot be written to, but for .venv.
 READ_ONLY = """
@@ -205,7 +205,7 @@ def test_the_real_lock_installs_an_image_without_a_network_that_trains_to_the_sa
     tree.alone = False
     for name in ("Pipfile", "Pipfile.lock", "tasks.py"):
         shutil.copy(ROOT / name, tree.folder)
-    shutil.copytree(ROOT / "project", tree.folder / "project", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "lockstep", tree.folder / "project", dirs_exist_ok=True)
     cached(tree)
     python = [sys.executable, "-I", tree.folder / "environment" / "bootstrap.py", "--image"]
     settings = tree.environment(LOCKSTEP_DATA=str(tmp_path / "data"))

@@ -17,7 +17,7 @@ from typing import Any
 import image
 import pytest
 
-from tests.trees import FIRST, INVOKE, LOCK, ROOT, Index, Tree, files, served, write_wheel
+from lockstep.tests.trees import FIRST, INVOKE, LOCK, ROOT, Index, Tree, files, served, write_wheel
 
 both = pytest.mark.parametrize("installer", ["uv", "pipenv"])
 WAITING = "workbench: another set-up of .venv is under way, waiting for it\n"
@@ -317,7 +317,12 @@ def test_what_training_never_reads_is_taken_out_and_nothing_else(tmp_path: Path)
         "nvidia/lib/x.a",
         "numpy/lib/tests/b.py",
     ]
-    stay = ["torch/bin/torch_shm_manager", "torch/testing/c.py", "numpy/lib/d.py", "tests/e.py"]
+    stay = [
+        "torch/bin/torch_shm_manager",
+        "torch/testing/c.py",
+        "numpy/lib/d.py",
+        "lockstep/tests/e.py",
+    ]
     for name in gone + stay:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("four")

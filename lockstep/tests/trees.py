@@ -18,7 +18,7 @@ from pathlib import Path
 import bootstrap
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LOCK = json.loads((ROOT / "Pipfile.lock").read_text())
 TASKS = """
 import importlib.metadata, sys

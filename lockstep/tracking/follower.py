@@ -16,12 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from project.errors import LockstepError, SettingError, TrackingError
-from project.files import is_held, write_atomically
-from project.records.receipt import Run, runs
-from project.tracking.shown import last_step
-from project.tracking.view import HOME, address, home, refuse_unreachable, sync
-from project.watch import Watch
+from lockstep.ground.errors import LockstepError, SettingError, TrackingError
+from lockstep.ground.files import is_held, write_atomically
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run, runs
+from lockstep.tracking.shown import last_step
+from lockstep.tracking.view import HOME, address, home, refuse_unreachable, sync
 
 SWITCH = "LOCKSTEP_TRACK"
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def start(folder: Path) -> bool:
         (folder / HOME).mkdir(parents=True, exist_ok=True)
         with (folder / HOME / _LOG).open("ab") as log:
             subprocess.Popen(
-                [sys.executable, "-m", "project", *words],
+                [sys.executable, "-m", "lockstep", *words],
                 env=variables | {"PYTHONPATH": paths},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

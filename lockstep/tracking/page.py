@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from project.errors import LockstepError, TrackingError
-from project.processes import follow_parent
-from project.tracking.follower import marks
-from project.tracking.view import HOME, VARIABLES, address, sync
-from project.watch import Watch
+from lockstep.ground.errors import LockstepError, TrackingError
+from lockstep.ground.processes import follow_parent
+from lockstep.ground.watch import Watch
+from lockstep.tracking.follower import marks
+from lockstep.tracking.view import HOME, VARIABLES, address, sync
 
 # It would start eight more processes, for jobs that nobody gives it.
 _VARIABLES = VARIABLES | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

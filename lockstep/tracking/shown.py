@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from project.errors import RunError
-from project.files import canonical_json, is_held
-from project.records.receipt import Run
+from lockstep.ground.digests import canonical_json
+from lockstep.ground.errors import RunError
+from lockstep.ground.files import is_held
+from lockstep.records.receipt import Run
 
 FINISHED, RUNNING, KILLED = "FINISHED", "RUNNING", "KILLED"
 IDENTITY, RUN, SENT = "lockstep.identity", "lockstep.run", "lockstep.sent"
@@ -119,7 +120,7 @@ def _metrics(
 ) -> Iterator[tuple[tuple[str, int], float]]:
     import numpy as np
 
-    from project.records.trace import RECORD
+    from lockstep.records.trace import RECORD
 
     path = run.folder / "trace.bin"
     if steps and path.exists():

@@ -15,11 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from project.errors import RunError, TrackingError, public
-from project.files import held, told_in_one_line
-from project.records.receipt import runs
-from project.tracking.shown import FINISHED, IDENTITY, RUN, RUNNING, SENT, Shown, shown
-from project.watch import Watch
+from lockstep.ground.errors import RunError, TrackingError, public
+from lockstep.ground.files import held, told_in_one_line
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import runs
+from lockstep.tracking.shown import FINISHED, IDENTITY, RUN, RUNNING, SENT, Shown, shown
 
 HOME = ".tracking"  # in the runs folder: the follower's log and what went wrong
 _DATABASE = "mlflow.db"

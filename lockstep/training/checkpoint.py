@@ -13,14 +13,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from project.errors import CheckpointError, RunError
-from project.files import (
-    canonical_json,
-    digest_of,
-    publish_folder,
-    told_in_one_line,
-    write_flushed,
-)
+from lockstep.ground.digests import canonical_json, digest_of
+from lockstep.ground.errors import CheckpointError, RunError
+from lockstep.ground.files import publish_folder, told_in_one_line, write_flushed
 
 _TENSORS = "tensors.safetensors"
 

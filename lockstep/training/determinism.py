@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import nn
 
-from project.errors import EnvironmentMismatch, ModelError
+from lockstep.ground.errors import EnvironmentMismatch, ModelError
 
 # Importing torch.distributed or a data loader later must not find another number of threads.
 torch.set_num_threads(1)

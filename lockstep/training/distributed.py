@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from project.errors import EnvironmentMismatch, WorkerLost
-from project.training.launch import is_worker
+from lockstep.ground.errors import EnvironmentMismatch, WorkerLost
+from lockstep.ground.processes import is_worker
 
 # How long a worker waits for the answer of another before it takes that one for dead. (A process
 # that ends is noticed at once; this is for a machine that was cut off.)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from project.training.distributed import ALONE, Workers
+from lockstep.training.distributed import ALONE, Workers
 
 Answers = tuple[NDArray[np.float32], NDArray[np.int64]]
 

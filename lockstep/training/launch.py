@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from project.errors import Interrupted, LockstepError
-from project.processes import follow_parent
+from lockstep.ground.errors import Interrupted, LockstepError
+from lockstep.ground.processes import follow_parent, is_worker
 
 _OUTCOME = "LOCKSTEP_OUTCOME"  # folder in which the workers leave what they have to say at the end
 _RESTARTS = 3  # after a worker died, before it is taken for a fault that comes again
@@ -35,7 +35,7 @@ def _places(device: str) -> int:
 
 
 def by_torchrun(workers: int, words: Sequence[str]) -> int:
-    """Run ``python -m project`` with these words in so many workers; the exit code.
+    """Run ``python -m lockstep`` with these words in so many workers; the exit code.
 
     torchrun starts them again when one of them dies. SIGTERM and SIGINT are handed on, and
     Interrupted is raised when they have saved. Raises LockstepError with what they complained of.
@@ -50,7 +50,12 @@ def by_torchrun(workers: int, words: Sequence[str]) -> int:
         received.append(number)
 
     with TemporaryDirectory(prefix="lockstep-workers-") as folder:
-        command += [f"--max-restarts={_RESTARTS}", f"--log-dir={folder}/log", "--module", "project"]
+        command += [
+            f"--max-restarts={_RESTARTS}",
+            f"--log-dir={folder}/log",
+            "--module",
+            "lockstep",
+        ]
         # A session of its own: Ctrl-C reaches us alone, and we hand it on, once.
         child = subprocess.Popen(
             [*command, *words],
@@ -88,11 +93,6 @@ def _variables(folder: str) -> dict[str, str]:
         # the addresses of the dead in it (torch 2.13).
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
-
-
-def is_worker() -> bool:
-    """Whether torchrun, or another starter that sets its variables, started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def rank() -> int:

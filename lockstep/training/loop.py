@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import torch
 
-from project.errors import Diverged, Interrupted
-from project.files import canonical_json
-from project.training.checkpoint import Snapshot
-from project.training.distributed import Workers
-from project.training.optimizer import Optimizer
-from project.training.parameters import FlatParameters
-from project.training.shards import ShardedGradient, Step
+from lockstep.ground.digests import canonical_json
+from lockstep.ground.errors import Diverged, Interrupted
+from lockstep.training.checkpoint import Snapshot
+from lockstep.training.distributed import Workers
+from lockstep.training.optimizer import Optimizer
+from lockstep.training.parameters import FlatParameters
+from lockstep.training.shards import ShardedGradient, Step
 
 
 @dataclass

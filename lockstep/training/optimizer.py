@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from project.training.parameters import FlatParameters
+from lockstep.training.parameters import FlatParameters
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 

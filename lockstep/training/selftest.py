@@ -1,7 +1,7 @@
 """Whether this CPU computes the golden bits: small cases whose digests are known, and with them the
 operations that gave the same bits on every CPU tried.
 
-``python -m project.training.selftest --write`` makes ``golden.json`` for the torch at hand, with
+``python -m lockstep.training.selftest --write`` makes ``golden.json`` for the torch at hand, with
 qemu-user for the other CPUs.
 """
 
@@ -19,10 +19,10 @@ import torch
 import xxhash
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from project.files import readable_json
-from project.training import profiles
-from project.training.cases import CASES
-from project.training.determinism import enforce
+from lockstep.ground import profiles
+from lockstep.ground.digests import readable_json
+from lockstep.training.cases import CASES
+from lockstep.training.determinism import enforce
 
 GOLDEN = Path(__file__).with_name("golden.json")
 # As qemu-user names them. The golden values hold for these and for the CPU that wrote them.
@@ -158,7 +158,7 @@ def _witnessed() -> dict[str, tuple[str, _Calls]]:
 def _witnessed_by(*emulator: str) -> dict[str, tuple[str, _Calls]]:
     """The same in a process of its own, perhaps on another CPU."""
     done = subprocess.run(
-        [*emulator, sys.executable, "-m", "project.training.selftest", "--witness"],
+        [*emulator, sys.executable, "-m", "lockstep.training.selftest", "--witness"],
         env=os.environ | profiles.variables("portable"),
         stdout=subprocess.PIPE,
         check=True,

@@ -7,8 +7,8 @@ import torch
 import xxhash
 from torch import nn
 
-from project.training.distributed import ALONE, Workers
-from project.training.parameters import FlatParameters
+from lockstep.training.distributed import ALONE, Workers
+from lockstep.training.parameters import FlatParameters
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Step = tuple[int, Iterable[Batch]]  # samples in all shards, and the shards of this worker

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from project.config import Experiment, explain
-from project.errors import SettingError
-from project.files import nearest
+from lockstep.config.experiment import Experiment
+from lockstep.config.recipe import explain
+from lockstep.ground.errors import SettingError, nearest
 
 _FIXED = ("training.profile", "training.device")  # where to train, not how
 _RANGE = {"low", "high", "log", "step"}

@@ -29,9 +29,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from project.errors import RunError
-from project.files import canonical_json, digest_of, key_of, told_in_one_line
-from project.tuning.space import Choice, Range, Space
+from lockstep.ground.digests import canonical_json, digest_of, key_of
+from lockstep.ground.errors import RunError
+from lockstep.ground.files import told_in_one_line
+from lockstep.tuning.space import Choice, Range, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

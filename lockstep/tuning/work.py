@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from project.config import read_value
-from project.errors import Diverged, Interrupted, LockstepError, SettingError
-from project.files import write_atomically
-from project.processes import follow_parent
-from project.records.receipt import Run
-from project.tuning.study import Study, finished
-from project.watch import Watch
+from lockstep.config.recipe import read_value
+from lockstep.ground.errors import Diverged, Interrupted, LockstepError, SettingError
+from lockstep.ground.files import write_atomically
+from lockstep.ground.processes import follow_parent
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run
+from lockstep.tuning.study import Study, finished
 
 Train = Callable[[dict[str, Any], Watch], Run]
 
@@ -94,9 +94,9 @@ def work(study: Study, total: int, train: Train, monitor: str, runs: Path) -> No
 def follow(study: Study, total: int, parallel: int, words: Sequence[str], watch: Watch) -> None:
     """Have so many processes work on the study, and tell of each trial that ends.
 
-    ``words`` are those of a worker, ``python -m project ...``. Raises LockstepError if one fails.
+    ``words`` are those of a worker, ``python -m lockstep ...``. Raises LockstepError if one fails.
     """
-    command = [sys.executable, "-m", "project", *words]
+    command = [sys.executable, "-m", "lockstep", *words]
     told: set[int] = set()
     # In sessions of their own: a signal from the terminal reaches us alone, and we hand it on.
     workers = [

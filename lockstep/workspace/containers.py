@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from project.errors import ImageError
-from project.files import digest_of, write_atomically
-from project.place import Place
-from project.records import environment
-from project.watch import Watch
+from lockstep.ground import environment
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import ImageError
+from lockstep.ground.files import write_atomically
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 
 ROOT = environment.ROOT
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -158,7 +159,7 @@ def run(
     keeps: bool = False,
     stdout: int | None = None,
 ) -> int:
-    """``python -m project`` with these words in the train image of this tree; its exit code.
+    """``python -m lockstep`` with these words in the train image of this tree; its exit code.
 
     It runs as the user who calls, with nothing writable but the folders of ``place``, which have
     the same names inside, and a temporary folder, which outlives the container if it ``keeps``
@@ -191,7 +192,7 @@ def run(
     for key, value in variables.items():
         command += ["--env", f"{key}={value}"]
     try:
-        return _wait([*command, image, "python", "-m", "project", *words], name, stdout)
+        return _wait([*command, image, "python", "-m", "lockstep", *words], name, stdout)
     finally:
         if scratch and not any(scratch.iterdir()):
             scratch.rmdir()

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from project.records import environment
-from project.training import profiles
+from lockstep.ground import environment, profiles
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from project import images
-from project.errors import ImageError
-from project.place import Place
-from project.watch import Watch
+from lockstep.ground.errors import ImageError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.workspace import containers
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _lacking(name: str) -> str:
     """What this machine lacks to train in a place; nothing if it is all there."""
     try:
         if name != "host":
-            images.refuse_without_engine()
+            containers.refuse_without_engine()
     except ImageError as error:
         return str(error)
     if name == "dev container" and not shutil.which("devcontainer"):
@@ -127,16 +127,16 @@ def differences(trials: Sequence[Trial]) -> list[str]:
 
 
 def _on_host(words: Sequence[str], place: Place) -> dict[str, Any]:
-    command = [sys.executable, "-m", "project", *words, "--runs", str(place.runs)]
+    command = [sys.executable, "-m", "lockstep", *words, "--runs", str(place.runs)]
     variables = {"LOCKSTEP_DATA": str(place.data), "LOCKSTEP_TRACK": "off"}
-    variables |= {"PYTHONPATH": str(images.ROOT)}
+    variables |= {"PYTHONPATH": str(containers.ROOT)}
     code = subprocess.run(command, env=os.environ | variables, stdout=subprocess.DEVNULL).returncode
     return _receipt(place, code)
 
 
 def _in_image(torch: str, words: Sequence[str], place: Place, watch: Watch) -> dict[str, Any]:
     words = [*words, "--runs", str(place.runs)]
-    return _receipt(place, images.run(torch, words, place, watch, stdout=subprocess.DEVNULL))
+    return _receipt(place, containers.run(torch, words, place, watch, stdout=subprocess.DEVNULL))
 
 
 def _receipt(place: Place, code: int) -> dict[str, Any]:
@@ -148,10 +148,15 @@ def _receipt(place: Place, code: int) -> dict[str, Any]:
 
 def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
     """In a dev container of its own, which is gone afterwards: that of the user stays as it is."""
-    label = f"lockstep.parity={images.ROOT}"
-    where = ["--workspace-folder", str(images.ROOT), "--docker-path", str(shutil.which("docker"))]
+    label = f"lockstep.parity={containers.ROOT}"
+    where = [
+        "--workspace-folder",
+        str(containers.ROOT),
+        "--docker-path",
+        str(shutil.which("docker")),
+    ]
     where += ["--id-label", label]
-    images.remove_containers(label)  # what was killed before its end
+    containers.remove_containers(label)  # what was killed before its end
     variables = os.environ | {"DOCKER_BUILDKIT": "1"}
     watch.doing("starting the dev container")
     try:
@@ -159,14 +164,14 @@ def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
         done = subprocess.run(up, env=variables, capture_output=True, text=True)
         watch.end()
         if done.returncode:
-            raise ImageError(f"devcontainer up: {images.last_line(done.stdout or done.stderr)}")
+            raise ImageError(f"devcontainer up: {containers.last_line(done.stdout or done.stderr)}")
         # Runs and data of its own: the workspace may belong to another user than the container's.
         command = ["devcontainer", "exec", *where, "--remote-env", "LOCKSTEP_DATA=/tmp/parity/data"]
         command += ["--remote-env", "LOCKSTEP_TRACK=off"]
-        command += ["python", "-m", "project", *words, "--runs", "/tmp/parity/runs", "--json"]
+        command += ["python", "-m", "lockstep", *words, "--runs", "/tmp/parity/runs", "--json"]
         done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise ImageError(f"training ended with exit code {done.returncode}, see above")
         return dict(json.loads(done.stdout))
     finally:
-        images.remove_containers(label)
+        containers.remove_containers(label)

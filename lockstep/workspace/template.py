@@ -1,51 +1,53 @@
-"""``invoke new-model``: a model folder that trains, written from the smallest one there is."""
+"""``invoke new-model``: a model folder of the project that trains, copied from an example."""
 
 import re
+import shutil
 from pathlib import Path
 
-from project.errors import ModelError
-from project.files import publish_folder, told_in_one_line, write_atomically
-from project.models import FOLDER
+from lockstep.ground.errors import ModelError
+from lockstep.ground.files import publish_folder
+from lockstep.ground.home import examples, here
 
-_TESTS = FOLDER.parents[1] / "tests" / "models"
-_TEST = '''"""The {name} model."""
-
-from project import models
+_DEFAULT = "digits"
 
 
-def test_{name}_trains_and_predicts(train_briefly):
-    run = train_briefly("{name}")
-    predictor = models.module("{name}").Predictor.load(run.folder)
-    [answer] = predictor.predict([[[0] * 8] * 8])
-    assert answer["label"] in run.receipt["results"]["labels"]
-'''
+def write_model(name: str, like: str = _DEFAULT) -> list[Path]:
+    """Copy an example under a new name into the project, with the catalog file of its data.
 
-
-def write_model(name: str) -> list[Path]:
-    """Copy the digits model under a new name, to be made one's own; and a test for it.
-
-    Raises ModelError for a name that is taken or cannot be one of a Python package.
+    Returns the files that were written. Raises ModelError for a name that is taken or cannot be one
+    of a Python package, and for an unknown example.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ModelError(f"{name}: no name for a model; wanted small letters, digits and _.")
-    if (FOLDER / name).exists():
-        raise ModelError(f"{FOLDER / name}: is there already; choose another name or remove it.")
+        raise ModelError(
+            f"{name!r}: not a name for a model, expected lowercase letters, digits and _."
+        )
+    home, template = here(), examples().folder_of(like)
+    final = home.folder / "models" / name
+    if final.exists():
+        raise ModelError(f"{final}: already exists; choose another name or remove it.")
 
     def write(part: Path) -> None:
-        for path in sorted((FOLDER / "digits").rglob("*")):
+        for path in sorted(template.rglob("*")):
             if path.suffix in (".py", ".yaml"):
-                text = path.read_text().replace("models.digits", f"models.{name}")
-                text = text.replace("The digits model", f"The {name} model")
-                text = text.replace("train --seed", f"train --model {name} --seed")
-                copy = part / path.relative_to(FOLDER / "digits")
+                text = path.read_text().replace(f"The {like} model", f"The {name} model")
+                text = text.replace(f"--model {like} ", f"--model {name} ")
+                copy = part / path.relative_to(template)
                 copy.parent.mkdir(exist_ok=True)
                 copy.write_text(text)
 
-    publish_folder(FOLDER / name, write, setting="")
-    written = sorted(path for path in (FOLDER / name).rglob("*") if path.is_file())
-    if _TESTS.parent.exists():
-        with told_in_one_line(_TESTS, setting=""):
-            _TESTS.mkdir(exist_ok=True)
-        write_atomically(_TESTS / f"test_{name}.py", _TEST.format(name=name).encode(), setting="")
-        written.append(_TESTS / f"test_{name}.py")
+    publish_folder(final, write)
+    written = sorted(path for path in final.rglob("*") if path.is_file())
+    for data in _data_of(final):
+        target = home.catalog / data.name
+        if not target.exists():
+            home.catalog.mkdir(exist_ok=True)
+            shutil.copy(data, target)
+            written.append(target)
     return written
+
+
+def _data_of(model: Path) -> list[Path]:
+    """The catalog files of the examples' data sets that the recipes of a model name."""
+    text = "".join(path.read_text() for path in model.glob("recipes/*.yaml"))
+    names = re.findall(r"^  name: ([\w.-]+)", text, re.MULTILINE)
+    return [path for path in examples().catalog.glob("*.yaml") if path.stem in names]

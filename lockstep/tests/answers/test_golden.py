@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from project import load, trained
-from project.errors import ModelError
-from project.experiment import open_data
-from project.files import canonical_json, digest_of, readable_json
-from project.models import golden
-from project.models.predictor import BLOCK
-from project.place import Place
-from project.records.receipt import Run
-from project.watch import Watch
+from lockstep import loading
+from lockstep.answers import golden
+from lockstep.answers.predictor import BLOCK
+from lockstep.examples import load
+from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.errors import ModelError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run
+from lockstep.run.keeping import open_data
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_golden_answers_are_those_to_the_first_examples_of_the_test_split(
     predictor = load("digits", finished_run.folder)
     assert np.array_equal(golden.examples(content), rows[:8])
     assert content["answers"] == predictor.answers(list(rows[:8]))
-    assert trained.served(finished_run).about["golden"] == "equal"
+    assert loading.served(finished_run).about["golden"] == "equal"
 
 
 def test_an_answer_that_differs_in_its_last_bit_is_refused_in_one_line(
@@ -63,7 +64,7 @@ def test_an_answer_that_differs_in_its_last_bit_is_refused_in_one_line(
         confidences["4"] = float(np.nextafter(np.float32(confidences["4"]), np.float32(1)))
 
     run = altered(finished_run, tmp_path, change)
-    for way in (lambda: trained.served(run), lambda: load("digits", run.folder)):
+    for way in (lambda: loading.served(run), lambda: load("digits", run.folder)):
         with pytest.raises(ModelError) as error:
             way()
         told = str(error.value)
@@ -86,7 +87,7 @@ def test_where_a_run_promises_nothing_its_golden_answers_are_not_held_against_it
     cases = (("old", old, "unchecked: the run has no golden answers"), ("other", elsewhere, told))
     for name, change, wanted in cases:
         run = altered(finished_run, tmp_path / name, change)
-        assert trained.served(run).about["golden"] == wanted
+        assert loading.served(run).about["golden"] == wanted
 
 
 def test_alone_and_among_others_at_any_place_an_answer_has_the_same_bits(

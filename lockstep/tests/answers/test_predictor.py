@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from project import load
-from project.errors import LockstepError, ModelError, RunError
-from project.experiment import open_data
-from project.models.digits import Preprocess
-from project.place import Place
-from project.records.receipt import Run
-from project.training.parameters import FlatParameters
-from project.watch import Watch
-from tests.conftest import ROOT
+from lockstep.examples import load
+from lockstep.examples.models.digits import Preprocess
+from lockstep.ground.errors import LockstepError, ModelError, RunError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run
+from lockstep.run.keeping import open_data
+from lockstep.tests.conftest import ROOT
+from lockstep.training.parameters import FlatParameters
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ print(answer["label"], torch.get_num_threads())
 
 
 def test_four_files_are_enough(finished_run: Run, pictures: list[Any], tmp_path: Path) -> None:
-    from project.models.digits import Predictor
+    from lockstep.examples.models.digits import Predictor
 
     for name in ("weights.safetensors", "preprocess.json", "golden.json", "receipt.json"):
         shutil.copy(finished_run.folder / name, tmp_path)

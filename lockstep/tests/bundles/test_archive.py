@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from project.bundles import archive, manifest
-from project.bundles.archive import content_of, packed, unpack
-from project.bundles.opening import opened
-from project.errors import BundleError
-from project.files import digest_of
+from lockstep.bundles import archive, manifest
+from lockstep.bundles.archive import content_of, packed, unpack
+from lockstep.bundles.opening import opened
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import BundleError
 
 FILES = {"weights.safetensors": bytes(range(256)) * 600, "code/a.py": b"a = 1\n", "empty": b""}
 

@@ -9,12 +9,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization as forms
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 
-from project.bundles import manifest, signature
-from project.bundles.archive import packed
-from project.bundles.opening import is_bundle, opened
-from project.errors import BundleError
-from tests.conftest import ROOT
-from tests.trees import offline
+from lockstep.bundles import manifest, signature
+from lockstep.bundles.archive import packed
+from lockstep.bundles.opening import is_bundle, opened
+from lockstep.ground.errors import BundleError
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.trees import offline
 
 FACTS = {"model": "digits", "version": "0.1.0+00000001", "profile": "portable"}
 FILES = {"weights.safetensors": b"weights", "receipt.json": b"{}", "code/inference.py": b"a = 1\n"}
@@ -206,8 +206,8 @@ def test_the_library_of_signatures_is_loaded_only_for_one(tmp_path: Path) -> Non
     script = f"""
 import sys
 from pathlib import Path
-import project.models.predictor
-from project.bundles.opening import opened
+import lockstep.answers.predictor
+from lockstep.bundles.opening import opened
 with opened(Path({str(bundle)!r})):
     print(sorted({{"model_signing", "cryptography", "sigstore"}} & set(sys.modules)))
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from lockstep.tests.conftest import ROOT
 
 IN_CI = "LOCKSTEP_CI" in os.environ
 BRIEF = ("training.epochs=2", "data.limit=300", "training.checkpoint_every=3")
@@ -56,10 +56,10 @@ def build(tree: Path, *words: str) -> str:
 
 
 def project(tree: Path, *words: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
-    """``python -m project ...`` of a checkout, run to its end."""
+    """``python -m lockstep ...`` of a checkout, run to its end."""
     merged = os.environ | {"PYTHONPATH": str(tree), "LOCKSTEP_TORCH": "cpu"} | variables
     return subprocess.run(
-        [sys.executable, "-m", "project", *words],
+        [sys.executable, "-m", "lockstep", *words],
         cwd=tree,
         env={name: value for name, value in merged.items() if value is not None},
         stdin=subprocess.DEVNULL,

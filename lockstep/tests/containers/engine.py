@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOME = Path("/var/lib/lockstep-engine")  # not in /tmp: overlay2 wants a real file system
 SOCKET = HOME / "docker.sock"
 PID = HOME / "dockerd.pid"

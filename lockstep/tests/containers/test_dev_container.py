@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from project.images import remove_containers
-from project.records.receipt import Run
-from tests.conftest import ROOT
-from tests.containers.conftest import BRIEF, IN_CI, copy_of_tree
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.containers.conftest import BRIEF, IN_CI, copy_of_tree
+from lockstep.workspace.containers import remove_containers
 
 USER = "lockstep-dev"
 Exec = Callable[..., subprocess.CompletedProcess[str]]

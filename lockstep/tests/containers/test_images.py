@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from project.records.receipt import Run
-from tests.conftest import ROOT
-from tests.containers.conftest import BRIEF, build, docker, project
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.containers.conftest import BRIEF, build, docker, project
 
 TRAIN = ("train", "digits/base", "--seed", "42", *BRIEF)
 HARDENED = ("--read-only", "--network", "none", "--cap-drop", "ALL")
@@ -48,7 +48,7 @@ def test_it_trains_with_nothing_allowed_and_has_the_bits_of_the_host(
     cpu_image: str, folders: Path, finished_run: Run
 ) -> None:
     limits = (*HARDENED, "--user", f"{USER}:{USER}", *mounts(folders))
-    done = docker("run", "--rm", *limits, cpu_image, "python", "-m", "project", *TRAIN, "--json")
+    done = docker("run", "--rm", *limits, cpu_image, "python", "-m", "lockstep", *TRAIN, "--json")
     assert weights(done.stdout) == weights((finished_run.folder / "receipt.json").read_text())
     assert owners(folders / "runs") == {(USER, USER)}
 
@@ -81,7 +81,7 @@ def test_a_signal_to_the_command_lets_the_container_save(cpu_image: str, folders
     words = ["train", "digits/base", "training.epochs=500", "--in", "cpu"]
     words += ["--runs", str(folders / "runs")]
     variables = os.environ | {"LOCKSTEP_DATA": str(folders / "data")}
-    command = [sys.executable, "-m", "project", *words]
+    command = [sys.executable, "-m", "lockstep", *words]
     with subprocess.Popen(
         command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True
     ) as child:
@@ -100,7 +100,7 @@ def test_a_signal_to_the_command_lets_the_container_save(cpu_image: str, folders
 def test_docker_stop_lets_the_first_process_save_and_end(cpu_image: str, folders: Path) -> None:
     words = ["train", "digits/base", "training.epochs=500"]
     limits = ("--detach", "--user", f"{USER}:{USER}", *mounts(folders))
-    name = docker("run", *limits, cpu_image, "python", "-m", "project", *words).stdout.strip()
+    name = docker("run", *limits, cpu_image, "python", "-m", "lockstep", *words).stdout.strip()
     try:
         while "epoch" not in docker("logs", name).stderr:
             time.sleep(0.1)

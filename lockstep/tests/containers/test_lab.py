@@ -12,14 +12,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.containers.conftest import docker
+from lockstep.tests.containers.conftest import docker
 
 
 def test_it_answers_to_its_token_and_shows_the_working_tree(clone: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "project", "image", "lab", "--port", str(port)]
+    command = [sys.executable, "-m", "lockstep", "image", "lab", "--port", str(port)]
     variables = os.environ | {"PYTHONPATH": str(clone)}
     with subprocess.Popen(
         command, cwd=clone, env=variables, stderr=subprocess.PIPE, text=True
@@ -44,7 +44,7 @@ def test_it_answers_to_its_token_and_shows_the_working_tree(clone: Path) -> None
 
 def test_a_shell_has_the_tasks_and_the_working_tree(clone: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "project", "image", "shell"],
+        [sys.executable, "-m", "lockstep", "image", "shell"],
         cwd=clone,
         env=os.environ | {"PYTHONPATH": str(clone)},
         input="invoke doctor | grep lock; cat Pipfile; exit 3",

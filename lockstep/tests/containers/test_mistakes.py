@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.containers.conftest import docker, project
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.containers.conftest import docker, project
 
 TRAIN = ("train", "digits/base", "--in", "cpu")
 
@@ -42,7 +42,7 @@ def test_an_engine_that_does_not_run(engine: None, tmp_path: Path) -> None:
 def test_a_socket_of_others(engine: None) -> None:
     code = (
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
-        "from project.images import refuse_without_engine; from project.errors import ImageError\n"
+        "from lockstep.workspace.containers import refuse_without_engine; from lockstep.ground.errors import ImageError\n"
         "try: refuse_without_engine()\n"
         "except ImageError as error: print(error)"
     )
@@ -50,7 +50,7 @@ def test_a_socket_of_others(engine: None) -> None:
     import sys
 
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    preload = "import project.images, project.errors; "
+    preload = "import lockstep.workspace.containers, lockstep.ground.errors; "
     done = subprocess.run(
         [sys.executable, "-c", preload + code], env=variables, capture_output=True, text=True
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from project.parity import Trial, _lacking, differences
-from tests.conftest import ROOT
-from tests.containers.conftest import IN_CI, project
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.containers.conftest import IN_CI, project
+from lockstep.workspace.parity import Trial, _lacking, differences
 
 RECEIPT = {
     "results": {"weights_sha256": "a" * 64, "trace_sha256": "b" * 64},

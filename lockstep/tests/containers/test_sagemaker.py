@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from project import load
-from project.models.digits import Preprocess
-from project.records.receipt import Run
-from tests.conftest import ROOT
-from tests.containers.conftest import BRIEF, build, docker, project
-from tests.containers.test_services import wait_for
-from tests.services import free_ports
+from lockstep.examples import load
+from lockstep.examples.models.digits import Preprocess
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.containers.conftest import BRIEF, build, docker, project
+from lockstep.tests.containers.test_services import wait_for
+from lockstep.tests.services import free_ports
 
 SDK = "sagemaker-core==2.27.0"
 PICTURE = Preprocess.show(load_digits().images[7])

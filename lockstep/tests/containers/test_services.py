@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from project import load
-from project.models.digits import Preprocess
-from project.records.receipt import Run
-from tests.containers.conftest import IN_CI, build, docker
+from lockstep.examples import load
+from lockstep.examples.models.digits import Preprocess
+from lockstep.records.receipt import Run
+from lockstep.tests.containers.conftest import IN_CI, build, docker
 
 PICTURES = [Preprocess.show(pixels) for pixels in load_digits().images[:20]]
 ARRAYS = json.dumps([np.asarray(picture).tolist() for picture in PICTURES]).encode()

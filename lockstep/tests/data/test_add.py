@@ -13,14 +13,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from project.data.add import Request, add
-from project.data.arrays import Dataset, open_dataset
-from project.data.catalog import Entry, entry, versions
-from project.data.fetch import fetch
-from project.data.store import Store
-from project.errors import DataError
-from tests.conftest import ROOT
-from tests.data.test_arrays import idx
+from lockstep.data.add import Request, add
+from lockstep.data.arrays import open_dataset
+from lockstep.data.catalog import Entry, entry, versions
+from lockstep.data.dataset import Dataset
+from lockstep.data.fetch import fetch
+from lockstep.data.store import Store
+from lockstep.ground.errors import DataError
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.data.test_arrays import idx
 
 ROWS = [f"{n},Title {n},{'ab'[n % 2]}" for n in range(40)]
 
@@ -319,7 +320,7 @@ def test_an_add_that_is_killed_leaves_nothing_that_the_next_does_not_remove(team
     script = """
 import os, signal, sys
 from pathlib import Path
-from project.data import add as adding
+from lockstep.data import add as adding
 def killed(*_): os.kill(os.getpid(), signal.SIGKILL)
 setattr(adding, sys.argv[4], killed)
 request = adding.Request(Path(sys.argv[1]), "mine", size=(4, 6))

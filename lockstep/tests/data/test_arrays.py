@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from project.data.arrays import Dataset, open_dataset
-from project.data.catalog import Entry, entry
-from project.errors import DataError
-from project.experiment import open_data
-from project.place import Place
-from project.watch import Watch
-from tests.conftest import ROOT
+from lockstep.data.arrays import open_dataset
+from lockstep.data.catalog import Entry, entry
+from lockstep.data.dataset import Dataset
+from lockstep.ground.errors import DataError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.run.keeping import open_data
+from lockstep.tests.conftest import ROOT
 
 NAMES = (
     "train-images-idx3-ubyte.gz",
@@ -233,7 +234,7 @@ def test_two_processes_at_once_prepare_it_once(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from project.data import arrays, catalog, fetch
+from lockstep.data import arrays, catalog, fetch
 def slowly(entry):
     print("fetching", flush=True)
     assert sys.stdin.readline() == "go on\\n"
@@ -263,8 +264,8 @@ def test_opening_a_data_set_fifty_times_as_large_reads_and_takes_no_more(tmp_pat
     script = """
 import json, sys
 from pathlib import Path
-from project.data.arrays import open_dataset
-from project.data.catalog import Entry
+from lockstep.data.arrays import open_dataset
+from lockstep.data.catalog import Entry
 def now():
     status, io = Path("/proc/self/status").read_text(), Path("/proc/self/io").read_text()
     return [int(text.split(key + ":")[1].split()[0]) for text, key in

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from project.data.arrays import Split
-from project.data.batches import Batches, Blocks, Encode, Step
-from project.errors import DataError
+from lockstep.data.batches import Batches, Blocks, Encode, Step
+from lockstep.data.dataset import Split
+from lockstep.ground.errors import DataError
 
 Bytes = list[list[tuple[bytes, bytes]]]  # of each shard of each step
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from project.data import decode
-from project.data.catalog import CATALOG, SPLITS, entry, names, versions
-from project.errors import DataError
+from lockstep.data import decode
+from lockstep.data.catalog import SPLITS, entry, names, versions
+from lockstep.ground.errors import DataError
+from lockstep.ground.home import here
 
 NAMES = names()
 
@@ -36,7 +37,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
 
 
 def test_a_catalog_of_ones_own_is_read_the_same_way(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_bytes((CATALOG / "digits.yaml").read_bytes())
+    (tmp_path / "mine.yaml").write_bytes((here().catalog / "digits.yaml").read_bytes())
     mine = entry("mine", tmp_path)
     assert dataclasses.replace(mine, name="digits") == entry("digits")
 
@@ -60,7 +61,7 @@ def test_only_what_decides_the_arrays_and_their_meaning_is_in_the_digest() -> No
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """A catalog whose ``mine`` has two versions."""
-    known = yaml.safe_load((CATALOG / "digits.yaml").read_text())
+    known = yaml.safe_load((here().catalog / "digits.yaml").read_text())
     newer = known["versions"][0] | {"rows": {"train": 1, "validation": 1, "test": 1}}
     newer |= {"licence": "another"}
     known["versions"].insert(0, newer)
@@ -88,7 +89,7 @@ def test_a_version_that_is_not_there_is_refused_with_those_that_are(two: Path) -
 
 
 def test_a_version_that_was_edited_by_hand_is_refused(tmp_path: Path) -> None:
-    text = (CATALOG / "digits.yaml").read_text()
+    text = (here().catalog / "digits.yaml").read_text()
     version = f"- version: {entry('digits').digest}\n  decoder: digits"
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace("- decoder: digits", version))

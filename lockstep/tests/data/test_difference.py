@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from project.data.difference import Difference, difference
-from project.data.fetch import fetch
-from project.errors import DataError
-from tests.data.test_add import ROWS, Team
+from lockstep.data.difference import Difference, difference
+from lockstep.data.fetch import fetch
+from lockstep.ground.errors import DataError
+from lockstep.tests.data.test_add import ROWS, Team
 
 
 @pytest.fixture
@@ -77,14 +77,14 @@ def test_pictures_are_told_by_their_paths_and_classes(team: Team) -> None:
 
 
 def test_any_two_data_sets_can_be_compared(team: Team) -> None:
-    from project.data.catalog import CATALOG
+    from lockstep.ground.home import here
 
     def brought(entry):  # type: ignore[no-untyped-def]
         return fetch(entry, team.data, print)
 
-    assert difference("digits", "digits", CATALOG, brought).same
-    found = difference("digits", "tags", CATALOG, brought)
+    assert difference("digits", "digits", here().catalog, brought).same
+    found = difference("digits", "tags", here().catalog, brought)
     assert (len(found.removed), len(found.added)) == (1797, 764)
     assert found.removed[0] == "train, row 1"
     with pytest.raises(DataError, match="found two paths"):
-        difference(str(team.files), str(team.data.parent), CATALOG, brought)
+        difference(str(team.files), str(team.data.parent), here().catalog, brought)

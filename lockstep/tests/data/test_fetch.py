@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from project.data.catalog import Entry, SourceFile, entry
-from project.data.fetch import fetch
-from project.data.store import Store
-from project.errors import DataError
-from project.files import digest_of
+from lockstep.data.catalog import Entry, SourceFile, entry
+from lockstep.data.fetch import fetch
+from lockstep.data.store import Store
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import DataError
 
 GOOD = bytes(range(256)) * 1000
 WRONG = GOOD[:-1] + b"?"

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.data.order import Order
+from lockstep.data.order import Order
 
 seeds = st.integers(0, 2**40)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from project.data.arrays import Dataset, open_dataset
-from project.data.catalog import Entry, SourceFile, entry
-from project.data.fetch import fetch
-from project.errors import DataError
-from project.files import digest_of
+from lockstep.data.arrays import open_dataset
+from lockstep.data.catalog import Entry, SourceFile, entry
+from lockstep.data.dataset import Dataset
+from lockstep.data.fetch import fetch
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import DataError
 
 TEXT = {"text": ["title", "body"], "label": "tag", "id": "id"}
 SHARES = {"validation": 0.2, "test": 0.2}

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from project.data.catalog import Entry, SourceFile
-from project.data.fetch import fetch
-from project.data.store import Store, key
-from project.data.transfer import pull, push, verify
-from project.errors import DataError, StorageError
-from project.files import digest_of
-from project.storage import PART, Bucket, Storage, open_storage
-from project.watch import Watch
-from tests.conftest import ROOT
-from tests.test_storage import bucket, storage  # noqa: F401
+from lockstep.data.catalog import Entry, SourceFile
+from lockstep.data.fetch import fetch
+from lockstep.data.store import Store, key
+from lockstep.data.transfer import pull, push, verify
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import DataError, StorageError
+from lockstep.ground.storage import PART, Bucket, Storage, open_storage
+from lockstep.ground.watch import Watch
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.test_storage import bucket, storage  # noqa: F401
 
 watch = Watch()
 
@@ -125,10 +125,10 @@ def test_an_object_of_another_size_is_told_and_stays(here: Machine, tmp_path: Pa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from project.data.transfer import {verb}, _Progress
-from project.storage import open_storage
-from project.data.catalog import Entry, SourceFile
-from project.watch import Watch
+from lockstep.data.transfer import {verb}, _Progress
+from lockstep.ground.storage import open_storage
+from lockstep.data.catalog import Entry, SourceFile
+from lockstep.ground.watch import Watch
 watch = Watch()
 files = tuple(SourceFile(n, s, (), int(z)) for n, s, z in (w.split(":") for w in sys.argv[3:]))
 entry = Entry("mine", "", "", "", "idx", (1,), ("a",), {{}}, files)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from project import models
-from project.data.catalog import entry
-from project.models import predictor
-from project.records.receipt import Run
-from tests.conftest import ROOT, experiment
+from lockstep.answers import predictor
+from lockstep.data.catalog import entry
+from lockstep.ground import home
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, experiment
 
-NAMES = models.names()
+NAMES = home.here().models()
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -29,7 +29,7 @@ class Parts:
 
     def __init__(self, name: str, *overrides: str) -> None:
         config = experiment(f"{name}/base", *overrides)
-        found, self.module = entry(config.data.name), models.module(name)
+        found, self.module = entry(config.data.name), home.here().module(name)
         made = np.random.default_rng(0)
         if name == "tags":  # bytes at random would be no words
             words = np.array(["graph", "video", "OpenCV", "text", "deploy", "agents"])
@@ -44,13 +44,13 @@ class Parts:
 
 @each
 def test_a_model_has_the_same_five_names(name: str) -> None:
-    module = models.module(name)
+    module = home.here().module(name)
     assert module.__all__ == ["Config", "Model", "Predictor", "Preprocess", "loss"]
     assert issubclass(module.Predictor, predictor.Predictor)
     assert issubclass(module.Model, torch.nn.Module)
-    assert module.Config is models.config_of(name)
+    assert module.Config is home.here().config_of(name)
     assert list(inspect.signature(module.loss).parameters) == ["model", "batch"]
-    folder = models.FOLDER / name
+    folder = home.here().folder / "models" / name
     files = {"config.py", "preprocess.py", "model.py", "inference.py", "__init__.py", "recipes"}
     assert files <= {path.name for path in folder.iterdir()}
 
@@ -77,9 +77,9 @@ def test_the_loss_is_one_number_that_training_can_follow(name: str) -> None:
 
 @each
 def test_no_model_imports_another(name: str) -> None:
-    others = {f"project.models.{other}" for other in NAMES if other != name}
+    others = {f"lockstep.ground.home.{other}" for other in NAMES if other != name}
     imported = set()
-    for path in (models.FOLDER / name).rglob("*.py"):
+    for path in (home.here().folder / "models" / name).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0
@@ -170,17 +170,20 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package and of what its tests need, with a model named `mine` added."""
     folder = tmp_path_factory.mktemp("tree")
     dust = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "project", folder / "project", ignore=dust)
+    shutil.copytree(ROOT / "lockstep", folder / "project", ignore=dust)
     shutil.copytree(ROOT / "environment", folder / "environment", ignore=dust)
     (folder / "tests" / "models").mkdir(parents=True)
     for name in (
         "Pipfile.lock",
         "pyproject.toml",
-        *(f"tests/{name}.py" for name in ("conftest", "claims", "services", "trees", "__init__")),
+        *(
+            f"lockstep/tests/{name}.py"
+            for name in ("conftest", "claims", "services", "trees", "__init__")
+        ),
     ):
         shutil.copy(ROOT / name, folder / name)
     (folder / "tests" / "models" / "__init__.py").touch()
-    done = python(folder, "-m", "project", "new-model", "mine")
+    done = python(folder, "-m", "lockstep", "new-model", "mine")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -198,7 +201,7 @@ def test_a_new_model_is_a_folder_like_the_others_and_nothing_else_changes(tree: 
         kept = [path for path in found if "__pycache__" not in path.parts]
         return {path.relative_to(package).as_posix(): path.read_bytes() for path in kept}
 
-    before, after = files(ROOT / "project"), files(tree / "project")
+    before, after = files(ROOT / "lockstep"), files(tree / "project")
     added = set(after) - set(before)
     model = {name.replace("digits", "mine") for name in before if name.startswith("models/digits/")}
     assert (added, [name for name in before if before[name] != after[name]]) == (model, [])
@@ -208,21 +211,23 @@ def test_a_new_model_is_a_folder_like_the_others_and_nothing_else_changes(tree: 
 def test_a_new_model_is_clean_at_once(tree: Path) -> None:
     tools = (("-m", "black", "--check", "-q"), ("-m", "ruff", "check", "-q"))
     for words in tools:
-        done = python(tree, *words, "project/models/mine", "tests/models/test_mine.py")
+        done = python(
+            tree, *words, "lockstep/ground/home/mine", "lockstep/tests/models/test_mine.py"
+        )
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.mark.slow
 def test_a_new_model_trains_and_passes_its_own_test(tree: Path) -> None:
-    done = python(tree, "-m", "pytest", "-n", "0", "tests/models/test_mine.py")
+    done = python(tree, "-m", "pytest", "-n", "0", "lockstep/tests/models/test_mine.py")
     assert (done.returncode, done.stdout.split()[0]) == (0, "."), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["Mine", "2mine", "my-mine", "../mine", "mine/more", "digits"])
 def test_a_name_that_is_taken_or_cannot_be_a_package_is_refused(tree: Path, name: str) -> None:
     before = sorted(tree.glob("project/**/*.py"))
-    done = python(tree, "-m", "project", "new-model", name)
-    taken = f"{tree}/project/models/digits: is there already; choose another name or remove it."
+    done = python(tree, "-m", "lockstep", "new-model", name)
+    taken = f"{tree}/lockstep/examples/models/digits: is there already; choose another name or remove it."
     wrong = f"{name}: no name for a model; wanted small letters, digits and _."
     wanted = taken if name == "digits" else wrong
     assert (done.returncode, done.stderr) == (2, f"error: {wanted}\n")

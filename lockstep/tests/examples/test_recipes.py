@@ -5,19 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from project import models
-from project.config import resolve
-from project.data import catalog
-from project.experiment import Setup, open_data
-from project.place import Place
-from project.training.determinism import enforce
-from project.training.distributed import ALONE
-from project.watch import Watch
+from lockstep.config.recipe import resolve
+from lockstep.data import catalog
+from lockstep.ground import home
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.run.keeping import open_data
+from lockstep.run.making import Setup
+from lockstep.training.determinism import enforce
+from lockstep.training.distributed import ALONE
 
 RECIPES = {
     f"{name}/{path.stem}": path
-    for name in models.names()
-    for path in sorted((models.FOLDER / name / "recipes").glob("*.yaml"))
+    for name in home.here().models()
+    for path in sorted((home.here().folder / "models" / name / "recipes").glob("*.yaml"))
 }
 each = pytest.mark.parametrize(
     ("model", "path"),
@@ -27,12 +28,12 @@ COST = r"# \d+ (s|min) on 2 cores, test accuracy 0\.\d{4} with seed 42"
 
 
 def test_every_model_has_a_base_recipe() -> None:
-    assert [name for name in models.names() if f"{name}/base" not in RECIPES] == []
+    assert [name for name in home.here().models() if f"{name}/base" not in RECIPES] == []
 
 
 @each
 def test_a_recipe_resolves_and_names_a_data_set_that_there_is(model: str, path: Path) -> None:
-    experiment, written = resolve(model, path, models.config_of(model), seed=42)
+    experiment, written = resolve(model, path, home.here().config_of(model), seed=42)
     assert (experiment.model, experiment.recipe) == (model, path.stem)
     assert catalog.entry(experiment.data.name).labels
     assert {source.place for source in written.values()} == {f"{model}/recipes/{path.name}"}
@@ -54,7 +55,7 @@ def test_the_second_line_is_the_cost_and_what_it_brings(model: str, path: Path) 
 @each
 def test_a_recipe_promises_every_cpu(model: str, path: Path, place: Place) -> None:
     """Its kernels, from the examples to the update, are among those tried on other CPUs."""
-    experiment, _ = resolve(model, path, models.config_of(model), seed=42)
+    experiment, _ = resolve(model, path, home.here().config_of(model), seed=42)
     enforce(experiment.training.profile, "cpu")
     dataset = open_data(experiment.data.name, place, Watch())
     assert Setup(experiment, dataset, ALONE).doubts() == set()
@@ -62,6 +63,6 @@ def test_a_recipe_promises_every_cpu(model: str, path: Path, place: Place) -> No
 
 def test_the_best_apparel_has_at_most_half_a_million_parameters(place: Place) -> None:
     path = RECIPES["apparel/best"]
-    experiment, _ = resolve("apparel", path, models.config_of("apparel"))
+    experiment, _ = resolve("apparel", path, home.here().config_of("apparel"))
     setup = Setup(experiment, open_data("fashion-mnist", place, Watch()), ALONE)
     assert setup.training.flat.values.numel() == 489_042

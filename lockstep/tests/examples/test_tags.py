@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from project.errors import DataError
-from project.experiment import run_experiment
-from project.models.tags import Config, Predictor, Preprocess
-from project.models.tags.preprocess import terms, text_of
-from project.place import Place
-from project.records.receipt import Run
-from project.watch import Watch
-from tests.conftest import command, full_experiment
+from lockstep.examples.models.tags import Config, Predictor, Preprocess
+from lockstep.examples.models.tags.preprocess import terms, text_of
+from lockstep.ground.errors import DataError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run
+from lockstep.run.story import run_experiment
+from lockstep.tests.conftest import command, full_experiment
 
 VISION, LANGUAGE, OPERATIONS, OTHER = (
     "computer-vision",

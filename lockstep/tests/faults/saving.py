@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from project.errors import LockstepError
-from project.records.trace import Trace
-from project.training.checkpoint import Checkpoints, Snapshot
+from lockstep.ground.errors import LockstepError
+from lockstep.records.trace import Trace
+from lockstep.training.checkpoint import Checkpoints, Snapshot
 
 
 def snapshot(step: int) -> Snapshot:

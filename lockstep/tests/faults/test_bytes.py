@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import project
-from project.errors import ModelError, RunError
-from project.records.receipt import Run
+from lockstep import examples
+from lockstep.ground.errors import ModelError, RunError
+from lockstep.records.receipt import Run
 
 SAME = (
     "experiment.yaml",
@@ -75,5 +75,5 @@ def test_results_that_were_altered_are_refused_by_name(
     copy = shutil.copytree(finished_run.folder, tmp_path / "copy", symlinks=True)
     for _ in flipped(copy / name, 50):
         with pytest.raises(ModelError, match=f"copy/{name}: found sha256"):
-            project.load("digits", copy)
-    assert project.load("digits", copy)
+            examples.load("digits", copy)
+    assert examples.load("digits", copy)

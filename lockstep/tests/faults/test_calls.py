@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import faults
-from project.training.checkpoint import Checkpoints
-from tests.faults.saving import save, save_when_told, snapshot
+from lockstep.benchmarks import faults
+from lockstep.tests.faults.saving import save, save_when_told, snapshot
+from lockstep.training.checkpoint import Checkpoints
 
 # The calls by which a save changes something on the disk, and those that open what it changes.
 CALLS = ("openat", "write", "fsync", "mkdir", "rename", "symlink", "unlink", "unlinkat", "rmdir")

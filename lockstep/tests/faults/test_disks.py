@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from project.errors import RunError
-from project.records.receipt import Run
-from tests.conftest import ROOT, command
+from lockstep.ground.errors import RunError
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, command
 
 WORDS = ("train", "--seed=42", "training.epochs=2", "training.checkpoint_every=2", "data.limit=300")
 
@@ -31,7 +31,7 @@ def on_a_mount(options: str, folder: Path, script: str) -> subprocess.CompletedP
 
 
 def training(runs: Path, *more: str) -> str:
-    words = [sys.executable, "-m", "project", *WORDS, f"--runs={runs}", *more]
+    words = [sys.executable, "-m", "lockstep", *WORDS, f"--runs={runs}", *more]
     return " ".join(f"'{word}'" for word in words)
 
 

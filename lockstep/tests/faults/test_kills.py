@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from benchmarks.faults import (
+from lockstep.benchmarks.faults import (
     STEPS,
     WORDS,
     differences,
@@ -25,10 +25,10 @@ from benchmarks.faults import (
     said,
     start,
 )
-from project.data.order import Order
-from project.records import trace
-from project.records.receipt import Run
-from tests.conftest import ROOT, command
+from lockstep.data.order import Order
+from lockstep.records import trace
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, command
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def runs(tmp_path: Path) -> Path:
 def start_outright(runs: Path, *more: str) -> subprocess.Popen[str]:
     """The command as it is given in a shell, with a group of processes of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "project", *WORDS, *more, "--runs", str(runs)],
+        [sys.executable, "-m", "lockstep", *WORDS, *more, "--runs", str(runs)],
         start_new_session=True,
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -228,7 +228,7 @@ def test_a_clock_set_back_by_two_days_changes_nothing(runs: Path, undisturbed: R
     wait_for(process, lambda: newest(runs) >= 10)
     process.kill()
     process.join()
-    words = [sys.executable, "-m", "project", *WORDS, "--runs", str(runs)]
+    words = [sys.executable, "-m", "lockstep", *WORDS, "--runs", str(runs)]
     done = subprocess.run(["faketime", "-f", "-2d", *words], cwd=ROOT, capture_output=True)
     assert (done.returncode, b"goes on at step" in done.stderr) == (0, True), done.stderr
     run = run_in(runs)

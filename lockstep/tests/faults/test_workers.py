@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from project.records.receipt import Run
-from tests.conftest import ROOT, command
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, command
 
 # Batch norm, flips, and a last batch of 3 samples, which leaves 5 of the 8 shards empty.
 WORDS = (
@@ -30,7 +30,7 @@ WORDS = (
 )
 SAME = ("weights.safetensors", "preprocess.json", "trace.bin", "metrics.jsonl", "identity.json")
 LAST = 33
-MODULE = [sys.executable, "-m", "project"]
+MODULE = [sys.executable, "-m", "lockstep"]
 
 pytestmark = pytest.mark.slow
 
@@ -207,7 +207,7 @@ def test_of_two_machines_one_is_cut_off_and_the_other_ends_the_run(
         # Told, because both hosts go by the name of this machine.
         agent += [f"--rdzv-conf=is_host={1 - host},{patience}"]
         return subprocess.Popen(
-            [*hosts(host), *agent, "--module", "project", *WORDS, "--runs", str(tmp_path)],
+            [*hosts(host), *agent, "--module", "lockstep", *WORDS, "--runs", str(tmp_path)],
             cwd=ROOT,
             env=os.environ | variables,
             stdout=subprocess.PIPE,

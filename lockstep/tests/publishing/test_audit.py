@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from project.deployment.audit import audit
-from project.errors import RunError
-from tests.conftest import ROOT, plain_environment
-from tests.trees import offline
+from lockstep.ground.errors import RunError
+from lockstep.publishing.audit import audit
+from lockstep.tests.conftest import ROOT, plain_environment
+from lockstep.tests.trees import offline
 
 pytestmark = pytest.mark.slow  # pip-audit takes seconds to start
 
@@ -150,7 +150,7 @@ def test_a_secret_in_a_tracked_file_does_not_pass(
 def test_without_a_network_the_audit_fails_and_says_what_it_could_not_check(
     tmp_path: Path,
 ) -> None:
-    words = [sys.executable, "-m", "project", "audit", "--json", "--output", tmp_path / "out"]
+    words = [sys.executable, "-m", "lockstep", "audit", "--json", "--output", tmp_path / "out"]
     done = subprocess.run(
         offline(*words), cwd=ROOT, env=plain_environment(), capture_output=True, text=True
     )

@@ -15,27 +15,27 @@ from typing import Any
 
 import pytest
 
-from project import trained
-from project.bundles import manifest
-from project.bundles.archive import packed, unpack
-from project.deployment import needs
-from project.deployment.bundle import Bundle, made
-from project.errors import BundleError, EnvironmentMismatch, ModelError
-from project.files import digest_of, readable_json
-from project.models import golden
-from project.models.digits import Predictor, Preprocess
-from project.records import environment, source
-from project.records.receipt import Run
-from project.training import profiles
-from tests.conftest import ROOT, command, plain_environment
-from tests.test_acceptance import state
+from lockstep import loading
+from lockstep.answers import golden
+from lockstep.bundles import manifest
+from lockstep.bundles.archive import packed, unpack
+from lockstep.examples.models.digits import Predictor, Preprocess
+from lockstep.ground import environment, profiles
+from lockstep.ground.digests import digest_of, readable_json
+from lockstep.ground.errors import BundleError, EnvironmentMismatch, ModelError
+from lockstep.publishing import needs
+from lockstep.publishing.bundle import Bundle, made
+from lockstep.records import source
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, command, plain_environment
+from lockstep.tests.test_acceptance import state
 
 # What a container does: a fresh process, code/ on the path, the packages, and nothing else of ours.
 SERVER = """
 import json, sys
 sys.path.insert(0, sys.argv[1] + "/code")
 import inference
-import project
+from lockstep import examples
 assert project.__file__.startswith(sys.argv[1]), project.__file__
 model = inference.model_fn(sys.argv[1])
 for line in sys.stdin:
@@ -139,7 +139,7 @@ def test_its_code_is_what_trained_the_run_and_no_more_than_an_answer_needs(
     code = {n.removeprefix("code/"): c for n, c in files.items() if n.startswith("code/project/")}
     found = {name: digest_of(content) for name, content in code.items()}
     assert found == {name: digest for name, digest in trained_by.items() if name in found}
-    assert {"project/training/loop.py", "project/experiment.py"} & set(code) == set()
+    assert {"lockstep/training/loop.py", "lockstep/run/making.py"} & set(code) == set()
 
 
 def test_its_packages_are_those_of_the_lock_with_every_digest(bundle: Bundle) -> None:
@@ -163,7 +163,7 @@ def test_its_packages_are_those_of_the_lock_with_every_digest(bundle: Bundle) ->
 def test_a_container_gives_the_answers_of_the_predictor_bit_for_bit(
     bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
-    png = (ROOT / "docs" / "three.png").read_bytes()
+    png = (ROOT / "lockstep" / "docs" / "three.png").read_bytes()
     arrays = [[[(row * column) % 256 for column in range(8)] for row in range(8)], [[255] * 8] * 8]
     kept = json.loads((digits.folder / "golden.json").read_bytes())
     shown = [golden.as_lists(Preprocess.show(row)) for row in golden.examples(kept)]
@@ -218,7 +218,7 @@ def test_a_container_that_has_loaded_torch_says_that_nothing_was_compared(
 def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    picture = str(ROOT / "docs" / "three.png")
+    picture = str(ROOT / "lockstep" / "docs" / "three.png")
     many = [["x" * 1_000_000, *range(1_000_000)]]  # NumPy would make 4 TB of it
     answers = served(
         bundle,
@@ -260,7 +260,7 @@ def test_a_container_reads_texts_as_csv_json_and_plain(
         ("text/plain", texts[1].encode()),
         ("application/json", b"[[1, 2]]"),
     )
-    wanted = trained.predictor(run).predict(texts)
+    wanted = loading.predictor(run).predict(texts)
     kind = "application/json"
     assert answers[:3] == [(kind, wanted), (kind, wanted), (kind, wanted[1:])]
     assert answers[3] == ("ValueError", "text: found [1, 2], wanted words.")
@@ -272,7 +272,7 @@ def test_it_is_loaded_packed_and_unpacked_and_refused_by_file_name(
     archive = tmp_path / "model.tar.gz"
     bundle.write(archive)
     unpack(archive, tmp_path / "to")
-    png = ROOT / "docs" / "three.png"
+    png = ROOT / "lockstep" / "docs" / "three.png"
     wanted = Predictor.load(digits.folder).predict([png])
     for place in (archive, tmp_path / "to"):
         assert Predictor.load(place).predict([png]) == wanted
@@ -324,9 +324,9 @@ def test_odd_content_under_right_digests_is_told_in_one_line(
     """Of a packed bundle by its own path, not by that of a folder which is gone by then."""
     archive = tmp_path / "model.tar.gz"
     archive.write_bytes(fitting(bundle, {}, {}))
-    assert trained.served(archive).about["golden"] == "equal"
+    assert loading.served(archive).about["golden"] == "equal"
     archive.write_bytes(fitting(bundle, facts, changes))
-    for load in (trained.served, trained.predictor):
+    for load in (loading.served, loading.predictor):
         with pytest.raises(ModelError) as error:
             load(archive)
         line = str(error.value)
@@ -350,7 +350,7 @@ def test_a_receipt_without_what_is_told_to_who_is_served_is_told_in_one_line(
     del receipt["timing"]
     (tmp_path / "a").write_bytes(fitting(bundle, {}, {"receipt.json": readable_json(receipt)}))
     with pytest.raises(ModelError, match=r"/a/receipt\.json: does not hold .*'timing'"):
-        trained.served(tmp_path / "a")
+        loading.served(tmp_path / "a")
 
 
 def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
@@ -398,10 +398,10 @@ def test_a_run_of_before_golden_answers_is_told_to_be_trained_again(
     digits: Run, tmp_path: Path
 ) -> None:
     files = source.unpacked(digits.folder / "source.zip")
-    del files["project/models/golden.py"]
+    del files["lockstep/answers/golden.py"]
     (tmp_path / "source.zip").write_bytes(source.archive(files))
-    with pytest.raises(BundleError, match=r"its source has no project/models/golden\.py"):
-        needs.code(Run(tmp_path), "digits", b"from project.models import golden")
+    with pytest.raises(BundleError, match=r"its source has no lockstep/answers/golden\.py"):
+        needs.code(Run(tmp_path), "digits", b"from lockstep.ground.home import golden")
 
 
 def test_a_run_of_other_packages_has_no_bundle_here(
@@ -460,7 +460,7 @@ def test_onnx_that_answers_otherwise_is_refused(
     import numpy as np
     import torch
 
-    from project.deployment import onnx
+    from lockstep.publishing import onnx
 
     predictor = Predictor.load(digits.folder)
     monkeypatch.setattr(onnx, "_written", lambda *_: b"")

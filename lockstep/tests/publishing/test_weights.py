@@ -15,23 +15,23 @@ from typing import Any
 
 import pytest
 
-import project
-from project.bundles import manifest, signature
-from project.bundles.archive import packed
-from project.deployment.bundle import Bundle, made
-from project.deployment.weights import Entry, fetched, index, publish
-from project.errors import BundleError, StorageError
-from project.files import digest_of
-from project.models.digits import Predictor
-from project.records.receipt import Run
-from project.storage import Folder, Storage, open_storage
-from project.watch import Watch
-from tests.conftest import ROOT, command, plain_environment
-from tests.services import S3
-from tests.test_acceptance import state
-from tests.trees import offline
+from lockstep import examples
+from lockstep.bundles import manifest, signature
+from lockstep.bundles.archive import packed
+from lockstep.examples.models.digits import Predictor
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import BundleError, StorageError
+from lockstep.ground.storage import Folder, Storage, open_storage
+from lockstep.ground.watch import Watch
+from lockstep.publishing.bundle import Bundle, made
+from lockstep.publishing.weights import Entry, fetched, index, publish
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, command, plain_environment
+from lockstep.tests.services import S3
+from lockstep.tests.test_acceptance import state
+from lockstep.tests.trees import offline
 
-PNG = ROOT / "docs" / "three.png"
+PNG = ROOT / "lockstep" / "docs" / "three.png"
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -291,9 +291,9 @@ def test_published_weights_are_loaded_and_their_features_are_frozen(
     monkeypatch.setenv("LOCKSTEP_DATA", str(tmp_path / "data"))
     entry, _ = put(bundle, open_storage(str(folder)))
     wanted = Predictor.load(digits.folder).predict([PNG])
-    assert project.load("digits", pretrained=True).predict([PNG]) == wanted
-    assert project.load("digits", version=entry.version).predict([PNG]) == wanted
-    features = project.load_features("digits", pretrained=True)
+    assert examples.load("digits", pretrained=True).predict([PNG]) == wanted
+    assert examples.load("digits", version=entry.version).predict([PNG]) == wanted
+    features = examples.load_features("digits", pretrained=True)
     whole = Predictor.load(digits.folder)
     inputs = whole.preprocess(whole.read(PNG)[None])
     assert not features.training
@@ -301,7 +301,7 @@ def test_published_weights_are_loaded_and_their_features_are_frozen(
     assert torch.equal(features(inputs), whole.model.features(inputs))  # type: ignore[operator]
     for words in ({}, {"pretrained": True, "run": digits.folder}):
         with pytest.raises(TypeError, match="wanted a run, or pretrained=True"):
-            project.load("digits", **words)  # type: ignore[arg-type]
+            examples.load("digits", **words)  # type: ignore[arg-type]
 
 
 def test_only_what_the_key_signed_is_kept_where_a_key_is_configured(
@@ -360,7 +360,7 @@ def test_the_recipe_of_the_page_learns_digits_on_the_features_of_apparel(
     accepted: Callable[[str], Run], folder: Path, tmp_path: Path
 ) -> None:
     put(made(accepted("apparel/base")), open_storage(str(folder)))
-    page = (ROOT / "docs" / "bundle.md").read_text()
+    page = (ROOT / "lockstep" / "docs" / "bundle.md").read_text()
     (script,) = re.findall(r"```python\n(from project import load, .*?)```", page, re.DOTALL)
     variables = plain_environment() | {"LOCKSTEP_DATA": str(tmp_path / "data")}
     words = [sys.executable, "-c", script]
@@ -382,8 +382,8 @@ def test_features_of_texts_are_those_of_the_model(
     monkeypatch.setenv("LOCKSTEP_DATA", str(tmp_path / "data"))
     run = accepted("tags/base")
     entry, _ = put(made(run), open_storage(str(folder)))
-    features = project.load_features("tags", version=entry.version)
-    whole = project.load("tags", run.folder)
+    features = examples.load_features("tags", version=entry.version)
+    whole = examples.load("tags", run.folder)
     inputs = whole.preprocess(whole.read("Finds cars, fast")[None])
     found = features(inputs)
     assert torch.equal(whole.model.classifier(found), whole.model(inputs))  # type: ignore[operator]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from project.errors import RunError
-from project.records import source
-from project.records.checkout import checkout
-from project.records.receipt import Run
+from lockstep.ground.errors import RunError
+from lockstep.records import source
+from lockstep.records.checkout import checkout
+from lockstep.records.receipt import Run
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -28,7 +28,7 @@ def test_source_and_run_are_there_as_they_were(finished_run: Run, tmp_path: Path
     assert {"weights.safetensors", "receipt.json", "preprocess.json"} < kept.keys()
     assert found.keys() - wanted.keys() == {
         "Pipfile.lock",
-        "project/models/digits/recipes/base.yaml",
+        "lockstep/examples/models/digits/recipes/base.yaml",
     }
     assert {name: found[name] for name in wanted} == wanted
 

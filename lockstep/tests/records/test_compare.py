@@ -16,20 +16,21 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from project import cli
-from project.data.order import Order
-from project.errors import RunError
-from project.experiment import open_data, run_experiment
-from project.files import canonical_json, digest_of, readable_json
-from project.place import Place
-from project.records import compare as comparing
-from project.records import trace
-from project.records.compare import compare, parting
-from project.records.differences import Difference, between_parts
-from project.records.receipt import Run, verify
-from project.watch import Watch
-from tests.conftest import ROOT, experiment
-from tests.records.test_report import Loaded
+from lockstep import cli
+from lockstep.data.order import Order
+from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.errors import RunError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records import compare as comparing
+from lockstep.records import trace
+from lockstep.records.compare import compare, parting
+from lockstep.records.differences import Difference, between_parts
+from lockstep.records.receipt import Run, verify
+from lockstep.run.keeping import open_data
+from lockstep.run.story import run_experiment
+from lockstep.tests.conftest import ROOT, experiment
+from lockstep.tests.records.test_report import Loaded
 
 Train = Callable[..., Run]
 STEPS = 10
@@ -181,15 +182,15 @@ def test_another_setting_is_named_with_both_values(train_briefly: Train, finishe
 
 def test_files_packages_and_profiles_are_named(finished_run: Run) -> None:
     mine, other = finished_run.parts, finished_run.parts
-    other["source"]["project/training/loop.py"] = "f" * 64
-    del other["source"]["project/place.py"]
+    other["source"]["lockstep/training/loop.py"] = "f" * 64
+    del other["source"]["lockstep/ground/place.py"]
     other["packages"] |= {"numpy": ["0.1", "not as locked"], "more": ["1", "not as locked"]}
     other["packages"]["xxhash"][1] = "not as locked"
     other["profile"] = {"name": "native", "device": "cpu", "cpu": "a CPU"}
     found = between_parts(mine, other)
     assert {(row.part, row.name): row.b for row in found} == {
-        ("source", "project/training/loop.py"): "sha256 ffffffffffff",
-        ("source", "project/place.py"): "not there",
+        ("source", "lockstep/training/loop.py"): "sha256 ffffffffffff",
+        ("source", "lockstep/ground/place.py"): "not there",
         ("package", "numpy"): "0.1",
         ("package", "xxhash"): f"{mine['packages']['xxhash'][0]}, not as locked",
         ("package", "more"): "1",
@@ -343,7 +344,7 @@ def test_comparing_loads_nothing_heavy(finished_run: Run) -> None:
     folder = str(finished_run.folder)
     code = f"""
 import sys
-from project.cli import main
+from lockstep.cli import main
 main(["compare", {folder!r}, {folder!r}])
 print(sorted({{"torch", "sklearn", "matplotlib", "PIL", "omegaconf"}} & set(sys.modules)))
 """

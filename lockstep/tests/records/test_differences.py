@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from project.errors import RunError
-from project.files import canonical_json, digest_of, readable_json
-from project.records import source
-from project.records.differences import FileDifference, differences
-from project.records.receipt import Run, verify
+from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.errors import RunError
+from lockstep.records import source
+from lockstep.records.differences import FileDifference, differences
+from lockstep.records.receipt import Run, verify
 
 
 def with_source(run: Run, folder: Path, changes: dict[str, bytes | None]) -> Run:
@@ -38,18 +38,22 @@ def test_a_run_differs_in_nothing_from_itself(finished_run: Run) -> None:
 def test_source_is_told_file_by_file_and_the_patch_leads_from_one_to_the_other(
     finished_run: Run, tmp_path: Path
 ) -> None:
-    name = "project/doctor.py"
+    name = "lockstep/workspace/doctor.py"
     text = source.unpacked(finished_run.folder / "source.zip")[name]
     lines = text.split(b"\n")
     changed = b"\n".join([*lines[:3], b"# a form feed\x0c is no end", b"# one", *lines[4:]])[:-1]
-    changes = {name: changed, "project/parity.py": None, "project/new.py": b"first\nsecond"}
+    changes = {
+        name: changed,
+        "lockstep/workspace/parity.py": None,
+        "project/new.py": b"first\nsecond",
+    }
     other = with_source(finished_run, tmp_path, changes)
     found = differences(finished_run, other)
-    gone = source.unpacked(finished_run.folder / "source.zip")["project/parity.py"]
+    gone = source.unpacked(finished_run.folder / "source.zip")["lockstep/workspace/parity.py"]
     assert found.files == [
         FileDifference(name, "changed", 3, 2, False),
         FileDifference("project/new.py", "only in B", 2, 0, False),
-        FileDifference("project/parity.py", "only in A", 0, gone.count(b"\n"), False),
+        FileDifference("lockstep/workspace/parity.py", "only in A", 0, gone.count(b"\n"), False),
     ]
     assert [(one.name, one.b) for one in found.metrics] == [("test.accuracy", 0.5)]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from project import doctor
-from project.files import digest_of
-from project.records import environment
+from lockstep.ground import environment
+from lockstep.ground.digests import digest_of
+from lockstep.workspace import doctor
 
 HERE = environment.installed()
 Lock = Callable[..., None]

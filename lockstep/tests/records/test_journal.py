@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from project.errors import RunError
-from project.records.journal import Journal
+from lockstep.ground.errors import RunError
+from lockstep.records.journal import Journal
 
 
 def written(path: Path, *steps: int, after: int = 0) -> str:

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from project.data.batches import Blocks
-from project.experiment import open_data
-from project.place import Place
-from project.records import trace
-from project.records.receipt import Run
-from project.records.report import Mistake, page, worst_mistakes
-from project.trained import predictor
-from project.training.evaluation import metrics, probabilities
-from project.watch import Watch
+from lockstep.data.batches import Blocks
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.loading import predictor
+from lockstep.records import trace
+from lockstep.records.receipt import Run
+from lockstep.records.report import Mistake, page, worst_mistakes
+from lockstep.run.keeping import open_data
+from lockstep.training.evaluation import metrics, probabilities
 
 LABELS = ["T-shirt/top", "<b>bold</b>", "$\\oops$ & co", "衣", "Ankle boot"]
 ROWS: list[dict[str, Any]] = [

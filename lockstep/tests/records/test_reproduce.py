@@ -13,36 +13,37 @@ from typing import Any
 
 import pytest
 
-from project import cli
-from project.experiment import run_experiment
-from project.files import canonical_json, digest_of, held, is_held, readable_json, remove_abandoned
-from project.place import Place
-from project.records import environment
-from project.records.receipt import Run, level, verify
-from project.records.reproduce import differences_here, not_covered
-from project.watch import Watch
-from tests.conftest import ROOT, experiment
-from tests.records.test_compare import changed_data
+from lockstep import cli
+from lockstep.ground import environment
+from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.files import held, is_held, remove_abandoned
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run, level, verify
+from lockstep.records.reproduce import differences_here, not_covered
+from lockstep.run.story import run_experiment
+from lockstep.tests.conftest import ROOT, experiment
+from lockstep.tests.records.test_compare import changed_data
 
 BRIEF = ("training.epochs=1", "data.limit=130")
 
 
 def project(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """``python -m project ...`` of the package that lies in a folder."""
-    command = [sys.executable, "-m", "project", *words]
+    """``python -m lockstep ...`` of the package that lies in a folder."""
+    command = [sys.executable, "-m", "lockstep", *words]
     env = os.environ | {"PYTHONPATH": str(folder)} | variables
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
 def clone(folder: Path) -> Path:
     """A copy of the package and its lock, to be edited."""
-    shutil.copytree(ROOT / "project", folder / "project")
+    shutil.copytree(ROOT / "lockstep", folder / "project")
     shutil.copy(ROOT / "Pipfile.lock", folder)
     return folder
 
 
 def edit(folder: Path, old: str, new: str) -> None:
-    path = folder / "project/models/digits/model.py"
+    path = folder / "lockstep/examples/models/digits/model.py"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
@@ -162,11 +163,15 @@ def test_a_code_that_cannot_train_here_is_no_verdict(finished_run: Run, tmp_path
 
 def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
     """The files that are in the identity are those that the restored tree finds by itself."""
-    from project.records import source
+    from lockstep.records import source
 
     kept = source.unpacked(finished_run.folder / "source.zip")
     ran = set(finished_run.parts["source"])
-    beside = {"project/__main__.py", "project/cli/__init__.py", "project/data/catalog/digits.yaml"}
+    beside = {
+        "project/__main__.py",
+        "lockstep/cli/__init__.py",
+        "lockstep/examples/data/digits.yaml",
+    }
     assert beside <= {*kept} - ran
     assert ran <= set(kept)
 
@@ -318,7 +323,7 @@ def test_what_a_killed_reproduction_leaves_is_removed_by_the_next_when_nobody_wo
 def reproducing(run: Run, temporary: Path) -> tuple[subprocess.Popen[bytes], str]:
     """A reproduction that has come to its training, and the process that trains."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "project", "reproduce", str(run.folder)],
+        [sys.executable, "-m", "lockstep", "reproduce", str(run.folder)],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from project.errors import RunError
-from project.records.receipt import Run, runs
-from project.records.selection import choose, condition
+from lockstep.ground.errors import RunError
+from lockstep.records.receipt import Run, runs
+from lockstep.records.selection import choose, condition
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from project.errors import RunError
-from project.files import held
-from project.records import trash
-from project.records.receipt import Run, runs
+from lockstep.ground.errors import RunError
+from lockstep.ground.files import held
+from lockstep.records import trash
+from lockstep.records.receipt import Run, runs
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from sklearn.datasets import load_digits
 
-from project.bundles.archive import unpack
-from project.deployment.bundle import Bundle, made
-from project.deployment.container import hand_over
-from project.models.digits import Predictor
-from project.records.receipt import Run
-from tests.conftest import ROOT, command, plain_environment
-from tests.services import free_ports
+from lockstep.bundles.archive import unpack
+from lockstep.examples.models.digits import Predictor
+from lockstep.publishing.bundle import Bundle, made
+from lockstep.records.receipt import Run
+from lockstep.sagemaker.job import hand_over
+from lockstep.tests.conftest import ROOT, command, plain_environment
+from lockstep.tests.services import free_ports
 
 BRIEF = {"training.epochs": "2", "data.limit": "300", "training.checkpoint_every": "3"}
 
@@ -42,7 +42,7 @@ def job(ml: Path, hyperparameters: dict[str, Any], **resources: Any) -> None:
 def start(ml: Path, data: Path, action: str = "train", **variables: str) -> "subprocess.Popen[str]":
     folders = {"LOCKSTEP_ML": str(ml), "LOCKSTEP_DATA": str(data), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "project", "container", action],
+        [sys.executable, "-m", "lockstep", "container", action],
         cwd=ml,
         env=plain_environment() | folders | variables,
         stdout=subprocess.PIPE,
@@ -73,7 +73,7 @@ def test_what_jobs_left_is_unpacked_by_the_line_of_the_page_and_known_as_runs(
     tmp_path: Path, digits: Run, bundle: Bundle
 ) -> None:
     """Packed as the service does it: the files of /opt/ml/model without a folder."""
-    page = (ROOT / "docs" / "sagemaker.md").read_text()
+    page = (ROOT / "lockstep" / "docs" / "sagemaker.md").read_text()
     (line,) = re.findall(r"^    (mkdir .*model\.tar\.gz.*)$", page, re.MULTILINE)
     hand_over(digits.folder, tmp_path / "model")
     subprocess.run(["tar", "czf", "model.tar.gz", "-C", "model", "."], cwd=tmp_path, check=True)
@@ -83,7 +83,7 @@ def test_what_jobs_left_is_unpacked_by_the_line_of_the_page_and_known_as_runs(
         told = line.replace("NAME", shlex.quote(name))
         codes = [subprocess.run(told, shell=True, cwd=tmp_path).returncode for _ in range(2)]
         assert (codes[0], codes[1] != 0) == (0, True)  # nothing is written over
-    runs, picture = str(tmp_path / "runs"), str(ROOT / "docs" / "three.png")
+    runs, picture = str(tmp_path / "runs"), str(ROOT / "lockstep" / "docs" / "three.png")
     done = command("runs", "--json", "--runs", runs)
     rows = {row["run"]: row for row in json.loads(done.stdout)}
     own = rows[digits.name]

@@ -16,14 +16,14 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from project.deployment import stack as stacks
-from project.deployment.account import Account
-from project.deployment.stack import Change, Outcome, Stack
-from project.errors import DeploymentError
-from project.records.receipt import Run
-from project.watch import Watch
-from tests.conftest import Call
-from tests.deployment.conftest import Cloud
+from lockstep.ground.errors import DeploymentError
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run
+from lockstep.sagemaker import stack as stacks
+from lockstep.sagemaker.account import Account
+from lockstep.sagemaker.stack import Change, Outcome, Stack
+from lockstep.tests.clouds import Cloud
+from lockstep.tests.conftest import Call
 
 ID = "arn:aws:cloudformation:us-east-1:123456789012:stack/shop/1"
 PARAMETERS = {"Run": "earlier"}

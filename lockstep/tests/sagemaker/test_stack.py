@@ -19,24 +19,24 @@ from typing import Any
 
 import pytest
 
-from project import cli
-from project.bundles import manifest
-from project.bundles.archive import packed
-from project.deployment import endpoint
-from project.deployment.account import Account
-from project.deployment.bundle import Bundle
-from project.deployment.stack import Stack
-from project.deployment.target import _IMAGE, IMAGE
-from project.errors import DeploymentError, SettingError, StorageError
-from project.files import digest_of
-from project.records.receipt import Run
-from project.storage import open_storage
-from project.watch import Watch
-from tests.conftest import ROOT, Call
-from tests.deployment.conftest import REGISTRY, REPOSITORY, Cloud
-from tests.services import Aws
+from lockstep import cli
+from lockstep.bundles import manifest
+from lockstep.bundles.archive import packed
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import DeploymentError, SettingError, StorageError
+from lockstep.ground.storage import open_storage
+from lockstep.ground.watch import Watch
+from lockstep.publishing.bundle import Bundle
+from lockstep.records.receipt import Run
+from lockstep.sagemaker import endpoint
+from lockstep.sagemaker.account import Account
+from lockstep.sagemaker.stack import Stack
+from lockstep.sagemaker.target import _IMAGE, IMAGE
+from lockstep.tests.clouds import REGISTRY, REPOSITORY, Cloud
+from lockstep.tests.conftest import ROOT, Call
+from lockstep.tests.services import Aws
 
-TEMPLATE = endpoint.read((ROOT / "deployment" / "stack.yaml").read_text())
+TEMPLATE = endpoint.read((ROOT / "lockstep" / "sagemaker" / "stack.yaml").read_text())
 
 
 def image_digest(aws: Aws) -> str:
@@ -419,7 +419,7 @@ def test_the_task_hands_on_what_it_is_given(cloud: Cloud) -> None:
 
 
 def test_the_commands_of_the_page_are_such_as_the_verb_takes() -> None:
-    page = (ROOT / "docs" / "deploy.md").read_text()
+    page = (ROOT / "lockstep" / "docs" / "deploy.md").read_text()
     lines = [line.split() for line in page.splitlines() if line.startswith("invoke deploy")]
     parser, _ = cli._parser()
     found = [parser.parse_args(words[1:]) for words in lines]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from project.deployment import endpoint
-from tests.conftest import ROOT
-from tests.services import Aws
+from lockstep.sagemaker import endpoint
+from lockstep.tests.conftest import ROOT
+from lockstep.tests.services import Aws
 
-PATH = ROOT / "deployment" / "stack.yaml"
+PATH = ROOT / "lockstep" / "sagemaker" / "stack.yaml"
 TEMPLATE = endpoint.read(PATH.read_text())
 RESOURCES = TEMPLATE["Resources"]
 OF_A_BUNDLE = {"ModelKey", "BundleDigest", "ManifestDigest", "Signed", "Run", "Version"}

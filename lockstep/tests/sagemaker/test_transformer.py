@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from project.bundles.archive import unpack
-from project.deployment.bundle import Bundle, made
-from project.models import tags
-from project.models.digits import Predictor
-from project.records.receipt import Run
-from tests.conftest import ROOT, plain_environment
+from lockstep.bundles.archive import unpack
+from lockstep.examples.models import tags
+from lockstep.examples.models.digits import Predictor
+from lockstep.publishing.bundle import Bundle, made
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, plain_environment
 
 TOOLKIT = "sagemaker-inference==1.10.1"
 # What a model server does with the toolkit: one service, a context for each request.
@@ -101,7 +101,7 @@ def test_the_toolkit_gives_the_answers_of_the_predictor_bit_for_bit(
     python: Path, accepted: Callable[[str], Run], tmp_path: Path
 ) -> None:
     run = accepted("digits/base")
-    png = (ROOT / "docs" / "three.png").read_bytes()
+    png = (ROOT / "lockstep" / "docs" / "three.png").read_bytes()
     arrays = [[[(row * column) % 256 for column in range(8)] for row in range(8)], [[255] * 8] * 8]
     answers = transformed(
         python,

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from project.serving.gate import Gate
+from lockstep.serving.gate import Gate
 
 Answer = tuple[int, dict[str, str], bytes]
 JSON, PNG = "application/json", "image/png"

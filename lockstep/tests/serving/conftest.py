@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from project.experiment import run_experiment
-from project.place import Place
-from project.records.receipt import Run
-from project.watch import Watch
-from tests.conftest import experiment
-from tests.serving.test_app import free_port, start
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run
+from lockstep.run.story import run_experiment
+from lockstep.tests.conftest import experiment
+from lockstep.tests.serving.test_app import free_port, start
 
 
 @contextmanager

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from project import load
-from project.models.digits import Preprocess
-from project.records.receipt import Run
-from tests.conftest import ROOT, plain_environment
+from lockstep.examples import load
+from lockstep.examples.models.digits import Preprocess
+from lockstep.records.receipt import Run
+from lockstep.tests.conftest import ROOT, plain_environment
 
 PICTURES = [Preprocess.show(pixels) for pixels in load_digits().images[:20]]
 JSON = "application/json"
@@ -28,9 +28,9 @@ FORM = "multipart/form-data"
 
 
 def start(*words: str, **variables: str) -> "subprocess.Popen[str]":
-    """``python -m project serve ...`` from a shell that knows nothing of profiles."""
+    """``python -m lockstep serve ...`` from a shell that knows nothing of profiles."""
     return subprocess.Popen(
-        [sys.executable, "-m", "project", "serve", *words],
+        [sys.executable, "-m", "lockstep", "serve", *words],
         cwd=ROOT,
         env=plain_environment() | variables,
         stdout=subprocess.PIPE,

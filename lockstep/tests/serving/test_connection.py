@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from project.records.receipt import Run
-from project.serving.connection import Connection
-from project.serving.limits import Limits
-from tests.serving.conftest import metrics
-from tests.serving.test_app import free_port
-from tests.serving.test_server import GET, found_by, slow
-from tests.serving.test_stopping import hasty
+from lockstep.records.receipt import Run
+from lockstep.serving.connection import Connection
+from lockstep.serving.limits import Limits
+from lockstep.tests.serving.conftest import metrics
+from lockstep.tests.serving.test_app import free_port
+from lockstep.tests.serving.test_server import GET, found_by, slow
+from lockstep.tests.serving.test_stopping import hasty
 
 
 class Lonely(Connection):

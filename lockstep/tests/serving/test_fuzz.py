@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from project import load
-from project.records.receipt import Run
-from tests.serving.broken import Vandal, fuzz
-from tests.serving.conftest import metrics, post, raw, serving
-from tests.serving.test_app import PICTURES, PNG, content
+from lockstep.examples import load
+from lockstep.records.receipt import Run
+from lockstep.tests.serving.broken import Vandal, fuzz
+from lockstep.tests.serving.conftest import metrics, post, raw, serving
+from lockstep.tests.serving.test_app import PICTURES, PNG, content
 
 MANY = 500
 FILES = [content(picture, kind) for picture in PICTURES[:4] for kind in ("PNG", "JPEG")]

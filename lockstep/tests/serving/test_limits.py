@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from project import trained
-from project.models.digits import Preprocess
-from project.pictures import MOST_PIXELS
-from project.records.receipt import Run
-from project.serving.app import app
-from project.serving.gate import Gate
-from project.serving.limits import Limits
-from tests.serving.callers import JSON, PNG, Answer, call, told
-from tests.serving.test_app import PICTURES, content
+from lockstep import loading
+from lockstep.examples.models.digits import Preprocess
+from lockstep.ground.pictures import MOST_PIXELS
+from lockstep.records.receipt import Run
+from lockstep.serving.app import app
+from lockstep.serving.gate import Gate
+from lockstep.serving.limits import Limits
+from lockstep.tests.serving.callers import JSON, PNG, Answer, call, told
+from lockstep.tests.serving.test_app import PICTURES, content
 
 FILES = [content(picture) for picture in PICTURES]
 
 
 @pytest.fixture(scope="module")
-def served(finished_run: Run) -> trained.Served:
-    return trained.served(finished_run)
+def served(finished_run: Run) -> loading.Served:
+    return loading.served(finished_run)
 
 
-def post(served: trained.Served, *body: bytes, limits: Limits | None = None, **more: Any) -> Answer:
+def post(served: loading.Served, *body: bytes, limits: Limits | None = None, **more: Any) -> Answer:
     """The answer to one picture or other body, sent in the pieces given."""
     more = {"Content_Type": PNG} | more
     return asyncio.run(call(app(served, None, limits), "POST", "/predict", *body, **more))
@@ -48,7 +48,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read_or_as_soon_as_it_is_over(
-    served: trained.Served,
+    served: loading.Served,
 ) -> None:
     limits = Limits(body=1000)
     wanted = 413, "body: wanted at most 1,000 bytes; send a smaller one."
@@ -59,7 +59,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read_or_as_soon_as_it_is_
     assert post(served, FILES[0][:60], FILES[0][60:], limits=limits)[0] == 200
 
 
-def test_a_picture_of_too_many_pixels_is_refused_by_its_head_alone(served: trained.Served) -> None:
+def test_a_picture_of_too_many_pixels_is_refused_by_its_head_alone(served: loading.Served) -> None:
     bomb = png(MOST_PIXELS // 4096, 4097)
     assert len(bomb) < 20_000
     assert told(post(served, bomb)) == (
@@ -70,7 +70,7 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_head_alone(served: train
     assert post(served, png(4096, 64))[0] == 200
 
 
-def test_more_inputs_than_a_request_may_have_are_refused(served: trained.Served) -> None:
+def test_more_inputs_than_a_request_may_have_are_refused(served: loading.Served) -> None:
     arrays = [np.asarray(picture).tolist() for picture in PICTURES[:4]]
     body = json.dumps(arrays).encode()
     answer = post(served, body, limits=Limits(inputs=3), Content_Type=JSON)
@@ -89,14 +89,14 @@ def test_more_inputs_than_a_request_may_have_are_refused(served: trained.Served)
     assert (told(four), three[0]) == (wanted, 200)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(served: trained.Served) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(served: loading.Served) -> None:
     answer = post(served, FILES[0], limits=Limits(receiving=0.05), pause=30)
     wanted = "body: found no end of it within 0.05 s, wanted all of it."
     assert told(answer) == (408, wanted)
 
 
 def test_when_as_much_waits_as_may_the_next_is_told_when_to_come_again(
-    served: trained.Served,
+    served: loading.Served,
 ) -> None:
     async def crowd(limits: Limits) -> list[Answer]:
         gate = app(served, None, limits)
@@ -114,7 +114,7 @@ def test_when_as_much_waits_as_may_the_next_is_told_when_to_come_again(
         ]
 
 
-def test_readiness_says_whether_one_more_would_be_taken(served: trained.Served) -> None:
+def test_readiness_says_whether_one_more_would_be_taken(served: loading.Served) -> None:
     async def while_asked(limits: Limits) -> list[int]:
         gate = app(served, None, limits)
         asked = asyncio.Event()
@@ -130,7 +130,7 @@ def test_readiness_says_whether_one_more_would_be_taken(served: trained.Served) 
 
 
 def test_readiness_knows_of_inputs_that_wait_and_of_large_bodies(
-    served: trained.Served, monkeypatch: pytest.MonkeyPatch
+    served: loading.Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, goes_on = served.predictor.answers, threading.Event()
     monkeypatch.setattr(served.predictor, "answers", lambda rows: goes_on.wait(60) and plain(rows))
@@ -163,7 +163,7 @@ def test_readiness_knows_of_inputs_that_wait_and_of_large_bodies(
 
 
 def test_a_model_that_fails_for_one_input_fails_for_that_alone_and_shows_nothing(
-    served: trained.Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    served: loading.Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain, bad = served.predictor.answers, served.predictor.read(PICTURES[3])
 
@@ -185,7 +185,7 @@ def test_a_model_that_fails_for_one_input_fails_for_that_alone_and_shows_nothing
     assert "ZeroDivisionError: /a/secret/path" in caplog.text
 
 
-def test_with_a_token_only_the_page_and_the_probes_are_open(served: trained.Served) -> None:
+def test_with_a_token_only_the_page_and_the_probes_are_open(served: loading.Served) -> None:
     gate = app(served, "sesame")
     paths = ("/", "/healthz", "/readyz", "/model", "/metrics", "/openapi.json", "/any")
 
@@ -211,7 +211,7 @@ def test_with_a_token_only_the_page_and_the_probes_are_open(served: trained.Serv
     ] == 200  # fmt: skip
 
 
-def test_the_page_may_load_and_do_nothing_but_its_own(served: trained.Served) -> None:
+def test_the_page_may_load_and_do_nothing_but_its_own(served: loading.Served) -> None:
     status, headers, page = asyncio.run(call(app(served), "GET", "/"))
     rules = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
     assert (status, rules["default-src"], rules["connect-src"]) == (200, "'none'", "'self'")
@@ -220,7 +220,7 @@ def test_the_page_may_load_and_do_nothing_but_its_own(served: trained.Served) ->
         assert outside not in page
 
 
-def test_what_is_asked_is_counted(served: trained.Served) -> None:
+def test_what_is_asked_is_counted(served: loading.Served) -> None:
     async def some() -> bytes:
         gate = app(served)
         await asyncio.gather(*(call(gate, "POST", "/predict", file) for file in FILES))
@@ -241,7 +241,7 @@ def test_what_is_asked_is_counted(served: trained.Served) -> None:
     assert [line for line in wanted if line not in lines] == []
 
 
-def test_the_examples_of_the_description_are_answered_as_it_says(served: trained.Served) -> None:
+def test_the_examples_of_the_description_are_answered_as_it_says(served: loading.Served) -> None:
     gate = app(served)
     described = json.loads(asyncio.run(call(gate, "GET", "/openapi.json"))[2])
     post = described["paths"]["/predict"]["post"]

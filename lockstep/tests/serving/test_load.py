@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from project import load
-from project.models import golden
-from project.models.inputs import Text
-from project.records.receipt import Run
-from tests.serving.conftest import is_open, metrics, post, raw, serving
-from tests.serving.test_app import JSON, PNG, content, free_port, start
+from lockstep.answers import golden
+from lockstep.answers.inputs import Text
+from lockstep.examples import load
+from lockstep.records.receipt import Run
+from lockstep.tests.serving.conftest import is_open, metrics, post, raw, serving
+from lockstep.tests.serving.test_app import JSON, PNG, content, free_port, start
 
 RECIPES = ("digits/base", "apparel/base", "tags/base")
 TEXT = "text/plain; charset=utf-8"

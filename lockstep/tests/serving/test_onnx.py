@@ -4,30 +4,30 @@ from typing import Any
 
 import pytest
 
-from project import trained
-from project.deployment.onnx import TOLERANCE, Session
-from project.errors import ModelError
-from project.models import golden
-from project.records.receipt import Run
+from lockstep import loading
+from lockstep.answers import golden
+from lockstep.ground.errors import ModelError
+from lockstep.publishing.onnx import TOLERANCE, Session
+from lockstep.records.receipt import Run
 
 pytestmark = pytest.mark.slow  # the export takes some seconds
 
 
 @pytest.fixture(scope="module")
-def by_onnx(finished_run: Run) -> trained.Served:
-    return trained.served(finished_run, onnx=True)
+def by_onnx(finished_run: Run) -> loading.Served:
+    return loading.served(finished_run, onnx=True)
 
 
 @pytest.fixture(scope="module")
-def rows(by_onnx: trained.Served) -> list[Any]:
+def rows(by_onnx: loading.Served) -> list[Any]:
     examples = golden.examples(by_onnx.predictor.golden)
     return [examples[number % 8] for number in range(70)]
 
 
 def test_its_answers_are_near_those_of_training_and_told_to_be_others(
-    by_onnx: trained.Served, finished_run: Run, rows: list[Any]
+    by_onnx: loading.Served, finished_run: Run, rows: list[Any]
 ) -> None:
-    wanted = trained.predictor(finished_run).answers(rows)
+    wanted = loading.predictor(finished_run).answers(rows)
     found = by_onnx.predictor.answers(rows)
     assert [one["label"] for one in found] == [one["label"] for one in wanted]
     apart = [
@@ -41,7 +41,7 @@ def test_its_answers_are_near_those_of_training_and_told_to_be_others(
 
 
 def test_alone_and_among_others_an_answer_has_the_same_bits(
-    by_onnx: trained.Served, rows: list[Any]
+    by_onnx: loading.Served, rows: list[Any]
 ) -> None:
     predictor = by_onnx.predictor
     alone = [predictor.answers([row])[0] for row in rows]
@@ -52,8 +52,8 @@ def test_alone_and_among_others_an_answer_has_the_same_bits(
 def test_a_model_that_it_computes_otherwise_is_refused(
     finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("project.deployment.onnx.TOLERANCE", 0.0)
+    monkeypatch.setattr("lockstep.publishing.onnx.TOLERANCE", 0.0)
     whole = Session.forward
     monkeypatch.setattr(Session, "forward", lambda self, inputs: whole(self, inputs) * 1.001)
     with pytest.raises(ModelError, match="leave --onnx away"):
-        trained.served(finished_run, onnx=True)
+        loading.served(finished_run, onnx=True)

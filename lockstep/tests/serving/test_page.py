@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from project import load
-from project.models import golden
-from project.records.receipt import Run
-from tests.serving.conftest import serving
-from tests.serving.test_app import PICTURES, content
-from tests.test_jupyterlab import browser, needs_chromium  # noqa: F401
+from lockstep.answers import golden
+from lockstep.examples import load
+from lockstep.records.receipt import Run
+from lockstep.tests.serving.conftest import serving
+from lockstep.tests.serving.test_app import PICTURES, content
+from lockstep.tests.test_jupyterlab import browser, needs_chromium  # noqa: F401
 
 DROP = """([base64, name, type]) => {
     const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));

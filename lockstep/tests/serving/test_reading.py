@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from project.errors import DataError
-from project.models import apparel, digits, tags
-from project.serving.limits import Limits, Refused
-from project.serving.reading import CSV, JSON, Reading
+from lockstep.examples.models import apparel, digits, tags
+from lockstep.ground.errors import DataError
+from lockstep.serving.limits import Limits, Refused
+from lockstep.serving.reading import CSV, JSON, Reading
 
 FEW = Limits(inputs=3)
 HEAD = b"title,description\n"

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import uvloop
 
-from project import trained
-from project.deployment import bundle
-from project.records.receipt import Run
-from project.serving.app import app
-from project.serving.connection import Connection
-from project.serving.limits import Limits
-from project.serving.server import configured
-from project.serving.stopping import Server
-from tests.serving.callers import JSON, call, told
-from tests.serving.conftest import post, raw, serving
-from tests.serving.test_app import ask, free_port, start
-from tests.serving.test_load import bodies
+from lockstep import loading
+from lockstep.publishing import bundle
+from lockstep.records.receipt import Run
+from lockstep.serving.app import app
+from lockstep.serving.connection import Connection
+from lockstep.serving.limits import Limits
+from lockstep.serving.server import configured
+from lockstep.serving.stopping import Server
+from lockstep.tests.serving.callers import JSON, call, told
+from lockstep.tests.serving.conftest import post, raw, serving
+from lockstep.tests.serving.test_app import ask, free_port, start
+from lockstep.tests.serving.test_load import bodies
 
 
 class Hasty(Connection):
@@ -57,7 +57,7 @@ def test_a_bundle_is_served_as_the_run_that_it_was_made_of(
         path.unlink()
         said = ask(port, "GET", "/model")
         assert [post(port, *body) for body in asked] == [(200, answer) for answer in wanted]
-    gate = app(trained.served(finished_run))
+    gate = app(loading.served(finished_run))
     assert said == (200, json.loads(asyncio.run(call(gate, "GET", "/model"))[2]))
 
 
@@ -81,7 +81,7 @@ def test_the_server_runs_on_uvloop_and_httptools_for_callers_who_know_its_name(
 
 def test_a_caller_who_knows_the_server_by_another_name_is_not_answered(finished_run: Run) -> None:
     """Or the page of a stranger, whose name leads to this machine, could read the answers."""
-    gate = app(trained.served(finished_run), hosts=("127.0.0.1", "localhost", "::1", "Named"))
+    gate = app(loading.served(finished_run), hosts=("127.0.0.1", "localhost", "::1", "Named"))
     good = (
         "localhost",
         "LocalHost:9999",

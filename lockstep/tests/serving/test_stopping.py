@@ -13,21 +13,21 @@ from contextlib import contextmanager
 
 import pytest
 
-from project.records.receipt import Run
-from project.serving.batching import Batching
-from project.serving.limits import Limits
-from tests.conftest import ROOT, plain_environment
-from tests.serving.conftest import metrics
-from tests.serving.test_app import PICTURES, PNG, content, free_port
+from lockstep.records.receipt import Run
+from lockstep.serving.batching import Batching
+from lockstep.serving.limits import Limits
+from lockstep.tests.conftest import ROOT, plain_environment
+from lockstep.tests.serving.conftest import metrics
+from lockstep.tests.serving.test_app import PICTURES, PNG, content, free_port
 
-# ``python -m project serve`` with a predictor whose method, if one is named, never comes back, and
+# ``python -m lockstep serve`` with a predictor whose method, if one is named, never comes back, and
 # a second for what is under way.
 SCRIPT = """
 import sys, time
 from project import trained
-from project.cli import entry
-from project.serving.connection import Connection
-from project.serving.limits import Limits
+from lockstep.cli import entry
+from lockstep.serving.connection import Connection
+from lockstep.serving.limits import Limits
 
 method, opened = sys.argv.pop(1), trained.served
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from project.errors import CheckpointError, RunError
-from project.training.checkpoint import Checkpoints, Snapshot
+from lockstep.ground.errors import CheckpointError, RunError
+from lockstep.training.checkpoint import Checkpoints, Snapshot
 
 
 def snapshot(step: int) -> Snapshot:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from project.errors import EnvironmentMismatch, ModelError
-from project.training import profiles
-from project.training.determinism import enforce, refuse_broken, reseed
+from lockstep.ground import profiles
+from lockstep.ground.errors import EnvironmentMismatch, ModelError
+from lockstep.training.determinism import enforce, refuse_broken, reseed
 
 enforce("portable", "cpu")
 
@@ -67,8 +67,8 @@ def test_a_profile_cannot_be_entered_after_torch() -> None:
 
 def test_what_the_user_set_is_overruled() -> None:
     code = (
-        "from project.training import profiles; profiles.enter('portable');"
-        "from project.training.determinism import enforce; enforce('portable', 'cpu');"
+        "from lockstep.training import profiles; profiles.enter('portable');"
+        "from lockstep.training.determinism import enforce; enforce('portable', 'cpu');"
         "import torch; print(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())"
     )
     foreign = {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "3", "ATEN_CPU_CAPABILITY": "default"}
@@ -82,7 +82,7 @@ def test_what_the_user_set_is_overruled() -> None:
 def test_variables_that_would_change_the_bits_are_taken_away(profile: str) -> None:
     """DNNL_MAX_CPU_ISA=SSE41 gave ``native`` other bits under the same identity."""
     code = (
-        f"import os; from project.training import profiles; profiles.enter('{profile}');"
+        f"import os; from lockstep.training import profiles; profiles.enter('{profile}');"
         "print([n for n in os.environ if n.startswith(('DNNL_', 'ONEDNN_DEFAULT', 'MKL_ENABLE'))])"
     )
     foreign = {

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from project.training.determinism import enforce, reseed
-from project.training.optimizer import Optimizer, learning_rate
-from project.training.parameters import FlatParameters
+from lockstep.training.determinism import enforce, reseed
+from lockstep.training.optimizer import Optimizer, learning_rate
+from lockstep.training.parameters import FlatParameters
 
 enforce("portable", "cpu")
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from project import models
-from project.training import selftest
-from project.training.cases import CASES, numbers, whole
-from project.training.determinism import enforce, reseed
-from project.training.optimizer import Optimizer
-from project.training.parameters import FlatParameters
-from project.training.selftest import Operations, failing
-from project.training.shards import ShardedGradient
-from tests.conftest import ROOT, experiment
+from lockstep.ground import home
+from lockstep.tests.conftest import ROOT, experiment
+from lockstep.training import selftest
+from lockstep.training.cases import CASES, numbers, whole
+from lockstep.training.determinism import enforce, reseed
+from lockstep.training.optimizer import Optimizer
+from lockstep.training.parameters import FlatParameters
+from lockstep.training.selftest import Operations, failing
+from lockstep.training.shards import ShardedGradient
 
 enforce("portable", "cpu")
 
@@ -59,9 +59,9 @@ def test_a_torch_without_golden_values_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_other_kernels_fail_the_test() -> None:
     code = (
-        "from project.training import profiles; profiles.enter('native');"
-        "from project.training.determinism import enforce; enforce('native', 'cpu');"
-        "from project.training.selftest import failing; import torch;"
+        "from lockstep.training import profiles; profiles.enter('native');"
+        "from lockstep.training.determinism import enforce; enforce('native', 'cpu');"
+        "from lockstep.training.selftest import failing; import torch;"
         "print(torch.backends.cpu.get_cpu_capability(), len(failing()))"
     )
     command = [sys.executable, "-c", code]
@@ -86,7 +86,7 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor, Callable[..., torch.Ten
             whole(20, 16, 5),
             lambda model, batch: cross_entropy(model(batch[0]), batch[1]),
         )
-    parts, side = models.module(name), {"digits": 8, "apparel": 28}[name]
+    parts, side = home.here().module(name), {"digits": 8, "apparel": 28}[name]
     model = parts.Model(experiment(f"{name}/base").settings, 10)
     return model, numbers(16, 1, side, side), parts.loss
 
@@ -172,9 +172,9 @@ def test_views_and_whole_numbers_need_no_verification() -> None:
 def test_neither_imports_anything_when_used() -> None:
     """torch's compiler above all, which takes a second and comes with many an innocent call."""
     code = (
-        "from project.training import profiles; profiles.enter('portable');"
-        "from project.training.determinism import enforce; enforce('portable', 'cpu');"
-        "from project.training.selftest import Operations, failing; import sys, torch;"
+        "from lockstep.training import profiles; profiles.enter('portable');"
+        "from lockstep.training.determinism import enforce; enforce('portable', 'cpu');"
+        "from lockstep.training.selftest import Operations, failing; import sys, torch;"
         "before = set(sys.modules); failing()\n"
         "with Operations(): torch.ones(3, requires_grad=True).sum().backward()\n"
         "print(set(sys.modules) - before, 'torch._dynamo' in sys.modules)"

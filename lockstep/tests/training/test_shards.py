@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from project.training.determinism import enforce, reseed
-from project.training.parameters import FlatParameters
-from project.training.shards import Batch, ShardedGradient
+from lockstep.training.determinism import enforce, reseed
+from lockstep.training.parameters import FlatParameters
+from lockstep.training.shards import Batch, ShardedGradient
 
 enforce("portable", "cpu")
 

@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from project import models
-from project.config import Experiment, resolve
-from project.errors import SettingError
-from project.tuning.space import Choice, Range, Space, overrides, read
+from lockstep.config.experiment import Experiment
+from lockstep.config.recipe import resolve
+from lockstep.ground import home
+from lockstep.ground.errors import SettingError
+from lockstep.tuning.space import Choice, Range, Space, overrides, read
 
-RECIPES = [(n, p) for n in models.names() for p in (models.FOLDER / n / "recipes").glob("*.yaml")]
+RECIPES = [
+    (n, p)
+    for n in home.here().models()
+    for p in (home.here().folder / "models" / n / "recipes").glob("*.yaml")
+]
 
 
 def space(section: object, folder: Path) -> Space:
@@ -20,7 +25,7 @@ def space(section: object, folder: Path) -> Space:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
 
     def resolved(overrides: list[str]) -> Experiment:
-        return resolve("digits", path, models.config_of("digits"), overrides=overrides)[0]
+        return resolve("digits", path, home.here().config_of("digits"), overrides=overrides)[0]
 
     return read(path, resolved)
 
@@ -85,9 +90,11 @@ def test_a_recipe_without_a_space_is_told_what_one_looks_like(
 
 
 def test_a_choice_of_lists_is_an_override_like_any(tmp_path: Path) -> None:
-    recipe = models.recipe("apparel", "base")
+    recipe = home.here().recipe("apparel", "base")
     values = {"model.widths": "[16, 32, 64]", "training.lr": 1e-05}
-    found, _ = resolve("apparel", recipe, models.config_of("apparel"), overrides=overrides(values))
+    found, _ = resolve(
+        "apparel", recipe, home.here().config_of("apparel"), overrides=overrides(values)
+    )
     assert (found.settings.widths, found.training.lr) == ([16, 32, 64], 1e-05)
 
 
@@ -97,7 +104,7 @@ def test_the_recipes_that_have_a_space_are_in_it_themselves(model: str, path: Pa
         return
 
     def resolved(overrides: list[str]) -> Experiment:
-        return resolve(model, path, models.config_of(model), overrides=overrides)[0]
+        return resolve(model, path, home.here().config_of(model), overrides=overrides)[0]
 
     plain = resolved([]).as_dict()
     for key, part in read(path, resolved).items():

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import copy_of_tracked_files, plain_environment
-from tests.services import Postgres
+from lockstep.tests.conftest import copy_of_tracked_files, plain_environment
+from lockstep.tests.services import Postgres
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ class Bench:
         self.recipe = folder / "project" / "models" / "digits" / "recipes" / "tuned.yaml"
 
     def start(self, runs: Path, *words: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "project", "tune", "digits", *BRIEF, "--seed", "3"]
+        command = [sys.executable, "-m", "lockstep", "tune", "digits", *BRIEF, "--seed", "3"]
         command += ["--trials", str(TRIALS), "--batch", "2", "--runs", str(runs), "--json", *words]
         return self.process(*command)
 
@@ -167,7 +167,7 @@ def test_the_best_recipe_trains_to_the_weights_of_its_trial(
         best["settings"]
     )
     words = ("train", "digits/tuned", "--seed", "3", "--runs", str(tmp_path), "--json")
-    out, err = bench.process(sys.executable, "-m", "project", *words).communicate()
+    out, err = bench.process(sys.executable, "-m", "lockstep", *words).communicate()
     assert json.loads(out)["results"]["weights_sha256"] == best["weights_sha256"], err
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from project.config import setting
+from lockstep.config.experiment import setting
 
 
 @dataclass(frozen=True)

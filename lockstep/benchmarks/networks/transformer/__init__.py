@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.models import Preprocess, loss, transformer
+from lockstep.benchmarks.models import Preprocess, loss, transformer
 
 from .config import Config  # under whatever name the engine has it
 

@@ -1,8 +1,8 @@
 """A picture of a garment to its category."""
 
-from project.models.apparel.config import Config
-from project.models.apparel.inference import Predictor
-from project.models.apparel.model import Model, loss
-from project.models.apparel.preprocess import Preprocess
+from .config import Config
+from .inference import Predictor
+from .model import Model, loss
+from .preprocess import Preprocess
 
 __all__ = ["Config", "Model", "Predictor", "Preprocess", "loss"]

@@ -4,18 +4,19 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from project import pictures
-from project.models import inputs, predictor
-from project.models.apparel.config import Config
-from project.models.apparel.model import Model
-from project.models.apparel.preprocess import Preprocess
+from lockstep.model import Picture, pictures
+from lockstep.model import Predictor as BasePredictor
+
+from .config import Config
+from .model import Model
+from .preprocess import Preprocess
 
 
-class Predictor(predictor.Predictor):
+class Predictor(BasePredictor):
     """A picture of one garment, light on dark, to its category."""
 
     parts = (Config, Preprocess, Model)
-    takes = inputs.Picture(28, 28)
+    takes = Picture(28, 28)
 
     def read(self, source: Any) -> NDArray[Any]:
         """Pixels (28, 28) of 0 to 255; see ``pictures.grey`` for what a source may be."""

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from project.models.apparel.config import Config
-from project.pictures import Picture, drawn
+from lockstep.model import pictures
+
+from .config import Config
 
 _LOOKED_AT = 10_000  # pictures whose pixels are counted for mean and deviation
 
@@ -61,9 +62,9 @@ class Preprocess:
         return inputs
 
     @staticmethod
-    def show(example: NDArray[Any]) -> Picture:
+    def show(example: NDArray[Any]) -> pictures.Picture:
         """A raw example as people see it."""
-        return drawn(np.asarray(example))
+        return pictures.drawn(np.asarray(example))
 
     def state(self) -> dict[str, Any]:
         """What was fitted, as JSON."""

@@ -1,8 +1,8 @@
 """Handwritten digits: the embedded default, trained in seconds anywhere."""
 
-from project.models.digits.config import Config
-from project.models.digits.inference import Predictor
-from project.models.digits.model import Model, loss
-from project.models.digits.preprocess import Preprocess
+from .config import Config
+from .inference import Predictor
+from .model import Model, loss
+from .preprocess import Preprocess
 
 __all__ = ["Config", "Model", "Predictor", "Preprocess", "loss"]

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from project.models.digits.config import Config
-from project.pictures import Picture, drawn
+from lockstep.model import pictures
+
+from .config import Config
 
 
 class Preprocess:
@@ -43,9 +44,9 @@ class Preprocess:
         return padded[torch.arange(n)[:, None, None], 0, rows, columns].unsqueeze(1)
 
     @staticmethod
-    def show(example: NDArray[Any]) -> Picture:
+    def show(example: NDArray[Any]) -> pictures.Picture:
         """A raw example as people see it."""
-        return drawn((np.asarray(example) * 15.9375).astype(np.uint8))
+        return pictures.drawn((np.asarray(example) * 15.9375).astype(np.uint8))
 
     def state(self) -> dict[str, Any]:
         """What was fitted, as JSON."""

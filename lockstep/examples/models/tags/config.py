@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from project.config import setting
+from lockstep.model import setting
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.errors import DataError
-from project.models import inputs, predictor
-from project.models.tags.config import Config
-from project.models.tags.model import Model
-from project.models.tags.preprocess import Preprocess
+from lockstep.model import DataError, Text
+from lockstep.model import Predictor as BasePredictor
+
+from .config import Config
+from .model import Model
+from .preprocess import Preprocess
 
 _COLUMNS = ("title", "description")
 _LONGEST = 1 << 18  # characters of a row, of two cells as long as csv reads them
 
 
-class Predictor(predictor.Predictor):
+class Predictor(BasePredictor):
     """Title and description of a project, in two lines or in one, to its tag."""
 
     parts = (Config, Preprocess, Model)
-    takes = inputs.Text(4096)
+    takes = Text(4096)
 
     def read(self, source: Any) -> NDArray[Any]:
         """The first 4,096 bytes of a text, padded with zeros."""

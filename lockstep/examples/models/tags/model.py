@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from project.models.tags.config import Config
+from .config import Config
 
 
 class Model(nn.Module):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from project.models.tags.config import Config
+from .config import Config
 
 _KEPT = 4096  # texts whose terms are remembered: each epoch asks for them again
 _LENGTH = 10.0  # of each text's vectors, so that learning rates have their usual size

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from project.deployment.bundle import Bundle, made
-from project.experiment import run_experiment
-from project.place import Place
-from project.records.receipt import Run
-from project.watch import Watch
-from tests.conftest import experiment
-from tests.services import Aws
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.publishing.bundle import Bundle, made
+from lockstep.records.receipt import Run
+from lockstep.run.story import run_experiment
+from lockstep.tests.conftest import experiment
+from lockstep.tests.services import Aws
 
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 REPOSITORY = "team/lockstep"

@@ -1,0 +1,1 @@
+"""Settings: what a recipe may say, and reading one."""

@@ -1,0 +1,160 @@
+"""The contract of a model: the one page of the engine that a project imports.
+
+A model is a package in the project's ``models`` folder with five names: ``Config``, ``Preprocess``,
+``Model``, ``loss`` and ``Predictor``. The protocols below say what the engine asks of each; a
+model's classes need not inherit from them, but for ``Predictor``, which has a base class.
+
+``lockstep/docs/models.md`` shows a complete model; ``invoke new-model NAME`` writes one.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from lockstep.answers.inputs import Picture, Takes, Text
+from lockstep.config.experiment import setting
+from lockstep.ground.errors import DataError, LockstepError, ModelError, SettingError
+from lockstep.ground.home import of
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from lockstep.answers.predictor import Predictor as Predictor
+    from lockstep.ground import pictures as pictures
+
+__all__ = [
+    "Batch",
+    "Config",
+    "DataError",
+    "LockstepError",
+    "Loss",
+    "Model",
+    "ModelError",
+    "Picture",
+    "Predictor",
+    "Preprocess",
+    "SettingError",
+    "Takes",
+    "Text",
+    "features_of",
+    "loader_of",
+    "pictures",
+    "setting",
+]
+
+
+class Config(Protocol):
+    """A frozen dataclass: the settings of the model, each made by ``setting``.
+
+    Recipes set them in their section ``model``. All of them are part of a run's identity.
+    """
+
+    __dataclass_fields__: dict[str, Any]
+
+
+class Preprocess(Protocol):
+    """What turns raw examples into inputs, in training and in prediction alike."""
+
+    labels: list[str]
+
+    @classmethod
+    def fit(cls, config: Any, inputs: "NDArray[Any]", labels: list[str]) -> Self:
+        """Look at the raw training examples, (rows, ...), once before training."""
+
+    def __call__(self, raw: "NDArray[Any]") -> "torch.Tensor":
+        """Turn raw examples (n, ...) into inputs (n, ...), each without regard to the others."""
+
+    def augment(self, inputs: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+        """Change inputs (n, ...) at random, in training only; chance comes from the generator."""
+
+    @staticmethod
+    def show(example: "NDArray[Any]") -> Any:
+        """Return a raw example as people see it: a picture or a text."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what was fitted as JSON, ``labels`` among it."""
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Make the same preprocessing again; ``state`` also has the settings as ``config``."""
+
+
+class Model(Protocol):
+    """A ``torch.nn.Module`` from inputs (n, ...) to scores (n, classes) float32.
+
+    Random numbers in ``forward`` come from torch's default generator, which is seeded for each
+    step and shard. A part named ``features`` can be reused in other models by ``load_features``.
+    """
+
+    def __init__(self, config: Any, classes: int) -> None: ...
+
+    def __call__(self, inputs: "torch.Tensor") -> "torch.Tensor": ...
+
+
+Batch = tuple["torch.Tensor", "torch.Tensor"]  # inputs (n, ...) and labels (n,) int64
+
+
+class Loss(Protocol):
+    """The mean loss of a shard of the batch, a scalar: ``loss(model, (inputs, labels))``."""
+
+    def __call__(self, model: Any, batch: Batch) -> "torch.Tensor": ...
+
+
+def loader_of(package: str) -> Callable[..., "Predictor"]:
+    """Return the function ``load`` of a project's package, for its ``__init__``."""
+
+    def load(
+        model: str,
+        run: str | Path | None = None,
+        runs: str | Path | None = None,
+        *,
+        pretrained: bool = False,
+        version: str | None = None,
+    ) -> "Predictor":
+        """Return the trained model of a run, ready to predict.
+
+        ``run`` is a path, a run's name or the beginning of it, or the path of a bundle. Or of
+        published weights: ``pretrained=True`` means the newest, ``version`` a certain one; they are
+        fetched once from LOCKSTEP_WEIGHTS and kept. Raises RunError, ModelError or StorageError if
+        there is no such run or version, or if it is not finished, was altered, is not one of this
+        model, or answers otherwise than in training.
+        """
+        if (run is not None) + (pretrained or version is not None) != 1:
+            raise TypeError("load: expected one of a run, pretrained=True or version=...")
+        # By name: how a trained model is found and opened decides no bit of a training.
+        loading = importlib.import_module("lockstep.loading")
+        predictor: Predictor = loading.load(of(package), model, run, runs, version)
+        return predictor
+
+    return load
+
+
+def features_of(load: Callable[..., "Predictor"]) -> Callable[..., "torch.nn.Module"]:
+    """Return the function ``load_features`` of a project, made of its ``load``."""
+
+    def load_features(model: str, *words: Any, **options: Any) -> "torch.nn.Module":
+        """Return the part of a trained model that finds features; arguments as for ``load``.
+
+        It is frozen: its weights require no gradient, and it answers as in prediction. Raises
+        ModelError, beside what ``load`` raises, for a model without a module ``features``.
+        """
+        whole = load(model, *words, **options).model
+        try:
+            return whole.get_submodule("features").requires_grad_(False).eval()
+        except AttributeError as error:
+            raise ModelError(
+                f"{model}: no module `features` found; name it so in its Model."
+            ) from error
+
+    return load_features
+
+
+def __getattr__(name: str) -> Any:
+    # These load torch, which a recipe's settings can be read without.
+    if name == "Predictor":
+        return importlib.import_module("lockstep.answers.predictor").Predictor
+    if name == "pictures":
+        return importlib.import_module("lockstep.ground.pictures")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,65 @@
+"""The distributions that are loaded while bits are made: found once in a clean process, and kept."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from lockstep.ground import environment
+from lockstep.ground.digests import canonical_json, digest_of
+from lockstep.ground.errors import EnvironmentMismatch, RunError
+from lockstep.ground.files import write_atomically
+
+# What this process has loaded says little: a terminal's progress bar, a notebook or a test brings
+# packages of its own. So the modules that making imports are imported alone.
+_CODE = """
+import importlib, json, sys
+from importlib import metadata
+missing = []
+for name in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(name)
+    except ImportError:  # a name that is no module, or a package that is not here
+        if name.partition(".")[0] not in sys.modules:
+            missing.append(name.partition(".")[0])
+tops = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+owners = metadata.packages_distributions()
+asked = {name.partition(".")[0] for name in json.loads(sys.argv[1])}
+found = {owner: False for top in tops for owner in owners.get(top, ())}
+found |= {owner: True for top in asked for owner in owners.get(top, ())}
+print(json.dumps([found, sorted(set(missing))]))
+"""
+
+
+def loaded(names: Iterable[str], data: Path) -> dict[str, bool]:
+    """Return the distributions that importing the modules of these names loads.
+
+    Each with whether one of the names is its own; the others are loaded by these.
+
+    The answer is kept below the folder ``data`` for this set of names and of installed versions.
+    Raises EnvironmentMismatch for a package that is not installed.
+    """
+    wanted = sorted(names)
+    key = digest_of(canonical_json([wanted, environment.installed(), sys.version]))[:32]
+    path = data / "distributions" / f"{key}.json"
+    with suppress(OSError, ValueError):
+        known: dict[str, bool] = json.loads(path.read_bytes())
+        return known
+    command = [sys.executable, "-I", "-c", _CODE, json.dumps(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise EnvironmentMismatch(f"packages: importing {', '.join(wanted)} failed: {reason}")
+    found, missing = json.loads(done.stdout.splitlines()[-1])
+    if missing:
+        raise EnvironmentMismatch(
+            f"{missing[0]}: not installed, but the model imports it; add it to the Pipfile, then "
+            "`invoke lock` and ./workbench."
+        )
+    result = {environment.normal(name): named for name, named in sorted(found.items())}
+    with suppress(OSError, RunError):  # where it cannot be kept it is found again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, canonical_json(result))
+    return result

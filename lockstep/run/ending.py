@@ -1,0 +1,71 @@
+"""Ends a run: final answers, golden examples, report, and the receipt as the last file."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lockstep.answers import golden
+from lockstep.ground import environment, home
+from lockstep.ground.digests import digest_of
+from lockstep.ground.files import write_atomically
+from lockstep.records import report, trace
+from lockstep.records.receipt import Run, receipt
+from lockstep.run.level import promise
+from lockstep.run.making import Setup
+from lockstep.run.recorder import Recorder
+from lockstep.training.evaluation import Answers, metrics
+
+
+def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
+    """Write all results of a trained run, and last its receipt; ``began`` is monotonic time."""
+    with setup.training.kept_weights():
+        weights = setup.weights()
+        validation, test = metrics(*setup.answers("validation")), setup.answers("test")
+    experiment, examples = setup.experiment, setup.dataset.splits["test"].inputs
+    stored = setup.stored()
+    answers = golden.made(experiment.model, stored, weights, examples)
+    results = _results(setup, run.folder, recorder.last_step) | {
+        "weights_sha256": digest_of(weights),
+        "preprocess_sha256": digest_of(stored),
+        "golden_sha256": digest_of(answers),
+        "metrics": {"validation": validation, "test": metrics(*test)},
+    }
+    timing = {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.monotonic() - began, 3),
+        "workers": setup.workers.count,
+    } | recorder.pace()
+    facts = environment.facts(torch.get_num_threads(), torch.__version__)
+    facts["notebook"] = recorder.notebook  # also if only an earlier part was trained from one
+    level = promise(experiment.training, recorder.doubts)
+    content = receipt(run.name, run.identity or {}, facts, results, timing, level)
+    write_atomically(run.folder / "weights.safetensors", weights)
+    write_atomically(run.folder / "preprocess.json", stored)
+    write_atomically(run.folder / "golden.json", answers)
+    write_atomically(run.folder / "report.html", _report(setup, run, content, test))
+    # Last, because a run with a receipt is a finished run.
+    write_atomically(run.folder / "receipt.json", content)
+
+
+def _results(setup: Setup, folder: Path, steps: int) -> dict[str, Any]:
+    per_epoch = setup.batches.steps_per_epoch
+    return {
+        "steps": steps,
+        "epochs": steps // per_epoch,
+        "kept_step": setup.training.progress.step,
+        "trace_sha256": digest_of(folder / "trace.bin"),
+        "metrics_sha256": digest_of(folder / "metrics.jsonl"),
+        "source_sha256": digest_of(folder / "source.zip"),
+        "labels": list(setup.dataset.labels),
+        "data_version": setup.dataset.version,
+        "data": trace.epochs_seen(folder / "trace.bin", per_epoch),
+    }
+
+
+def _report(setup: Setup, run: Run, receipt: bytes, test: Answers) -> bytes:
+    show = home.here().module(setup.experiment.model).Preprocess.show
+    inputs = setup.dataset.splits["test"].inputs
+    mistakes = report.worst_mistakes(*test, setup.dataset.labels, lambda row: show(inputs[row]))
+    return report.page(receipt, run.metrics(), trace.read(run.folder / "trace.bin"), mistakes)

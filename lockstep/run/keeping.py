@@ -1,0 +1,148 @@
+"""Keeps a run: its identity, its folder, its source; and names earlier runs that it is not."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lockstep.config.experiment import Experiment
+from lockstep.data import catalog
+from lockstep.data.arrays import open_dataset
+from lockstep.data.dataset import Dataset
+from lockstep.data.fetch import fetch
+from lockstep.ground import environment, home
+from lockstep.ground.digests import readable_json
+from lockstep.ground.errors import RunError
+from lockstep.ground.files import held, publish_folder, told_in_one_line, write_atomically
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records import source
+from lockstep.records.differences import summary
+from lockstep.records.receipt import Run, identity, runs
+from lockstep.run.distributions import loaded
+from lockstep.training import selftest
+
+SCHEMA = 2  # of the identity's parts
+
+
+def open_data(name: str, place: Place, watch: Watch) -> Dataset:
+    """Open a data set of the catalog, fetched and prepared if this machine does not have it yet."""
+    entry = catalog.entry(name)
+    return open_dataset(
+        entry,
+        place.data / "arrays",
+        lambda wanted: fetch(wanted, place.data, watch.say, watch.bar),
+        watch.say,
+    )
+
+
+def files_that_make(model: str) -> dict[str, bytes]:
+    """Path and content of each source file that decides the bits of a model's training."""
+    return source.of_making(home.here(), model)
+
+
+def what_decides(
+    experiment: Experiment, dataset: Dataset, files: dict[str, bytes], place: Place
+) -> dict[str, Any]:
+    """All that decides the bits, by the parts of the identity; ``files`` are the source's."""
+    profile = {"name": experiment.training.profile, "device": experiment.training.device}
+    if experiment.training.profile == "native":
+        profile["cpu"] = environment.cpu()["model"]
+    if experiment.training.device == "cuda":
+        profile["gpu"] = torch.cuda.get_device_name()
+    return {
+        "schema": SCHEMA,
+        "experiment": experiment.as_dict(bits_only=True),
+        "source": source.digests(files),
+        "data": dataset.digest,
+        "packages": _packages(source.third_party(files, home.here().package), place.data),
+        "python": environment.language(),
+        "profile": profile,
+    }
+
+
+def _packages(names: set[str], data: Path) -> dict[str, list[str]]:
+    """What is loaded of the packages for training, and all that is imported by name.
+
+    What these load besides if it happens to be here, as pandas, differs between host and image.
+    """
+    packages = environment.packages()
+    found = loaded(names, data)
+    return packages.as_identity(n for n, named in found.items() if named or n in packages.locked)
+
+
+def open_run(
+    experiment: Experiment,
+    files: dict[str, bytes],
+    parts: dict[str, Any],
+    place: Place,
+    watch: Watch,
+) -> tuple[Run, Callable[[], dict[str, bytes]]]:
+    """Open the run's folder, made if it is not there; return it and what its first files hold."""
+    identifier = identity(**parts)
+    drifted = [name for name, (_, known) in parts["packages"].items() if known == "not as locked"]
+    if drifted:
+        watch.say(
+            f"WARNING: packages are not as locked ({', '.join(drifted[:5])}); this is part of the "
+            "run's identity. `invoke doctor` lists all, ./workbench restores the locked ones."
+        )
+    name = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-{identifier['digest'][:8]}"
+    run = Run(place.runs / name)
+
+    @functools.cache  # a finished run that is only reported needs none of them
+    def contents() -> dict[str, bytes]:
+        # What decides the bits is in the identity; with the rest the archive can train by itself.
+        here = home.here()
+        kept = source.of_verb(here) | source.data_files(
+            here, catalog.file_of(experiment.data.name), selftest.GOLDEN
+        )
+        return {
+            "experiment.yaml": _yaml(experiment.as_dict() | {"package": here.package}),
+            "source.zip": source.archive(kept | files),
+            "parts.json": readable_json(parts),
+            "identity.json": readable_json(identifier),
+        }
+
+    with told_in_one_line(place.runs):
+        place.runs.mkdir(parents=True, exist_ok=True)
+        with held(place.runs, lambda _: None):
+            if not run.folder.exists():
+                for line in others(experiment, parts, place.runs):
+                    watch.say(line)
+                publish_folder(run.folder, lambda part: write(part, contents()))
+    if run.identity != identifier:
+        found = (run.identity or {}).get("digest", "none")
+        raise RunError(
+            f"{run.folder}: found a run of identity {found[:12]}, expected "
+            f"{identifier['digest'][:12]}; the folder was put there by hand. Move it away."
+        )
+    return run, contents
+
+
+def others(experiment: Experiment, parts: dict[str, Any], folder: Path) -> list[str]:
+    """A line for each run of the same recipe and seed: its state, and what parts it from this."""
+    begin = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-"
+    lines = []
+    for run in runs(folder):
+        if not run.name.startswith(begin):
+            continue
+        try:
+            lines.append(f"new run: {run.name} ({run.state}) has {summary(run.parts, parts)}")
+        except (RunError, KeyError, TypeError, AttributeError):
+            continue  # altered, or of another kind: `invoke runs` says so
+    return lines
+
+
+def _yaml(content: dict[str, Any]) -> bytes:
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def write(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write a run's first files, or those of them that were altered since."""
+    for name, content in contents.items():
+        if not (folder / name).exists() or (folder / name).read_bytes() != content:
+            write_atomically(folder / name, content)

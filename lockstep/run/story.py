@@ -1,0 +1,103 @@
+"""The story of a run: settings -> data -> identity -> folder -> training -> receipt."""
+
+import json
+import time
+from typing import Any
+
+from lockstep.config.experiment import Experiment
+from lockstep.data.batches import Blocks
+from lockstep.data.dataset import Dataset
+from lockstep.ground import environment, profiles
+from lockstep.ground.digests import canonical_json
+from lockstep.ground.errors import EnvironmentMismatch
+from lockstep.ground.files import held
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
+from lockstep.records.receipt import Run, identity
+from lockstep.run.ending import end
+from lockstep.run.keeping import files_that_make, open_data, open_run, what_decides, write
+from lockstep.run.level import doubts
+from lockstep.run.making import Setup, train_setup
+from lockstep.run.recorder import NullRecorder, Recorder
+from lockstep.training.determinism import enforce
+from lockstep.training.distributed import Workers, joined
+from lockstep.training.evaluation import metrics, probabilities
+
+
+def run_experiment(
+    experiment: Experiment, place: Place, watch: Watch, until: int = 0
+) -> Run | None:
+    """Train what the experiment says, from the start or where it was stopped, to its receipt.
+
+    With ``until`` training stops at that step, saved and without a receipt. A finished run is
+    returned as it is. Workers other than the first, which keeps the run's files, return None.
+    Raises Interrupted when a signal asked to stop, after the state was saved; the same call
+    resumes from there.
+    """
+    settings = experiment.training
+    profiles.enter(settings.profile)
+    enforce(settings.profile, settings.device)
+    dataset = open_data(experiment.data.name, place, watch)
+    files = files_that_make(experiment.model)  # once, as people edit while a run starts
+    parts = what_decides(experiment, dataset, files, place)
+    with joined(settings.shards, settings.device) as workers:
+        if workers.spare:
+            return None
+        if not workers.first:
+            _help(experiment, dataset, parts, workers, until)
+            return None
+        run, contents = open_run(experiment, files, parts, place, watch)
+        with held(run.folder, watch.say):
+            finished = run.receipt is not None
+            workers.broadcast_bytes(
+                canonical_json({"identity": run.identity, "finished": finished})
+            )
+            if not finished:
+                write(run.folder, contents())  # what stands beside the results is what ran
+                _train_to_receipt(Setup(experiment, dataset, workers), run, watch, until)
+    return run
+
+
+def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
+    began = time.monotonic()  # not by the clock, which people and machines set back
+    environment.git()  # remembered now, because people commit while a run trains
+    recorder = Recorder(run, setup.training, setup.batches, watch, setup.experiment.training)
+    if train_setup(setup, recorder, lambda: recorder.doubt(doubts(setup)), until):
+        end(setup, run, recorder, began)
+
+
+def _help(
+    experiment: Experiment,
+    dataset: Dataset,
+    parts: dict[str, Any],
+    workers: Workers,
+    until: int,
+) -> None:
+    """Do what a worker does that is not the first: its part of the training, if there is any."""
+    first, mine = json.loads(workers.broadcast_bytes()), identity(**parts)
+    if different := [name for name in parts if mine[name] != first["identity"].get(name)]:
+        raise EnvironmentMismatch(
+            f"worker {workers.rank}: its {different[0]} differs from the first worker's, expected "
+            "the same one: use the same commit, settings, data and packages on all machines."
+        )
+    if first["finished"]:
+        return
+    setup = Setup(experiment, dataset, workers)
+    if train_setup(setup, NullRecorder(), lambda: doubts(setup) and None, until):
+        with setup.training.kept_weights():
+            setup.answers("validation"), setup.answers("test")
+
+
+def evaluate_run(
+    run: Run, predictor: Any, place: Place, watch: Watch
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the test metrics of a run's Predictor, measured now, and those of its receipt."""
+    experiment = run.experiment()
+    dataset = open_data(experiment["data"]["name"], place, watch)
+    blocks = Blocks(
+        dataset.splits["test"], predictor.preprocess, experiment["training"]["evaluation_batch"]
+    )
+    receipt = run.receipt
+    assert receipt  # or the predictor would not have loaded
+    found = probabilities(predictor.model, blocks, len(dataset.labels))
+    return metrics(*found), receipt["results"]["metrics"]["test"]

@@ -1,0 +1,1 @@
+"""SageMaker: the training job, the endpoint and its CloudFormation stack."""

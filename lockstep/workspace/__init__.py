@@ -1,0 +1,1 @@
+"""The workspace: its health, its containers, new models, upgrades."""

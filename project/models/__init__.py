@@ -1,0 +1,1 @@
+"""The models, a folder each: `invoke new-model NAME` writes one."""

@@ -1,0 +1,8 @@
+"""Handwritten digits: the embedded default, trained in seconds anywhere."""
+
+from .config import Config
+from .inference import Predictor
+from .model import Model, loss
+from .preprocess import Preprocess
+
+__all__ = ["Config", "Model", "Predictor", "Preprocess", "loss"]
