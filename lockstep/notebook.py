@@ -8,6 +8,7 @@ from lockstep.ground.errors import EnvironmentMismatch
 from lockstep.records import source
 
 if TYPE_CHECKING:
+    from lockstep.answers.predictor import Predictor
     from lockstep.data.dataset import Dataset
     from lockstep.records.receipt import Run
 
@@ -59,6 +60,17 @@ def train(
     return run
 
 
+def load(model: str, run: "str | Run", runs: str | None = None) -> "Predictor":
+    """Return the trained model of a run of this project, ready to predict; ``run`` may be a name.
+
+    Raises what the project's own ``load`` raises.
+    """
+    from lockstep.model import loader_of
+
+    named = run if isinstance(run, str) else run.folder
+    return loader_of(home.here().package)(model, named, runs)
+
+
 def open_data(name: str) -> "Dataset":
     """A data set of the catalog, fetched and prepared if this machine has it not yet."""
     from lockstep.ground.console import Lines
@@ -69,10 +81,10 @@ def open_data(name: str) -> "Dataset":
 
 
 def _refuse_changed(model: str) -> None:
-    files = source.of_making(home.here(), model)
-    for name, content in files.items():
-        if _SEEN.setdefault(name, content) != content:
+    for name, content in source.of_making(home.here(), model).items():
+        seen = _SEEN.setdefault(name, content)
+        if seen != content and source.digests({name: seen}) != source.digests({name: content}):
             raise EnvironmentMismatch(
-                f"{name}: was changed since this process began, wanted it as it was loaded, or the "
-                "identity would be wrong; start Python anew (in a notebook: restart the kernel)."
+                f"{name}: changed since this process loaded it, so the identity would be wrong; "
+                "start a new Python process (in a notebook: restart the kernel)."
             )

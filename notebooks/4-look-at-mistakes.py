@@ -7,7 +7,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from project import load
+from lockstep.notebook import load
 from lockstep.notebook import open_data, train
 
 run = train("digits", "training.epochs=10", seed=1)

@@ -38,7 +38,7 @@ class Packages:
             name: (
                 [version, digest_of(canonical_json(self.locked[name]["hashes"]))]
                 if self.locked.get(name, {}).get("version") == version
-                else [version, "not as locked"]
+                else [version, "not as locked" if name in everything else "not installed"]
             )
             for name in sorted(names)
             for version in [everything.get(name, "none")]

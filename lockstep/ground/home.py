@@ -78,7 +78,13 @@ class Home:
     def module(self, model: str) -> ModuleType:
         """A model's package, with its five names. Raises ModelError if it lacks one of them."""
         folder = self.folder_of(model)
-        found = importlib.import_module(self.name_of(model))
+        try:
+            found = importlib.import_module(self.name_of(model))
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                f"{folder}: module {error.name!r} not found; correct the import, or add its package "
+                "to the Pipfile, then `invoke lock` and ./workbench."
+            ) from error
         if missing := [name for name in NAMES if not hasattr(found, name)]:
             raise ModelError(
                 f"{folder / '__init__.py'}: {missing[0]} not found, expected {', '.join(NAMES)}; "

@@ -63,10 +63,11 @@ def closure(find: Find, package: str, *modules: str) -> dict[str, bytes]:
             continue
         name, content = there
         found[name] = content
-        inside = module if name.endswith("/__init__.py") else module.rpartition(".")[0]
         parents = {module.rpartition(".")[0]} - {""}
         tops = {"lockstep", package.partition(".")[0]}
-        wanted = {one for one in imports(content, inside) if one.partition(".")[0] in tops}
+        wanted = {
+            one for one in imports(content, _package_of(name)) if one.partition(".")[0] in tops
+        }
         if "lockstep.model" in wanted and not any(w.startswith("lockstep.model.") for w in wanted):
             wanted |= set(_GIVEN_BY_NAME)  # the page as a whole: any of its names may be used
         for imported in (wanted | parents) - seen:
@@ -151,6 +152,12 @@ def _files_in(home: Home, folder: Path, *, deep: bool) -> Iterator[tuple[str, Pa
         hidden = any(part[0] == "." or part in _NOT_READ for part in parts)
         if path.is_file() and not hidden and path.name != "README.md":
             yield path.relative_to(base).as_posix(), path
+
+
+def _package_of(name: str) -> str:
+    """The package in which the module of a path stands, from which its relative imports count."""
+    module = _module_of(name)
+    return module if name.endswith("/__init__.py") else module.rpartition(".")[0]
 
 
 def _module_of(name: str) -> str:
@@ -250,7 +257,7 @@ def third_party(files: Mapping[str, bytes], package: str) -> set[str]:
     found: set[str] = set()
     for name, content in files.items():
         if name.endswith(".py"):
-            found |= imports(content, _module_of(name).rpartition(".")[0])
+            found |= imports(content, _package_of(name))
     tops = {"lockstep", package.partition(".")[0], "", *sys.stdlib_module_names}
     return {name for name in found if name.partition(".")[0] not in tops}
 

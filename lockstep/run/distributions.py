@@ -21,7 +21,7 @@ missing = []
 for name in json.loads(sys.argv[1]):
     try:
         importlib.import_module(name)
-    except ImportError:  # a name that is no module, or a package that is not here
+    except ImportError:  # a name that is no module, or an optional package that is not here
         if name.partition(".")[0] not in sys.modules:
             missing.append(name.partition(".")[0])
 tops = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
@@ -29,17 +29,17 @@ owners = metadata.packages_distributions()
 asked = {name.partition(".")[0] for name in json.loads(sys.argv[1])}
 found = {owner: False for top in tops for owner in owners.get(top, ())}
 found |= {owner: True for top in asked for owner in owners.get(top, ())}
-print(json.dumps([found, sorted(set(missing))]))
+print(json.dumps(found | dict.fromkeys(missing, True)))
 """
 
 
 def loaded(names: Iterable[str], data: Path) -> dict[str, bool]:
     """Return the distributions that importing the modules of these names loads.
 
-    Each with whether one of the names is its own; the others are loaded by these.
-
-    The answer is kept below the folder ``data`` for this set of names and of installed versions.
-    Raises EnvironmentMismatch for a package that is not installed.
+    Each with whether one of the names is its own; the others are loaded by these. A package that is
+    not installed is listed as well: a model may do without it, with other bits. The answer is kept
+    below the folder ``data`` for this set of names and of installed versions.
+    Raises EnvironmentMismatch if one of them cannot be imported for another reason.
     """
     wanted = sorted(names)
     key = digest_of(canonical_json([wanted, environment.installed(), sys.version]))[:32]
@@ -52,12 +52,7 @@ def loaded(names: Iterable[str], data: Path) -> dict[str, bool]:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise EnvironmentMismatch(f"packages: importing {', '.join(wanted)} failed: {reason}")
-    found, missing = json.loads(done.stdout.splitlines()[-1])
-    if missing:
-        raise EnvironmentMismatch(
-            f"{missing[0]}: not installed, but the model imports it; add it to the Pipfile, then "
-            "`invoke lock` and ./workbench."
-        )
+    found = json.loads(done.stdout.splitlines()[-1])
     result = {environment.normal(name): named for name, named in sorted(found.items())}
     with suppress(OSError, RunError):  # where it cannot be kept it is found again
         path.parent.mkdir(parents=True, exist_ok=True)

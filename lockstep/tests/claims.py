@@ -123,7 +123,9 @@ CLAIMS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of ``invoke prove``."""
     parser.addoption("--full", action="store_true", help="kill 500 times instead of 20")
-    parser.addoption("--write-claims", action="store_true", help="write the table to docs/claims.md")
+    parser.addoption(
+        "--write-claims", action="store_true", help="write the table to docs/claims.md"
+    )
 
 
 def pytest_terminal_summary(

@@ -29,7 +29,7 @@ FILES = ("weights.safetensors", "trace.bin", "metrics.jsonl", "preprocess.json",
 # an emulated CPU takes 20 s to import.)
 CODE = """
 import json, sys
-from lockstep.training import profiles
+from lockstep.ground import profiles
 profiles.enter("portable")
 import torch
 from project import models

@@ -53,7 +53,9 @@ def test_the_commands_of_the_pages_on_bundles_and_security_run(tmp_path: Path) -
     for words in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *words], cwd=copy, check=True)
     (copy / "shared").mkdir()
-    pages = [(ROOT / "lockstep" / "docs" / f"{name}.md").read_text() for name in ("bundle", "security")]
+    pages = [
+        (ROOT / "lockstep" / "docs" / f"{name}.md").read_text() for name in ("bundle", "security")
+    ]
     lines = [word for page in pages for word in commands(page, "in a copy")]
     assert len(lines) == 6
     with advisories({("jinja2", "2.4.1"): CANARY}) as (address, _):

@@ -23,6 +23,7 @@ from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import command, experiment
 
 Train = Callable[..., Run]
+DIGITS = "lockstep/examples/models/digits"
 
 
 def results(run: Run) -> dict[str, object]:
@@ -43,7 +44,7 @@ def test_the_same_identity_has_the_same_bits_in_another_process(
     finished_run: Run, tmp_path: Path
 ) -> None:
     brief = ("training.epochs=2", "data.limit=300", "training.checkpoint_every=3")
-    assert command("train", "--seed=42", *brief, f"--runs={tmp_path}").returncode == 0
+    assert command("train", "digits", "--seed=42", *brief, f"--runs={tmp_path}").returncode == 0
     other = Run(tmp_path / finished_run.name)
     assert results(other) == results(finished_run)
     for name in ("weights.safetensors", "trace.bin", "metrics.jsonl", "source.zip"):
@@ -65,7 +66,7 @@ def test_the_receipt_has_its_keys(finished_run: Run) -> None:
         *("digest", "environment", "identity", "level", "results", "run", "schema", "timing")
     ]
     assert sorted(receipt["identity"]) == [
-        *("data", "digest", "experiment", "packages", "profile", "source")
+        *("data", "digest", "experiment", "packages", "profile", "python", "schema", "source")
     ]
     wanted = {"python", "torch", "platform", "cpu", "threads", "git", "image", "notebook"} | {
         "packages",
@@ -110,26 +111,27 @@ def test_what_decides_no_bit_is_not_in_the_identity(
     assert (run.name, results(run)) == (finished_run.name, results(finished_run))
 
 
-def test_an_edit_of_the_code_is_another_run(
-    train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["lockstep/training/loop.py", f"{DIGITS}/preprocess.py"])
+def test_an_edit_of_what_makes_bits_is_another_run(
+    train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    files = source.files_that_run("lockstep.run.making", "lockstep.examples.models.digits.__init__")
-    files["lockstep/training/loop.py"] += b"# edited\n"
-    monkeypatch.setattr(source, "files_that_run", lambda *_: files)
+    files = source.of_making(home.here(), "digits")
+    files[name] += b"EDITED = 1\n"
+    monkeypatch.setattr(source, "of_making", lambda *_: files)
     assert train_briefly().name != finished_run.name
 
 
 def test_what_is_edited_while_a_run_starts_does_not_come_into_its_source(
     train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, before = source.files_that_run, iter([True])
+    read, before = source.of_making, iter([True])
 
-    def edited_after_the_first_look(*modules: str) -> dict[str, bytes]:
-        files = read(*modules)
-        files["lockstep/training/loop.py"] += b"" if next(before, False) else b"# edited\n"
+    def edited_after_the_first_look(*words: Any) -> dict[str, bytes]:
+        files = read(*words)
+        files["lockstep/training/loop.py"] += b"" if next(before, False) else b"EDITED = 1\n"
         return files
 
-    monkeypatch.setattr(source, "files_that_run", edited_after_the_first_look)
+    monkeypatch.setattr(source, "of_making", edited_after_the_first_look)
     run = train_briefly()
     assert (run.name, verify(run)) == (finished_run.name, [])
 
@@ -180,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_a_diverged_run_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
-    done = command("train", "training.lr=1e30", "data.limit=300", f"--runs={tmp_path}")
+    done = command("train", "digits", "training.lr=1e30", "data.limit=300", f"--runs={tmp_path}")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert (done.returncode, len(errors), "Traceback" in done.stderr) == (2, 1, False)
 
@@ -258,7 +260,7 @@ def test_apparel_learns_on_the_real_data(train_briefly: Train) -> None:
     ("change", "reason"),
     [
         (lambda loss: loss.sqrt().square(), "operation aten.sqrt.default: not verified"),
-        (lambda loss: torch.set_num_threads(2) or loss, "threads: the model set 2, wanted 1"),
+        (lambda loss: torch.set_num_threads(2) or loss, "threads: the model set 2, expected 1"),
     ],
 )
 def test_what_may_depend_on_the_cpu_lowers_the_level_of_the_run(

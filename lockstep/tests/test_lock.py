@@ -86,7 +86,9 @@ def test_pipenv_and_uv_are_pinned_and_hashed_with_all_they_need() -> None:
 
 
 def test_every_direct_dependency_says_why_it_is_here() -> None:
-    rows = re.findall(r"^\| `([\w-]+)`", (ROOT / "lockstep" / "docs" / "dependencies.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `([\w-]+)`", (ROOT / "lockstep" / "docs" / "dependencies.md").read_text(), re.M
+    )
     direct = {name for category in CATEGORIES for name in PIPFILE[category]}
     assert sorted(rows) == sorted(direct | {"pipenv", "uv"})
 

@@ -14,7 +14,14 @@ import pytest
 
 from lockstep.tests.conftest import ROOT
 
-WORDS = ("train", "--seed=42", "training.epochs=2", "training.checkpoint_every=3", "data.limit=300")
+WORDS = (
+    "train",
+    "digits",
+    "--seed=42",
+    "training.epochs=2",
+    "training.checkpoint_every=3",
+    "data.limit=300",
+)
 SAME = (
     "identity.json",
     "metrics.jsonl",

@@ -208,7 +208,7 @@ def test_a_run_trained_from_a_notebook_says_so_and_has_the_bits_of_the_command_l
 
 @pytest.mark.parametrize("variable", ["JPY_PARENT_PID=1", "MPLBACKEND=module://matplotlib_inline"])
 def test_a_process_knows_the_kernel_that_started_it_by_either_of_its_signs(variable: str) -> None:
-    code = "from lockstep.records import environment; print(environment.from_notebook())"
+    code = "from lockstep.ground import environment; print(environment.from_notebook())"
     name, _, value = variable.partition("=")
     found = [
         subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout
@@ -232,13 +232,13 @@ def test_torch_loaded_too_early_is_told_in_one_line_and_nothing_is_trained(tmp_p
 
 
 def test_source_that_was_changed_under_a_kernel_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "lockstep", tmp_path / "project")
+    shutil.copytree(ROOT / "lockstep", tmp_path / "lockstep")
     shutil.copy(ROOT / "Pipfile.lock", tmp_path)
-    model = tmp_path / "project" / "models" / "digits" / "model.py"
+    model = tmp_path / "lockstep" / "examples" / "models" / "digits" / "model.py"
     code = (
         "from lockstep.notebook import train\n"
         f"train(*{BRIEF!r}, until=1)\n"
-        f"open({str(model)!r}, 'a').write('# another\\n')\n"
+        f"open({str(model)!r}, 'a').write('MORE = 1\\n')\n"
         f"train(*{BRIEF!r})\n"
     )
     done = subprocess.run(
@@ -248,7 +248,9 @@ def test_source_that_was_changed_under_a_kernel_is_refused(tmp_path: Path) -> No
         capture_output=True,
         text=True,
     )
-    told = "EnvironmentMismatch: lockstep/examples/models/digits/model.py: was changed since this process"
+    told = (
+        "EnvironmentMismatch: lockstep/examples/models/digits/model.py: changed since this process"
+    )
     assert told in done.stderr.splitlines()[-1]
     assert len(list((tmp_path / "runs").glob("*/identity.json"))) == 1
 

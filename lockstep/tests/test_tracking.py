@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from lockstep.ground.files import held
+from lockstep.ground.home import here
 from lockstep.ground.watch import Watch
 from lockstep.records import source, trace
 from lockstep.records.receipt import Run, runs
@@ -372,7 +373,7 @@ def test_the_process_that_trains_never_loads_mlflow_and_the_identity_knows_nothi
                           capture_output=True, text=True)  # fmt: skip
     assert done.stdout.splitlines()[-1] == "False", done.stderr
     until(tmp_path / "runs", lambda: not followers(tmp_path / "runs"))
-    files = source.files_that_run("lockstep.run.making", "lockstep.examples.models.digits.__init__")
+    files = source.of_making(here(), "digits")
     assert [name for name in files if "tracking" in name] == []
 
 

@@ -13,7 +13,14 @@ from lockstep.ground.errors import RunError
 from lockstep.records.receipt import Run
 from lockstep.tests.conftest import ROOT, command
 
-WORDS = ("train", "--seed=42", "training.epochs=2", "training.checkpoint_every=2", "data.limit=300")
+WORDS = (
+    "train",
+    "digits",
+    "--seed=42",
+    "training.epochs=2",
+    "training.checkpoint_every=2",
+    "data.limit=300",
+)
 
 
 def on_a_mount(options: str, folder: Path, script: str) -> subprocess.CompletedProcess[str]:

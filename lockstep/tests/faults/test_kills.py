@@ -196,7 +196,15 @@ def test_each_epoch_saw_each_sample_once_also_after_a_kill(runs: Path) -> None:
 
 def test_a_task_that_is_killed_takes_its_training_along_in_good_order(tmp_path: Path) -> None:
     """``invoke train`` killed with SIGKILL: the training below it saves and ends."""
-    task = [sys.executable, "-m", "invoke", "train", "--seed=42", f"--runs={tmp_path}"]
+    task = [
+        sys.executable,
+        "-m",
+        "invoke",
+        "train",
+        "--model=digits",
+        "--seed=42",
+        f"--runs={tmp_path}",
+    ]
     process = subprocess.Popen([*task, "--set=training.checkpoint_every=2"], cwd=ROOT, text=True)
     wait_for(process, lambda: newest(tmp_path) >= 4)
     process.kill()

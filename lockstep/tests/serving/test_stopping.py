@@ -24,12 +24,12 @@ from lockstep.tests.serving.test_app import PICTURES, PNG, content, free_port
 # a second for what is under way.
 SCRIPT = """
 import sys, time
-from project import trained
+from lockstep import loading
 from lockstep.cli import entry
 from lockstep.serving.connection import Connection
 from lockstep.serving.limits import Limits
 
-method, opened = sys.argv.pop(1), trained.served
+method, opened = sys.argv.pop(1), loading.served
 
 def served(*given, **more):
     found = opened(*given, **more)
@@ -43,7 +43,7 @@ def stuck(_):
     time.sleep(600)
 
 Connection.limits = Limits(stopping=1)
-trained.served = served
+loading.served = served
 entry()
 """
 STOPS = json.dumps({"detail": "server: stops, and had no time to answer; ask again soon."}).encode()

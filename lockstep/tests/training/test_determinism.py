@@ -67,7 +67,7 @@ def test_a_profile_cannot_be_entered_after_torch() -> None:
 
 def test_what_the_user_set_is_overruled() -> None:
     code = (
-        "from lockstep.training import profiles; profiles.enter('portable');"
+        "from lockstep.ground import profiles; profiles.enter('portable');"
         "from lockstep.training.determinism import enforce; enforce('portable', 'cpu');"
         "import torch; print(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())"
     )
@@ -82,7 +82,7 @@ def test_what_the_user_set_is_overruled() -> None:
 def test_variables_that_would_change_the_bits_are_taken_away(profile: str) -> None:
     """DNNL_MAX_CPU_ISA=SSE41 gave ``native`` other bits under the same identity."""
     code = (
-        f"import os; from lockstep.training import profiles; profiles.enter('{profile}');"
+        f"import os; from lockstep.ground import profiles; profiles.enter('{profile}');"
         "print([n for n in os.environ if n.startswith(('DNNL_', 'ONEDNN_DEFAULT', 'MKL_ENABLE'))])"
     )
     foreign = {

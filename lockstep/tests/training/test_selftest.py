@@ -59,7 +59,7 @@ def test_a_torch_without_golden_values_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_other_kernels_fail_the_test() -> None:
     code = (
-        "from lockstep.training import profiles; profiles.enter('native');"
+        "from lockstep.ground import profiles; profiles.enter('native');"
         "from lockstep.training.determinism import enforce; enforce('native', 'cpu');"
         "from lockstep.training.selftest import failing; import torch;"
         "print(torch.backends.cpu.get_cpu_capability(), len(failing()))"
@@ -172,7 +172,7 @@ def test_views_and_whole_numbers_need_no_verification() -> None:
 def test_neither_imports_anything_when_used() -> None:
     """torch's compiler above all, which takes a second and comes with many an innocent call."""
     code = (
-        "from lockstep.training import profiles; profiles.enter('portable');"
+        "from lockstep.ground import profiles; profiles.enter('portable');"
         "from lockstep.training.determinism import enforce; enforce('portable', 'cpu');"
         "from lockstep.training.selftest import Operations, failing; import sys, torch;"
         "before = set(sys.modules); failing()\n"
