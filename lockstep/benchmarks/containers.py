@@ -80,7 +80,7 @@ def _dev_container() -> None:
 
 
 def _build_after_an_edit() -> None:
-    source = ROOT / "project" / "experiment.py"
+    source = ROOT / "lockstep" / "run" / "making.py"
     before = source.read_bytes()
     try:
         source.write_bytes(before + f"# {uuid.uuid4().hex}\n".encode())

@@ -81,8 +81,9 @@ def main(words: list[str]) -> int:
     """Run the command; 0 if it was stopped as intended."""
     block = int(words.pop(0).partition("/")[2]) if words[0].startswith("trace/") else 0
     probe = Probe(int(words.pop(0)), block)
-    MODELS = NETWORKS if (NETWORKS / words[1].partition("/")[0]).exists() else MODELS
-    models.__path__.append(str(NETWORKS))
+    network = NETWORKS / "models" / words[1].partition("/")[0]
+    name = "lockstep.benchmarks.networks" if network.exists() else "lockstep.examples"
+    os.environ["LOCKSTEP_PROJECT"] = name
     console.watch = lambda: probe
     code = cli.main(words)
     if int(os.environ.get("RANK", 0)):  # a worker that is not the first was told nothing

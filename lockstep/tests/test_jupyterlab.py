@@ -80,7 +80,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     port = free_port()
     server = subprocess.Popen(
         [INVOKE, "notebook", "--port", str(port)],
-        cwd=clone / "docs",  # it serves the root from wherever it was started
+        cwd=clone / "notebooks",  # it serves the root from wherever it was started
         env=variables | {"HOME": str(home), "BROWSER": "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -124,7 +124,7 @@ def test_the_kernel_is_that_of_the_environment_whatever_the_user_has(lab: Lab) -
     assert (found["default"], names) == ("python3", {"python3": "Lockstep"})
     assert specs["python3"]["argv"][:3] == ["python", "-m", "ipykernel_launcher"]
     _, content = lab.get("/api/contents", lab.token)
-    assert {"notebooks", "project", "README.md"} <= {item["name"] for item in content["content"]}
+    assert {"notebooks", "lockstep", "README.md"} <= {item["name"] for item in content["content"]}
 
 
 def test_news_and_packages_beside_the_lock_are_switched_off(lab: Lab) -> None:
@@ -190,7 +190,7 @@ RAN = f"""() => {{
 }}"""
 WHERE = f"""async () => {{
     let told = '';
-    const code = 'import project; print(project.__file__)';
+    const code = 'import lockstep; print(lockstep.__file__)';
     const request = {KERNEL}.requestExecute({{code, store_history: false}});
     request.onIOPub = message => told += message.content.text ?? '';
     await request.done;
@@ -216,7 +216,7 @@ def test_in_a_browser_the_token_opens_notebook_1_which_runs_draws_and_saves(
 
     page.wait_for_function(f"() => {KERNEL}?.status === 'idle'")
     assert page.inner_text(".jp-Toolbar-kernelName").strip().startswith("Lockstep")
-    assert page.evaluate(WHERE) == f"{lab.clone / 'project' / '__init__.py'}\n"
+    assert page.evaluate(WHERE) == f"{lab.clone / 'lockstep' / '__init__.py'}\n"
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function(RAN)
     pictures = page.locator(".jp-OutputArea-output img")

@@ -115,7 +115,7 @@ def test_a_change_of_the_code_installs_nothing_again(cpu_image: str, clone: Path
     assert build(clone) == cpu_image  # all of it from the cache, at a path with spaces
     created = "{{.Created}} {{json .RootFS.Layers}}"
     before = docker("image", "inspect", "--format", created, cpu_image).stdout
-    source = clone / "project" / "experiment.py"
+    source = clone / "lockstep" / "run" / "making.py"
     source.write_text(source.read_text() + "# edited\n")
     build(clone)
     after = docker("image", "inspect", "--format", created, cpu_image).stdout

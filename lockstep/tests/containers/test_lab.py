@@ -36,7 +36,7 @@ def test_it_answers_to_its_token_and_shows_the_working_tree(clone: Path) -> None
         finally:
             lab.send_signal(signal.SIGTERM)
             lab.stderr.read()
-    assert {"notebooks", "project", "README.md"} <= names
+    assert {"notebooks", "lockstep", "README.md"} <= names
     assert kernels["kernelspecs"][kernels["default"]]["spec"]["display_name"] == "Lockstep"
     assert published.strip() == f"127.0.0.1:{port}->{port}/tcp"
     assert docker("ps", "--filter", f"publish={port}", "--quiet").stdout == ""

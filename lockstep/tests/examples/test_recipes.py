@@ -11,6 +11,7 @@ from lockstep.ground import home
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.run.keeping import open_data
+from lockstep.run.level import doubts
 from lockstep.run.making import Setup
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import ALONE
@@ -58,7 +59,7 @@ def test_a_recipe_promises_every_cpu(model: str, path: Path, place: Place) -> No
     experiment, _ = resolve(model, path, home.here().config_of(model), seed=42)
     enforce(experiment.training.profile, "cpu")
     dataset = open_data(experiment.data.name, place, Watch())
-    assert Setup(experiment, dataset, ALONE).doubts() == set()
+    assert doubts(Setup(experiment, dataset, ALONE)) == set()
 
 
 def test_the_best_apparel_has_at_most_half_a_million_parameters(place: Place) -> None:

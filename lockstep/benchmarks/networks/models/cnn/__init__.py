@@ -6,9 +6,11 @@ from torch import nn
 
 from lockstep.benchmarks.models import Preprocess, cnn, loss
 
-from .config import Config  # under whatever name the engine has it
+from .config import Config
 
-__all__ = ["Config", "Model", "Preprocess", "loss"]
+__all__ = ["Config", "Model", "Predictor", "Preprocess", "loss"]
+
+Predictor = None
 
 
 def Model(config: Any, classes: int) -> nn.Module:  # noqa: N802
