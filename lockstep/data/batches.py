@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from lockstep.data.dataset import Split
 from lockstep.data.order import Order
 from lockstep.ground.digests import key_of
+from lockstep.training.determinism import reseed
 from lockstep.ground.errors import LockstepError
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n,) int64
@@ -61,7 +62,9 @@ class Batches:
         ids = self.ids(step)
         start, stop = (len(ids) * edge // self.shards for edge in (shard, shard + 1))
         chosen = ids[start:stop]
-        self._generator.manual_seed(key_of(self.seed, "augment", step, shard))
+        key = key_of(self.seed, "augment", step, shard)
+        self._generator.manual_seed(key)
+        reseed(key)  # for what draws from no generator that it was given
         labels = torch.from_numpy(self.split.labels[chosen])
         return self.encode(self.split.inputs[chosen], self._generator), labels
 

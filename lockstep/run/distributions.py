@@ -42,7 +42,7 @@ def loaded(names: Iterable[str], data: Path) -> dict[str, bool]:
     Raises EnvironmentMismatch if one of them cannot be imported for another reason.
     """
     wanted = sorted(names)
-    key = digest_of(canonical_json([wanted, environment.installed(), sys.version]))[:32]
+    key = digest_of(canonical_json([_CODE, wanted, environment.installed(), sys.version]))[:32]
     path = data / "distributions" / f"{key}.json"
     with suppress(OSError, ValueError):
         known: dict[str, bool] = json.loads(path.read_bytes())

@@ -53,6 +53,7 @@ class Setup:
         settings, parts = experiment.training, home.here().module(experiment.model)
         self.experiment, self.dataset, self.workers = experiment, dataset, workers
         split = dataset.splits["train"].first(experiment.data.limit)
+        reseed(key_of(experiment.seed, "fit"))
         self.preprocess = parts.Preprocess.fit(
             experiment.settings, split.inputs, list(dataset.labels)
         )
@@ -102,7 +103,7 @@ class Setup:
     def weights(self) -> bytes:
         """Return the content of ``weights.safetensors``, with the order of the model's tensors."""
         tensors = {
-            name: tensor.detach().cpu().contiguous()
+            name: tensor.detach().cpu().contiguous().clone()  # tied ones are written twice
             for name, tensor in self.model.state_dict().items()
         }
         content: bytes = safetensors.torch.save(tensors, {"order": json.dumps(list(tensors))})

@@ -3,9 +3,11 @@
 import ctypes
 import functools
 import os
+import random
 import warnings
 
 import torch
+from numpy import random as numpy_random
 from torch import nn
 
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
@@ -66,8 +68,13 @@ def refuse_broken(model: nn.Module, device: str) -> None:
 
 
 def reseed(key: int) -> None:
-    """Seed torch's default generators. (torch.manual_seed does the same in 90 µs instead of 1.)"""
+    """Seed every generator that is nobody's own: torch's, NumPy's and Python's.
+
+    torch.manual_seed does the same for torch in 90 µs instead of 1; the other two take 4 µs each.
+    """
     torch.default_generator.manual_seed(key)
+    numpy_random.seed(key & 0xFFFFFFFF)
+    random.seed(key)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(key)
 

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lockstep.ground.digests import key_of
+from lockstep.training.determinism import reseed
 from lockstep.training.distributed import ALONE, Workers
 
 Answers = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -34,13 +36,15 @@ def probabilities(
     """
     device, labels = next(model.parameters()).device, blocks.labels
     answers = np.zeros((len(labels), classes), np.float32)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.inference_mode():
         for number in range(workers.rank, len(blocks), workers.count):
+            reseed(key_of(0, "evaluation", number))
             scores = model(blocks[number].to(device))
             answers[blocks.rows(number)] = torch.softmax(scores, dim=1).cpu().numpy()
-    model.train(was_training)
+    for module, training in modes:  # not all alike: a part may be in evaluation mode on purpose
+        module.training = training
     return workers.all_gather(answers), labels
 
 

@@ -5,35 +5,52 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from lockstep.ground.errors import ModelError
+
+_LIMBS = 4  # of 16 bits, which float32 holds exactly, for each whole number that travels in a row
+_FLAT = (torch.float32, torch.complex64)  # kinds of buffers that lie in the flat vector
+
 
 class FlatParameters:
     """Moves the parameters, gradients and float buffers of a model into flat vectors.
 
     The model works on as before, on views. One vector makes the optimizer, the sum over shards, the
     fingerprint and the copy for a checkpoint one operation each instead of one for each tensor.
+    Frozen parameters (without ``requires_grad``) stay where they are: nothing moves them.
 
-    The first ``decayed`` values are those of parameters with two or more axes.
-    ``row`` is what travels up the tree of shards, float32: ``sums``, which is [gradients | float
-    buffers | loss], and ``notes``, whole numbers below 2^24, whose sums are exact.
+    The first ``decayed`` values are those of parameters with two or more axes. ``row`` is what
+    travels up the tree of shards, float32: ``sums``, which is [gradients | buffers | loss], and
+    ``notes``, whole numbers below 2^24, whose sums are exact. ``counts`` are buffers of whole
+    numbers, ``constants`` buffers of other kinds, which may not change. Raises ModelError for a
+    model without trained parameters, and for trained parameters that are not float32.
     """
 
     def __init__(self, model: nn.Module):
+        trained = [item for item in model.named_parameters() if item[1].requires_grad]
+        _refuse_others(trained)
         # Those that weight decay acts on stand first, so that they are one slice.
-        named = sorted(model.named_parameters(), key=lambda item: item[1].dim() < 2)
-        parameters = [parameter for _, parameter in named]
-        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        counts = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
-        device = parameters[0].device
-        size, extra = (sum(t.numel() for t in tensors) for tensors in (parameters, buffers))
+        self.named = dict(sorted(trained, key=lambda item: item[1].dim() < 2))
+        self.named_buffers = {n: b for n, b in model.named_buffers() if b.dtype in _FLAT}
+        parameters, buffers = list(self.named.values()), list(self.named_buffers.values())
+        self.named_counts = {n: b for n, b in model.named_buffers() if _is_whole(b)}
+        self.counts = list(self.named_counts.values())
+        others = self.named_buffers.keys() | self.named_counts.keys()
+        self.constants = {n: b for n, b in model.named_buffers() if n not in others}
+        self._before = {name: buffer.clone() for name, buffer in self.constants.items()}
 
+        device = parameters[0].device
+        self.sizes = [buffer.numel() * (2 if buffer.is_complex() else 1) for buffer in buffers]
+        size, extra = sum(parameter.numel() for parameter in parameters), sum(self.sizes)
         self.decayed = sum(p.numel() for p in parameters if p.dim() >= 2)
         self.values = torch.empty(size, device=device)
-        notes = sum(count.numel() for count in counts) + 5
+        whole = _LIMBS * sum(count.numel() for count in self.counts)
+        notes = whole + len(buffers) + 5
         self.row = torch.zeros(size + extra + 1 + notes, device=device)
         self.gradient = self.row[:size]
         self.sums, self.notes = self.row[:-notes], self.row[-notes:]
+        self.limbs = self.notes[:whole].view(_LIMBS, -1)  # of how far the counts advanced
+        self.moved = self.notes[whole:-5]  # 1 for each buffer that some shard changed
         self.buffers = torch.empty(extra, device=device)
-        self.counts = counts
         for parameter, view in _views(parameters, self.values):
             view.copy_(parameter.data)
             parameter.data = view
@@ -43,6 +60,35 @@ class FlatParameters:
             view.copy_(buffer)
             buffer.data = view
 
+    def replaced(self, model: nn.Module) -> list[str]:
+        """Return the names of parameters and buffers that are no longer those of the model.
+
+        That is, an assignment has put another tensor in their place.
+        """
+        now = dict(model.named_parameters()) | dict(model.named_buffers())
+        known = self.named | self.named_buffers | self.named_counts | self.constants
+        return [name for name, tensor in known.items() if now.get(name) is not tensor]
+
+    def changed_constants(self) -> list[str]:
+        """Return the names of buffers that must not change, as they cannot be summed, but did."""
+        return [n for n, b in self.constants.items() if not torch.equal(b, self._before[n])]
+
+
+def _refuse_others(trained: list[tuple[str, nn.Parameter]]) -> None:
+    if not trained:
+        raise ModelError("Model: no parameter with requires_grad found, expected at least one.")
+    for name, parameter in trained:
+        if parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{name}: found a parameter of {kind}, expected float32; convert the model by "
+                "`.float()`, or set requires_grad=False if it is not trained."
+            )
+
+
+def _is_whole(buffer: torch.Tensor) -> bool:
+    return not (buffer.is_floating_point() or buffer.is_complex())
+
 
 def _views(
     tensors: list[nn.Parameter] | list[torch.Tensor], flat: torch.Tensor
@@ -50,6 +96,11 @@ def _views(
     """Each tensor with its place in a flat vector; pictures' weights lie channels last."""
     start = 0
     for tensor in tensors:
+        if tensor.is_complex():
+            pairs = flat[start : start + 2 * tensor.numel()].view(*tensor.shape, 2)
+            yield tensor, torch.view_as_complex(pairs)
+            start += pairs.numel()
+            continue
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         stride = torch.empty(tensor.shape, memory_format=layout, device="meta").stride()
         yield tensor, flat.as_strided(tensor.shape, stride, start + flat.storage_offset())

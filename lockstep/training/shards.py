@@ -28,8 +28,9 @@ class ShardedGradient:
 
     The sum over shards is ``((0+1)+(2+3))+((4+5)+(6+7))`` for eight, always: a worker has an
     aligned block of them, which is a whole branch of that tree. Float buffers (running statistics)
-    and the loss take the same way, weighted by the samples of each shard; whole-number buffers
-    advance as in the last shard (the only one that no batch leaves empty).
+    and the loss take the same way, weighted by the samples of each shard; a buffer that no shard
+    changed stays as it is. Whole-number buffers advance as in the last shard (the only one that no
+    batch leaves empty).
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ShardedGradient:
         self.block, self.last, self.workers = workers.block(shards), shards - 1, workers
         self._levels: list[torch.Tensor] = []
         self._before = torch.empty_like(flat.buffers)
+        self._moved = torch.empty_like(flat.buffers, dtype=torch.bool)
 
     def compute(self, step: int, samples: int, shards: Iterable[Batch], stop: bool) -> Outcome:
         """Leave the gradient of a batch of so many samples in the model.
@@ -54,6 +56,7 @@ class ShardedGradient:
         """
         flat, device = self.flat, self.flat.values.device
         self._before.copy_(flat.buffers)
+        self._moved.zero_()
         counts = [count.clone() for count in flat.counts]
         fingerprints = 0
         for shard, (inputs, labels) in zip(self.block, shards, strict=True):
@@ -67,6 +70,7 @@ class ShardedGradient:
                 loss = self.loss_of(self.model, batch) * weight
                 loss.backward()
                 start = flat.gradient.numel()
+                self._moved |= _bits(flat.buffers) != _bits(self._before)
                 torch.mul(flat.buffers, weight, out=flat.sums[start:-1])
                 flat.sums[-1] = loss.detach()
             self._add(shard - self.block.start, last=shard == self.block[-1])
@@ -78,20 +82,30 @@ class ShardedGradient:
         """Write into the row what all workers must know besides the sums."""
         notes = [float(fingerprints >> 16 * i & 0xFFFF) for i in range(4)] + [float(stop)]
         self.flat.notes[-5:] = torch.tensor(notes)
-        start = 0
-        for count, old in zip(self.flat.counts, before, strict=True):
-            if self.last in self.block:
-                self.flat.notes[start : start + count.numel()] = (
-                    count.long() - old.long()
-                ).flatten()
-            start += count.numel()
+        if self.flat.sizes:
+            parts = self._moved.split(self.flat.sizes)
+            self.flat.moved.copy_(torch.stack([part.any() for part in parts]))
+        if before and self.last in self.block:
+            steps = [now.long() - old.long() for now, old in zip(self.flat.counts, before)]
+            advance = torch.cat([step.flatten() for step in steps])
+            for place, limb in enumerate(self.flat.limbs):
+                limb.copy_(advance >> 16 * place & 0xFFFF)
 
     def _conclude(self, before: list[torch.Tensor]) -> Outcome:
         """Read from the finished row what the step gave, and move the buffers on."""
         flat, start = self.flat, 0
         flat.buffers.copy_(flat.sums[flat.gradient.numel() : -1])
+        moved = flat.moved.tolist()
+        if 0.0 in moved:
+            # The sum of equal values is not the value: weights add up to 1 in most cases only.
+            parts = (whole.split(flat.sizes) for whole in (flat.buffers, self._before))
+            for shards, buffer, old in zip(moved, *parts, strict=True):
+                if not shards:
+                    buffer.copy_(old)
+        advance = sum(limb.long() << 16 * place for place, limb in enumerate(flat.limbs))
         for count, old in zip(flat.counts, before, strict=True):
-            count.copy_(old.long() + flat.notes[start : start + count.numel()].view_as(old).long())
+            assert isinstance(advance, torch.Tensor)
+            count.copy_(old.long() + advance[start : start + count.numel()].view_as(old))
             start += count.numel()
         *limbs, stops = flat.notes[-5:].tolist()
         fingerprint = sum(int(limb) << 16 * i for i, limb in enumerate(limbs)) % 2**64
@@ -117,6 +131,10 @@ class ShardedGradient:
         if level == len(self._levels):
             self._levels.append(torch.empty_like(row))
         self._levels[level].copy_(row)
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    return values.view(torch.int32)  # so that NaN equals itself, and -0 is not 0
 
 
 def _fingerprint(shard: int, inputs: torch.Tensor, labels: torch.Tensor) -> int:
