@@ -44,6 +44,13 @@ def files_that_make(model: str) -> dict[str, bytes]:
     return source.of_making(home.here(), model)
 
 
+def paths_of(files: dict[str, bytes]) -> set[Path]:
+    """The real paths of source files on this machine."""
+    here = home.here()
+    bases = (home.ENGINE.parent, here.folder.parents[here.package.count(".")])
+    return {(base / name).resolve() for name in files for base in bases}
+
+
 def what_decides(
     experiment: Experiment, dataset: Dataset, files: dict[str, bytes], place: Place
 ) -> dict[str, Any]:

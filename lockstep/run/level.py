@@ -1,4 +1,4 @@
-"""The level of a run: on which machines the same identity has the same bits, and why not on more."""
+"""The level of a run: on which machines the same identity has the same bits, and why."""
 
 from typing import Any
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lockstep.config.experiment import Experiment
@@ -15,10 +16,12 @@ from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records.receipt import Run, identity
 from lockstep.run.ending import end
-from lockstep.run.keeping import files_that_make, open_data, open_run, what_decides, write
+from lockstep.run.keeping import files_that_make, open_data, open_run, paths_of, what_decides, write
 from lockstep.run.level import doubts
 from lockstep.run.making import Setup, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
+from lockstep.run.rehearsal import agree, rehearse
+from lockstep.run.witness import Witness
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
 from lockstep.training.evaluation import metrics, probabilities
@@ -44,7 +47,8 @@ def run_experiment(
         if workers.spare:
             return None
         if not workers.first:
-            _help(experiment, dataset, parts, workers, until)
+            if not _is_finished(parts, workers):
+                _help(*_set_up(experiment, dataset, workers, files, place), until)
             return None
         run, contents = open_run(experiment, files, parts, place, watch)
         with held(run.folder, watch.say):
@@ -54,36 +58,66 @@ def run_experiment(
             )
             if not finished:
                 write(run.folder, contents())  # what stands beside the results is what ran
-                _train_to_receipt(Setup(experiment, dataset, workers), run, watch, until)
+                setup, check = _set_up(experiment, dataset, workers, files, place)
+                _train_to_receipt(setup, check, run, watch, until)
     return run
 
 
-def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
+def _set_up(
+    experiment: Experiment,
+    dataset: Dataset,
+    workers: Workers,
+    files: dict[str, bytes],
+    place: Place,
+) -> tuple[Setup, Callable[[], None]]:
+    """Set up a run, alike in each worker; return it and what checks it before the first step."""
+    witness = Witness(paths_of(files), [place.data / "arrays"])
+    with witness.noting():
+        setup = Setup(experiment, dataset, workers)
+    agree(setup)
+
+    def check() -> None:
+        with witness.noting():
+            rehearse(setup)
+        witness.refuse_unknown()
+
+    return setup, check
+
+
+def _train_to_receipt(
+    setup: Setup, check: Callable[[], None], run: Run, watch: Watch, until: int
+) -> None:
     began = time.monotonic()  # not by the clock, which people and machines set back
     environment.git()  # remembered now, because people commit while a run trains
     recorder = Recorder(run, setup.training, setup.batches, watch, setup.experiment.training)
-    if train_setup(setup, recorder, lambda: recorder.doubt(doubts(setup)), until):
+
+    def checked() -> None:
+        check()
+        recorder.doubt(doubts(setup))
+
+    if train_setup(setup, recorder, checked, until):
         end(setup, run, recorder, began)
 
 
-def _help(
-    experiment: Experiment,
-    dataset: Dataset,
-    parts: dict[str, Any],
-    workers: Workers,
-    until: int,
-) -> None:
-    """Do what a worker does that is not the first: its part of the training, if there is any."""
+def _is_finished(parts: dict[str, Any], workers: Workers) -> bool:
+    """Hear from the first worker whether the run is finished. Raises if it is not the same run."""
     first, mine = json.loads(workers.broadcast_bytes()), identity(**parts)
     if different := [name for name in parts if mine[name] != first["identity"].get(name)]:
         raise EnvironmentMismatch(
             f"worker {workers.rank}: its {different[0]} differs from the first worker's, expected "
             "the same one: use the same commit, settings, data and packages on all machines."
         )
-    if first["finished"]:
-        return
-    setup = Setup(experiment, dataset, workers)
-    if train_setup(setup, NullRecorder(), lambda: doubts(setup) and None, until):
+    return bool(first["finished"])
+
+
+def _help(setup: Setup, check: Callable[[], None], until: int) -> None:
+    """Do what a worker does that is not the first: its part of training and evaluation."""
+
+    def checked() -> None:
+        check()
+        doubts(setup)
+
+    if train_setup(setup, NullRecorder(), checked, until):
         with setup.training.kept_weights():
             setup.answers("validation"), setup.answers("test")
 

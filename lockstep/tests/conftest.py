@@ -24,6 +24,7 @@ from lockstep.ground.place import Place  # noqa: E402
 from lockstep.ground.watch import Watch  # noqa: E402
 from lockstep.records.receipt import Run  # noqa: E402
 from lockstep.tests.claims import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
+from lockstep.tests.projects import bring  # noqa: E402, F401
 from lockstep.tests.services import aws, postgres, s3  # noqa: E402, F401
 from lockstep.tests.trees import house, index, tree  # noqa: E402, F401
 
