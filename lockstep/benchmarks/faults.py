@@ -14,7 +14,7 @@ from typing import Any
 
 from lockstep.benchmarks.measure import Table, folder
 from lockstep.ground import profiles
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 STEPS = 64  # 8 epochs of 8: long enough to be met in the middle
 WORDS = (

@@ -9,7 +9,9 @@ from lockstep.config.budgets import Budget, budget
 from lockstep.ground.errors import RunError, SettingError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, metrics_of, refuse_altered
+from lockstep.records.receipt import metrics_of
+from lockstep.records.run import Run
+from lockstep.records.verify import refuse_altered
 
 _WARM_UP, _TIMED, _SECONDS = 10, 100, 5.0
 

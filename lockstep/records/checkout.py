@@ -9,7 +9,8 @@ from lockstep.ground import environment
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import flush_folder, publish_folder
 from lockstep.records import source
-from lockstep.records.receipt import Run, refuse_altered
+from lockstep.records.run import Run
+from lockstep.records.verify import refuse_altered
 
 
 def checkout(run: Run, folder: Path) -> Path:

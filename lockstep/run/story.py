@@ -2,8 +2,8 @@
 
 import json
 import time
-from typing import Any
 
+from lockstep.answers.predictor import Predictor
 from lockstep.config.experiment import Experiment
 from lockstep.data.batches import Blocks
 from lockstep.data.dataset import Dataset
@@ -13,7 +13,8 @@ from lockstep.ground.errors import EnvironmentMismatch
 from lockstep.ground.files import held
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, identity
+from lockstep.records.identity import Parts, identity
+from lockstep.records.run import Run
 from lockstep.run.ending import end
 from lockstep.run.keeping import files_that_make, open_data, open_run, what_decides, write
 from lockstep.run.level import doubts
@@ -21,7 +22,7 @@ from lockstep.run.making import Setup, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
-from lockstep.training.evaluation import metrics, probabilities
+from lockstep.training.evaluation import Metrics, metrics, probabilities
 
 
 def run_experiment(
@@ -69,13 +70,14 @@ def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
 def _help(
     experiment: Experiment,
     dataset: Dataset,
-    parts: dict[str, Any],
+    parts: Parts,
     workers: Workers,
     until: int,
 ) -> None:
     """Do what a worker does that is not the first: its part of the training, if there is any."""
-    first, mine = json.loads(workers.broadcast_bytes()), identity(**parts)
-    if different := [name for name in parts if mine[name] != first["identity"].get(name)]:
+    first = json.loads(workers.broadcast_bytes())
+    mine = {name: digest for name, digest in identity(parts).items() if name != "digest"}
+    if different := [name for name in mine if mine[name] != first["identity"].get(name)]:
         raise EnvironmentMismatch(
             f"worker {workers.rank}: its {different[0]} differs from the first worker's, expected "
             "the same one: use the same commit, settings, data and packages on all machines."
@@ -83,14 +85,18 @@ def _help(
     if first["finished"]:
         return
     setup = Setup(experiment, dataset, workers)
-    if train_setup(setup, NullRecorder(), lambda: doubts(setup) and None, until):
+
+    def check() -> None:
+        doubts(setup)  # which all workers gather; the first one keeps them
+
+    if train_setup(setup, NullRecorder(), check, until):
         with setup.training.kept_weights():
             setup.answers("validation"), setup.answers("test")
 
 
 def evaluate_run(
-    run: Run, predictor: Any, place: Place, watch: Watch
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    run: Run, predictor: Predictor, place: Place, watch: Watch
+) -> tuple[Metrics, Metrics]:
     """Return the test metrics of a run's Predictor, measured now, and those of its receipt."""
     experiment = run.experiment()
     dataset = open_data(experiment["data"]["name"], place, watch)

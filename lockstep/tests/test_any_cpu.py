@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT
 
 QEMU = shutil.which("qemu-x86_64")

@@ -18,7 +18,8 @@ from lockstep.ground.errors import Diverged
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source, trace
-from lockstep.records.receipt import Run, verify
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import command, experiment
 

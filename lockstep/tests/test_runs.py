@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lockstep.examples.models.digits import Preprocess
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, Call, plain_environment
 
 

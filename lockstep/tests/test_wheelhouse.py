@@ -13,7 +13,7 @@ import pytest
 from bootstrap import SetUpError
 
 import wheelhouse
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.trees import FIRST, LOCK, ROOT, Tree, offline, write_wheel
 
 # With a repository that cannot be written to, but for .venv.

@@ -18,7 +18,7 @@ from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.run.keeping import open_data
 
 

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from lockstep.examples import load
 from lockstep.examples.models.digits import Preprocess
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.containers.conftest import IN_CI, build, docker
 
 PICTURES = [Preprocess.show(pixels) for pixels in load_digits().images[:20]]

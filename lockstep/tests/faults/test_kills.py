@@ -27,7 +27,7 @@ from lockstep.benchmarks.faults import (
 )
 from lockstep.data.order import Order
 from lockstep.records import trace
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command
 
 

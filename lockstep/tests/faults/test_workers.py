@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command
 
 # Batch norm, flips, and a last batch of 3 samples, which leaves 5 of the 8 shards empty.

@@ -25,7 +25,7 @@ from lockstep.ground.storage import Folder, Storage, open_storage
 from lockstep.ground.watch import Watch
 from lockstep.publishing.bundle import Bundle, made
 from lockstep.publishing.weights import Entry, fetched, index, publish
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import S3
 from lockstep.tests.test_acceptance import state

@@ -26,7 +26,8 @@ from lockstep.records import compare as comparing
 from lockstep.records import trace
 from lockstep.records.compare import compare, parting
 from lockstep.records.differences import Difference, between_parts
-from lockstep.records.receipt import Run, verify
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 from lockstep.run.keeping import open_data
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import ROOT, experiment

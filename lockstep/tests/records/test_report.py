@@ -13,8 +13,8 @@ from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.loading import predictor
 from lockstep.records import trace
-from lockstep.records.receipt import Run
 from lockstep.records.report import Mistake, page, worst_mistakes
+from lockstep.records.run import Run
 from lockstep.run.keeping import open_data
 from lockstep.training.evaluation import metrics, probabilities
 

@@ -19,8 +19,10 @@ from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.files import held, is_held, remove_abandoned
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, level, verify
+from lockstep.records.receipt import level
 from lockstep.records.reproduce import differences_here, not_covered
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import ROOT, experiment
 from lockstep.tests.records.test_compare import changed_data

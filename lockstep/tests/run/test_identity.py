@@ -13,7 +13,7 @@ import pytest
 from lockstep.ground import environment
 from lockstep.ground.home import Home
 from lockstep.records import source
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 from lockstep.run.distributions import loaded
 from lockstep.tests.conftest import ROOT, copy_of_tracked_files
 

@@ -18,7 +18,7 @@ import pytest
 
 from lockstep.ground.errors import DeploymentError
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.sagemaker import stack as stacks
 from lockstep.sagemaker.account import Account
 from lockstep.sagemaker.stack import Change, Outcome, Stack

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lockstep.examples import load
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.serving.broken import Vandal, fuzz
 from lockstep.tests.serving.conftest import metrics, post, raw, serving
 from lockstep.tests.serving.test_app import PICTURES, PNG, content

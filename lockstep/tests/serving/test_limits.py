@@ -14,7 +14,7 @@ import pytest
 from lockstep import loading
 from lockstep.examples.models.digits import Preprocess
 from lockstep.ground.pictures import MOST_PIXELS
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.serving.app import app
 from lockstep.serving.gate import Gate
 from lockstep.serving.limits import Limits

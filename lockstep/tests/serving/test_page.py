@@ -10,7 +10,7 @@ from PIL import Image
 
 from lockstep.answers import golden
 from lockstep.examples import load
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.serving.conftest import serving
 from lockstep.tests.serving.test_app import PICTURES, content
 from lockstep.tests.test_jupyterlab import browser, needs_chromium  # noqa: F401
