@@ -154,12 +154,7 @@ def _opened(source: Run | Path) -> Iterator[_Weights]:
     refuse_changed(source)
     experiment = source.experiment()
     profile = experiment["training"]["profile"]
-    if (receipt := source.receipt) is None:
-        raise ModelError(
-            f"{source.folder}: is {source.state}, expected a finished run; run its train command "
-            "to the end."
-        )
-    yield _Weights(source.folder, experiment["name"], profile, receipt)
+    yield _Weights(source.folder, experiment["name"], profile, source.finished_receipt())
 
 
 def _entered(profile: str) -> bool:

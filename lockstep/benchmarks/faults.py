@@ -84,7 +84,7 @@ def differences(run: Run, other: Run) -> list[str]:
         for name in SAME
         if (run.folder / name).read_bytes() != (other.folder / name).read_bytes()
     ]
-    if (run.receipt or {}).get("results") != (other.receipt or {"results": {}})["results"]:
+    if run.finished_receipt()["results"] != other.finished_receipt()["results"]:
         found.append("results of receipt.json")
     names, wanted = _names(run.folder.parent), _names(other.folder.parent)
     return found + sorted(f"{name} -> {target}" for name, target in names ^ wanted)

@@ -76,8 +76,7 @@ def made(run: Run, key: Path | None = None, onnx: Callable[[], Exported] | None 
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    experiment, receipt = run.experiment(), run.receipt
-    assert receipt
+    experiment, receipt = run.experiment(), run.finished_receipt()
     return {
         "model": experiment["name"],
         "package": package_of(run),

@@ -101,8 +101,7 @@ def _requirements(name: str) -> list[str]:
 
 
 def _package(run: Run, name: str, locked: Mapping[str, Locked]) -> Package:
-    receipt = run.receipt
-    version = receipt["environment"]["packages"].get(name, "none") if receipt else "none"
+    version = run.finished_receipt()["environment"]["packages"].get(name, "none")
     trained = run.parts["packages"].get(name) or [version, ""]
     entry: Locked = locked.get(name, {"version": "none", "hashes": []})
     here = environment.installed().get(name, "none")

@@ -20,7 +20,6 @@ from lockstep.records import compare
 from lockstep.records.checkout import package_of, restore
 from lockstep.records.compare import Comparison
 from lockstep.records.differences import Difference, between_environments, between_packages
-from lockstep.records.receipt import Receipt
 from lockstep.records.run import Run
 from lockstep.records.verify import refuse_altered
 
@@ -59,7 +58,7 @@ def reproduce(
     run's level covers it. Raises RunError for a run that was altered or is not finished.
     """
     refuse_altered(run)
-    receipt = _finished(run)
+    receipt = run.finished_receipt()
     if steps is not None and steps >= receipt["results"]["steps"]:
         steps = None
     before = differences_here(run)
@@ -89,18 +88,9 @@ def reproduce(
     return Reproduction(found, before, uncovered, where, kept / page.name)
 
 
-def _finished(run: Run) -> Receipt:
-    """The receipt of a finished run. Raises RunError for any other."""
-    if (receipt := run.receipt) is None:
-        raise RunError(
-            f"{run.folder}: is {run.state} and has no receipt to be held against; finish it first."
-        )
-    return receipt
-
-
 def differences_here(run: Run) -> list[Difference]:
     """What the receipt says of packages, interpreter and machine that is otherwise here."""
-    recorded, packages = _finished(run)["environment"], run.parts["packages"]
+    recorded, packages = run.finished_receipt()["environment"], run.parts["packages"]
     here = environment.facts(recorded["threads"], environment.torch_version())
     found = between_packages(packages, environment.packages().as_identity(packages))
     return found + between_environments(recorded, here)
@@ -108,7 +98,7 @@ def differences_here(run: Run) -> list[Difference]:
 
 def not_covered(run: Run) -> str:
     """Why the level that a run promises does not cover this machine; nothing if it does."""
-    receipt, profile, here = _finished(run), run.parts["profile"], environment.cpu()
+    receipt, profile, here = run.finished_receipt(), run.parts["profile"], environment.cpu()
     recorded, promised = receipt["environment"], receipt["level"]
     text = f"the run promises {promised['promise']}"
     if promised["lowered"]:

@@ -66,6 +66,15 @@ class Run:
         """The receipt, or None while the run is not finished."""
         return receipt.read(self.folder / receipt.NAME)
 
+    def finished_receipt(self) -> Receipt:
+        """The receipt of a finished run. Raises RunError for any other run."""
+        if (found := self.receipt) is None:
+            raise RunError(
+                f"{self.folder}: is {self.state}, expected a finished run; run its train command "
+                "to the end."
+            )
+        return found
+
     @property
     def identity(self) -> Identity:
         """The digests of what decides its bits."""

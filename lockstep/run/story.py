@@ -103,7 +103,6 @@ def evaluate_run(
     blocks = Blocks(
         dataset.splits["test"], predictor.preprocess, experiment["training"]["evaluation_batch"]
     )
-    receipt = run.receipt
-    assert receipt  # or the predictor would not have loaded
+    receipt = run.finished_receipt()
     found = probabilities(predictor.model, blocks, len(dataset.labels))
     return metrics(*found), receipt["results"]["metrics"]["test"]

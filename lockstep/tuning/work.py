@@ -82,8 +82,7 @@ def work(study: Study, total: int, train: Train, monitor: str, runs: Path) -> No
                 trial.set_user_attr("failed", str(error).splitlines()[0])
                 study.end(trial)
             else:
-                receipt = run.receipt
-                assert receipt  # of a run that was just trained to its end
+                receipt = run.finished_receipt()
                 results = receipt["results"]
                 # Also for those who have not the run itself, as it is on another machine.
                 trial.set_user_attr("run", run.name)

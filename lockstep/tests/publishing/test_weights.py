@@ -301,7 +301,7 @@ def test_published_weights_are_loaded_and_their_features_are_frozen(
     assert torch.equal(features(inputs), whole.model.features(inputs))  # type: ignore[operator]
     for words in ({}, {"pretrained": True, "run": digits.folder}):
         with pytest.raises(TypeError, match="wanted a run, or pretrained=True"):
-            examples.load("digits", **words)  # type: ignore[arg-type]
+            examples.load("digits", **words)
 
 
 def test_only_what_the_key_signed_is_kept_where_a_key_is_configured(

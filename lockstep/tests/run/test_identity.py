@@ -288,7 +288,7 @@ def test_a_stopped_run_resumes_after_harmless_edits_and_train_names_what_parts_a
     resumed = train(acme, *kept, tree=tree)
     assert (resumed.returncode, "step 7" in resumed.stderr) == (0, True), resumed.stderr
     (run,), (other,) = runs(tmp_path / "runs"), runs(tmp_path / "whole")
-    weights = [(one.receipt or {})["results"]["weights_sha256"] for one in (run, other)]
+    weights = [one.finished_receipt()["results"]["weights_sha256"] for one in (run, other)]
     assert weights[0] == weights[1]
 
     path = acme.folder / "text" / "factor.txt"

@@ -171,7 +171,7 @@ def test_its_requirements_can_be_installed_as_the_toolkit_does(
     python = environment(tmp_path / "environment")
     install(python, "-r", listed)
     words = [
-        python,
+        str(python),
         "-m",
         "pip",
         "list",
