@@ -103,7 +103,7 @@ def download(lock: dict[str, Any], categories: Sequence[str], folder: Path) -> N
     bootstrap.tools_python()
     torch = bootstrap.entries(lock, categories).get("torch", {})
     links = [word for link in bootstrap.torch_addresses(torch) for word in ("--find-links", link)]
-    how = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--dest", folder, *links)
+    how = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), *links)
     for number, (what, pins) in enumerate(sets.items()):
         requirements = folder / f"{number}.txt"
         requirements.write_text(pins)
@@ -171,7 +171,8 @@ def unpack(archive: Path, folder: Path | None, wanted: set[str]) -> dict[str, st
             listed = tar.extractfile(first) if first and first.name == SUMS else None
             if listed is None:
                 raise SetUpError(f"{archive}: found no {SUMS} as its first member; {ANEW}")
-            sums = dict(reversed(line.split("  ")) for line in listed.read().decode().splitlines())
+            lines = (line.split("  ") for line in listed.read().decode().splitlines())
+            sums = {name: digest for digest, name in lines}
             missing = dict(sums)
             while found := tar.next():
                 content = tar.extractfile(found)

@@ -1,6 +1,5 @@
 """A trained model, ready to answer: that of a finished run, of a bundle, or published weights."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,10 @@ from lockstep.ground import environment, profiles
 from lockstep.ground.errors import BundleError, ModelError
 from lockstep.ground.home import Home, here
 from lockstep.ground.place import Place
-from lockstep.records.receipt import Run, find_run, refuse_changed
+from lockstep.records.receipt import Receipt
+from lockstep.records.receipt import read as read_receipt
+from lockstep.records.run import Run, find_run
+from lockstep.records.verify import refuse_changed
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,24 @@ def served(source: Run | Path, *, onnx: bool = False) -> Served:
     """
     with _opened(source) as weights:
         found, golden_answers = weights.loaded(here(), weights.model, _entered)
-        with told_as_unfit(weights.folder / "receipt.json"):
-            about = _told(weights.receipt)
+        about = _told(weights.receipt)
     computed_by = f"torch {environment.installed()['torch']}"
     if onnx:
         computed_by, golden_answers = _by_onnx(found)
     return Served(about["run"], found, about | {"golden": golden_answers, "runtime": computed_by})
 
 
-def _told(receipt: dict[str, Any]) -> dict[str, Any]:
+def _told(receipt: Receipt) -> dict[str, Any]:
     """What a receipt tells those who are served."""
     results = receipt["results"]
+    test = results["metrics"]["test"]
     return {
-        "run": str(receipt["run"]),
+        "run": receipt["run"],
         "identity": receipt["identity"]["digest"],
         "weights_sha256": results["weights_sha256"],
         "finished": receipt["timing"]["finished"],
-        "promise": receipt.get("level", {}).get("promise"),
-        "test": {name: results["metrics"]["test"][name] for name in ("accuracy", "f1", "loss")},
+        "promise": receipt["level"]["promise"],
+        "test": {"accuracy": test["accuracy"], "f1": test["f1"], "loss": test["loss"]},
     }
 
 
@@ -119,7 +121,7 @@ class _Weights:
     folder: Path
     model: str
     profile: str
-    receipt: dict[str, Any]
+    receipt: Receipt
 
     def loaded(self, project: Home, model: str, settle: Callable[[str], bool]) -> tuple[Any, str]:
         """The Predictor, and what came of comparing its golden answers."""
@@ -145,14 +147,14 @@ def _opened(source: Run | Path) -> Iterator[_Weights]:
                     f"{folder / manifest.NAME}: found profile {said['profile']!r:.40}, wanted "
                     f"{' or '.join(profiles.PROFILES)}; use the version of Lockstep that wrote it."
                 )
-            with told_as_unfit(folder / "receipt.json"):
-                receipt = json.loads((folder / "receipt.json").read_bytes())
+            if (receipt := read_receipt(folder / "receipt.json")) is None:
+                raise BundleError(f"{folder / 'receipt.json'}: is missing; bring a good copy.")
             yield _Weights(folder, said["model"], said["profile"], receipt)
         return
     refuse_changed(source)
     experiment = source.experiment()
     profile = experiment["training"]["profile"]
-    yield _Weights(source.folder, experiment["name"], profile, source.receipt or {})
+    yield _Weights(source.folder, experiment["name"], profile, source.finished_receipt())
 
 
 def _entered(profile: str) -> bool:

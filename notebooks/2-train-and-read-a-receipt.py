@@ -20,7 +20,7 @@ run = train("digits", "training.epochs=10", seed=1)
 # it against the source alone with `invoke reproduce`.
 
 # %%
-receipt = run.receipt
+receipt = run.finished_receipt()
 results, environment = receipt["results"], receipt["environment"]
 print(f"run            {run.name}")
 print(f"identity       {receipt['identity']['digest']}")

@@ -7,11 +7,10 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lockstep.notebook import load
-from lockstep.notebook import open_data, train
+from lockstep.notebook import load, open_data, train
 
 run = train("digits", "training.epochs=10", seed=1)
-model = load("digits", run.folder)
+model = load("digits", run)
 data = open_data("digits")
 test = data.splits["test"]
 answers = model.predict([model.preprocess.show(pixels) for pixels in test.inputs])
@@ -23,7 +22,7 @@ print(f"{len(wrong)} of {len(test)} are wrong, accuracy {1 - len(wrong) / len(te
 # ## What is taken for what
 
 # %%
-counts = np.array(run.receipt["results"]["metrics"]["test"]["confusion"])
+counts = np.array(run.finished_receipt()["results"]["metrics"]["test"]["confusion"])
 figure, axis = plt.subplots(figsize=(5, 4.6), layout="constrained")
 mistakes = np.where(np.eye(len(counts)), 0, counts)
 axis.imshow(mistakes, cmap="Oranges", vmax=max(1, 1.5 * mistakes.max()))

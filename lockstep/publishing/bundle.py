@@ -17,7 +17,8 @@ from lockstep.ground.files import write_atomically
 from lockstep.publishing import needs
 from lockstep.records import source
 from lockstep.records.checkout import package_of
-from lockstep.records.receipt import Run, verify
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 
 NAME = "model.tar.gz"
 SIGNING_KEY = "LOCKSTEP_SIGNING_KEY"
@@ -75,8 +76,7 @@ def made(run: Run, key: Path | None = None, onnx: Callable[[], Exported] | None 
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    experiment, receipt = run.experiment(), run.receipt
-    assert receipt
+    experiment, receipt = run.experiment(), run.finished_receipt()
     return {
         "model": experiment["name"],
         "package": package_of(run),
@@ -92,7 +92,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def version(run: Run) -> str:
     """The version of a run's weights, as ``0.1.0+3f9c1a2b``: its project's, then its identity."""
-    return f"{home.here().version}+{(run.identity or {})['digest'][:8]}"
+    return f"{home.here().version}+{run.identity['digest'][:8]}"
 
 
 def _files(run: Run, facts: dict[str, Any]) -> dict[str, bytes]:

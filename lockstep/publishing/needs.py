@@ -13,10 +13,11 @@ from typing import Any
 
 from lockstep.ground import environment
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.environment import Locked
 from lockstep.ground.errors import BundleError, EnvironmentMismatch
 from lockstep.records import source
 from lockstep.records.checkout import package_of
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 # The first two check signatures, which is done before a bundle is handed to a container that has no
 # key; the last comes with the container.
@@ -99,11 +100,10 @@ def _requirements(name: str) -> list[str]:
     ]
 
 
-def _package(run: Run, name: str, locked: dict[str, dict[str, Any]]) -> Package:
-    receipt: Any = run.receipt
-    version = receipt["environment"]["packages"].get(name, "none")
+def _package(run: Run, name: str, locked: Mapping[str, Locked]) -> Package:
+    version = run.finished_receipt()["environment"]["packages"].get(name, "none")
     trained = run.parts["packages"].get(name) or [version, ""]
-    entry = locked.get(name, {"version": "none", "hashes": []})
+    entry: Locked = locked.get(name, {"version": "none", "hashes": []})
     here = environment.installed().get(name, "none")
     hashes = digest_of(canonical_json(entry["hashes"]))
     if (

@@ -3,8 +3,8 @@
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
+from lockstep.answers.predictor import Predictor
 from lockstep.config.experiment import Experiment
 from lockstep.data.batches import Blocks
 from lockstep.data.dataset import Dataset
@@ -14,7 +14,8 @@ from lockstep.ground.errors import EnvironmentMismatch
 from lockstep.ground.files import held
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, identity
+from lockstep.records.identity import Parts, identity
+from lockstep.records.run import Run
 from lockstep.run.ending import end
 from lockstep.run.keeping import files_that_make, open_data, open_run, paths_of, what_decides, write
 from lockstep.run.level import doubts
@@ -24,7 +25,7 @@ from lockstep.run.rehearsal import agree, rehearse
 from lockstep.run.witness import Witness
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
-from lockstep.training.evaluation import metrics, probabilities
+from lockstep.training.evaluation import Metrics, metrics, probabilities
 
 
 def run_experiment(
@@ -99,10 +100,11 @@ def _train_to_receipt(
         end(setup, run, recorder, began)
 
 
-def _is_finished(parts: dict[str, Any], workers: Workers) -> bool:
+def _is_finished(parts: Parts, workers: Workers) -> bool:
     """Hear from the first worker whether the run is finished. Raises if it is not the same run."""
-    first, mine = json.loads(workers.broadcast_bytes()), identity(**parts)
-    if different := [name for name in parts if mine[name] != first["identity"].get(name)]:
+    first = json.loads(workers.broadcast_bytes())
+    mine = {name: digest for name, digest in identity(parts).items() if name != "digest"}
+    if different := [name for name in mine if mine[name] != first["identity"].get(name)]:
         raise EnvironmentMismatch(
             f"worker {workers.rank}: its {different[0]} differs from the first worker's, expected "
             "the same one: use the same commit, settings, data and packages on all machines."
@@ -123,15 +125,14 @@ def _help(setup: Setup, check: Callable[[], None], until: int) -> None:
 
 
 def evaluate_run(
-    run: Run, predictor: Any, place: Place, watch: Watch
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    run: Run, predictor: Predictor, place: Place, watch: Watch
+) -> tuple[Metrics, Metrics]:
     """Return the test metrics of a run's Predictor, measured now, and those of its receipt."""
     experiment = run.experiment()
     dataset = open_data(experiment["data"]["name"], place, watch)
     blocks = Blocks(
         dataset.splits["test"], predictor.preprocess, experiment["training"]["evaluation_batch"]
     )
-    receipt = run.receipt
-    assert receipt  # or the predictor would not have loaded
+    receipt = run.finished_receipt()
     found = probabilities(predictor.model, blocks, len(dataset.labels))
     return metrics(*found), receipt["results"]["metrics"]["test"]

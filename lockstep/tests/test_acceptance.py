@@ -13,7 +13,7 @@ from lockstep.ground.errors import RunError, SettingError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.publishing import acceptance
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import Call, experiment
 
 

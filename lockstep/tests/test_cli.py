@@ -13,7 +13,7 @@ import pytest
 from lockstep import cli
 from lockstep.examples.models.digits import Preprocess
 from lockstep.ground.errors import DataError
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, Call, command, plain_environment
 
 BRIEF = ("digits", "training.epochs=1", "data.limit=100", "training.checkpoint_every=3")

@@ -25,7 +25,7 @@ from lockstep.ground.storage import Folder, Storage, open_storage
 from lockstep.ground.watch import Watch
 from lockstep.publishing.bundle import Bundle, made
 from lockstep.publishing.weights import Entry, fetched, index, publish
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import S3
 from lockstep.tests.test_acceptance import state
@@ -301,7 +301,7 @@ def test_published_weights_are_loaded_and_their_features_are_frozen(
     assert torch.equal(features(inputs), whole.model.features(inputs))  # type: ignore[operator]
     for words in ({}, {"pretrained": True, "run": digits.folder}):
         with pytest.raises(TypeError, match="wanted a run, or pretrained=True"):
-            examples.load("digits", **words)  # type: ignore[arg-type]
+            examples.load("digits", **words)
 
 
 def test_only_what_the_key_signed_is_kept_where_a_key_is_configured(

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from lockstep.bundles.archive import unpack
 from lockstep.examples.models.digits import Predictor
 from lockstep.publishing.bundle import Bundle, made
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.sagemaker.job import hand_over
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import free_ports
