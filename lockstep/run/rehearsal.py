@@ -219,10 +219,9 @@ _TORCHS = {"_parameters", "_buffers", "_modules", "training", "_non_persistent_b
 
 def _attributes(setup: Setup) -> dict[str, int]:
     """A fingerprint of each plain value that lives beside the model's parameters and buffers."""
-    found = {}
+    found: dict[str, int] = {}
     for name, module in setup.model.named_modules():
-        kind = type(module).__module__
-        if not kind.startswith("torch."):
+        if not type(module).__module__.startswith("torch."):
             found |= _values(f"{name or 'Model'}.", vars(module), _TORCHS)
     found |= _values("Preprocess.", vars(setup.preprocess), set())
     package = home.here().package

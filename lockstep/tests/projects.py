@@ -12,7 +12,7 @@ from lockstep.ground import home
 from lockstep.ground.home import Home
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 _NUMBERS = itertools.count()
 _FOLDER = home.ENGINE / "examples"

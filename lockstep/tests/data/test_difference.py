@@ -80,7 +80,7 @@ def test_pictures_are_told_by_their_paths_and_classes(team: Team) -> None:
 def test_any_two_data_sets_can_be_compared(team: Team) -> None:
     from lockstep.ground.home import here
 
-    def brought(entry: Entry) -> list[Path]:
+    def brought(entry: Entry) -> dict[str, Path]:
         return fetch(entry, team.data, print)
 
     assert difference("digits", "digits", here().catalog, brought).same

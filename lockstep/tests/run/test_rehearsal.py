@@ -10,7 +10,7 @@ import torch
 
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.projects import NETWORK, Bring
 
 PREPROCESS = Path(__file__).parents[2] / "examples" / "models" / "digits" / "preprocess.py"
@@ -195,7 +195,7 @@ def test_parts_in_evaluation_mode_stay_in_it(bring: Bring, place: Place) -> None
     part = NETWORK.replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16).eval())\n")
     project = bring(model=part)
     kept = weights(project.train(place))
-    assert kept["features.3.num_batches_tracked"].tolist() == 0
+    assert kept["features.3.num_batches_tracked"].item() == 0
     assert torch.equal(kept["features.3.running_mean"], torch.zeros(16))
 
 
