@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lockstep.config.recipe import read_value
+from lockstep.config.recipe import load_yaml, read_value
 from lockstep.ground.errors import Diverged, Interrupted, LockstepError, SettingError
 from lockstep.ground.files import write_atomically
 from lockstep.ground.processes import follow_parent
@@ -158,12 +158,12 @@ def write_recipe(
     base: Path, path: Path, first_lines: Sequence[str], overrides: Sequence[str]
 ) -> None:
     """A recipe like another, with overrides in it and without the space."""
-    content = yaml.safe_load(base.read_text())
+    content = load_yaml(base.read_text()) or {}
     content.pop("tune", None)
     for override in overrides:
         key, _, value = override.partition("=")
         section, _, name = key.strip().partition(".")
-        content.setdefault(section, {})[name] = read_value(value)
+        content[section] = (content.get(section) or {}) | {name: read_value(value)}
     text = "".join(f"# {line}\n" for line in first_lines)
     text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
     write_atomically(path, text.encode(), setting="")
