@@ -37,7 +37,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 def digest(run: Run) -> str:
-    return str((run.receipt or {})["results"]["weights_sha256"])
+    assert run.receipt
+    return run.receipt["results"]["weights_sha256"]
 
 
 REFUSED = {
