@@ -1,4 +1,7 @@
-"""Locks all categories of the Pipfile, without a trace of the machine; `invoke lock` runs this."""
+"""Locks all categories of the Pipfile, without a trace of the machine; `invoke lock` runs this.
+
+``lock.py FOLDER`` locks the Pipfile of another folder, with this one's tools.
+"""
 
 import json
 import os
@@ -11,8 +14,8 @@ from typing import Any
 
 import bootstrap
 
-PIPFILE = bootstrap.ROOT / "Pipfile"
-LOCKFILE = bootstrap.ROOT / "Pipfile.lock"
+FOLDER = Path(sys.argv[1]) if sys.argv[1:] else bootstrap.ROOT
+PIPFILE, LOCKFILE = FOLDER / "Pipfile", FOLDER / "Pipfile.lock"
 
 
 def main() -> int:
