@@ -277,7 +277,9 @@ def test_the_index_lists_each_page_once() -> None:
 
 def test_the_architecture_page_names_each_file_of_the_engine_and_no_other() -> None:
     (tree,) = (
-        b.text for b in blocks(ENGINE / "docs" / "architecture.md") if b.text.startswith("lockstep/")
+        b.text
+        for b in blocks(ENGINE / "docs" / "architecture.md")
+        if b.text.startswith("lockstep/")
     )
     named, silent, folders = [], [], list[str]()
     for line in tree.splitlines():
