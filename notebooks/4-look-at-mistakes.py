@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 4. Look at mistakes
 #
-# What the run of notebook 2 takes for what on the test split, and the wrong answers that it is surest of.
+# What the run of notebook 2 confuses on the test split, and its most confident wrong answers.
 
 # %%
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ wrong = np.flatnonzero(predicted != test.labels)
 print(f"{len(wrong)} of {len(test)} are wrong, accuracy {1 - len(wrong) / len(test):.4f}")
 
 # %% [markdown]
-# ## What is taken for what
+# ## What is confused with what
 
 # %%
 counts = np.array(run.finished_receipt()["results"]["metrics"]["test"]["confusion"])
@@ -34,9 +34,9 @@ for ticked in (axis.xaxis, axis.yaxis):
     ticked.set_ticks(range(len(data.labels)), data.labels)
 
 # %% [markdown]
-# ## Wrong, and sure of it
+# ## Wrong, but confident
 #
-# Would you have known? If not, the label may be what is wrong.
+# Would you have known? If not, the label may be wrong.
 
 # %%
 sure = sorted(wrong, key=lambda row: -answers[row]["confidence"])[:12]

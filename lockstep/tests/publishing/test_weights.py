@@ -361,7 +361,9 @@ def test_the_recipe_of_the_page_learns_digits_on_the_features_of_apparel(
 ) -> None:
     put(made(accepted("apparel/base")), open_storage(str(folder)))
     page = (ROOT / "lockstep" / "docs" / "bundle.md").read_text()
-    (script,) = re.findall(r"```python\n(from project import load, .*?)```", page, re.DOTALL)
+    (script,) = re.findall(
+        r"```python\n(from lockstep.examples import load, .*?)```", page, re.DOTALL
+    )
     variables = plain_environment() | {"LOCKSTEP_DATA": str(tmp_path / "data")}
     words = [sys.executable, "-c", script]
     told = []

@@ -74,7 +74,7 @@ def test_what_jobs_left_is_unpacked_by_the_line_of_the_page_and_known_as_runs(
 ) -> None:
     """Packed as the service does it: the files of /opt/ml/model without a folder."""
     page = (ROOT / "lockstep" / "docs" / "sagemaker.md").read_text()
-    (line,) = re.findall(r"^    (mkdir .*model\.tar\.gz.*)$", page, re.MULTILINE)
+    (line,) = re.findall(r"^(mkdir .*model\.tar\.gz.*)$", page, re.MULTILINE)
     hand_over(digits.folder, tmp_path / "model")
     subprocess.run(["tar", "czf", "model.tar.gz", "-C", "model", "."], cwd=tmp_path, check=True)
     (tmp_path / "runs").mkdir()
