@@ -43,8 +43,8 @@ def rehearse(setup: Setup) -> None:
         setup.training.restore(before)
 
 
-def agree(setup: Setup) -> None:
-    """Compare what a worker was set up with, with the first worker's.
+def agree(setup: Setup) -> dict[str, str]:
+    """Compare what a worker was set up with, with the first worker's; return its digests.
 
     Raises EnvironmentMismatch if preprocessing or first weights differ.
     """
@@ -57,6 +57,7 @@ def agree(setup: Setup) -> None:
                 "Preprocess.fit and Model must give the same from the same data and seed (no sets "
                 "in order, no time, no files of one machine)."
             )
+    return mine
 
 
 def _fingerprints(

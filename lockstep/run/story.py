@@ -49,7 +49,8 @@ def run_experiment(
             return None
         if not workers.first:
             if not _is_finished(parts, workers):
-                _help(*_set_up(experiment, dataset, workers, files, place), until)
+                setup, _, check = _set_up(experiment, dataset, workers, files, place)
+                _help(setup, check, until)
             return None
         run, contents = open_run(experiment, files, parts, place, watch)
         with held(run.folder, watch.say):
@@ -59,8 +60,9 @@ def run_experiment(
             )
             if not finished:
                 write(run.folder, contents())  # what stands beside the results is what ran
-                setup, check = _set_up(experiment, dataset, workers, files, place)
-                _train_to_receipt(setup, check, run, watch, until)
+                setup, origin, check = _set_up(experiment, dataset, workers, files, place)
+                recorder = Recorder(run, setup.training, setup.batches, watch, settings, origin)
+                _train_to_receipt(setup, check, recorder, until)
     return run
 
 
@@ -70,34 +72,33 @@ def _set_up(
     workers: Workers,
     files: dict[str, bytes],
     place: Place,
-) -> tuple[Setup, Callable[[], None]]:
-    """Set up a run, alike in each worker; return it and what checks it before the first step."""
+) -> tuple[Setup, dict[str, str], Callable[[], None]]:
+    """Set up a run, alike in each worker; return it, its digests, and what checks it."""
     witness = Witness(paths_of(files), [place.data / "arrays"])
     with witness.noting():
         setup = Setup(experiment, dataset, workers)
-    agree(setup)
+    origin = agree(setup)
 
     def check() -> None:
         with witness.noting():
             rehearse(setup)
         witness.refuse_unknown()
 
-    return setup, check
+    return setup, origin, check
 
 
 def _train_to_receipt(
-    setup: Setup, check: Callable[[], None], run: Run, watch: Watch, until: int
+    setup: Setup, check: Callable[[], None], recorder: Recorder, until: int
 ) -> None:
     began = time.monotonic()  # not by the clock, which people and machines set back
     environment.git()  # remembered now, because people commit while a run trains
-    recorder = Recorder(run, setup.training, setup.batches, watch, setup.experiment.training)
 
     def checked() -> None:
         check()
         recorder.doubt(doubts(setup))
 
     if train_setup(setup, recorder, checked, until):
-        end(setup, run, recorder, began)
+        end(setup, recorder.run, recorder, began)
 
 
 def _is_finished(parts: Parts, workers: Workers) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lockstep.ground.errors import ModelError
+from lockstep.ground.errors import ModelError, RunError
 from lockstep.ground.place import Place
 from lockstep.records.run import Run
 from lockstep.tests.projects import NETWORK, Bring
@@ -255,3 +255,20 @@ def test_a_file_from_elsewhere_is_refused_and_one_beside_the_code_is_not(
 def test_a_cache_that_settles_is_no_state(bring: Bring, place: Place) -> None:
     lines = "        self.cache.setdefault(inputs.shape[-1], 1.0)\n"
     assert bring(model=model("        self.cache = {}\n", lines)).train(place).receipt
+
+
+def test_preprocessing_that_differs_when_a_run_is_resumed_is_refused(
+    bring: Bring, place: Place
+) -> None:
+    fitted = PREPROCESS.read_text().replace(
+        'float(f"{mean:.9g}")', "float(f\"{mean:.9g}\") + len(os.environ.get('SPOT', ''))"
+    )
+    project = bring(
+        preprocess=fitted.replace("import numpy as np\n", "import os\n\nimport numpy as np\n")
+    )
+    project.train(place, until=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPOT", "here")
+        with pytest.raises(RunError, match="its preprocessing differ from those"):
+            project.train(place)
+    assert project.train(place).receipt
