@@ -1,6 +1,7 @@
 """Golden answers: what a model answered to a few examples when it was trained, kept with it."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,25 +10,41 @@ from numpy.typing import NDArray
 
 from lockstep.ground import home
 from lockstep.ground.digests import readable_json
-from lockstep.ground.errors import ModelError
+from lockstep.ground.errors import Diverged, ModelError
 
-_EXAMPLES = 8
+_EXAMPLES, _MANY = 8, 512
 
 
 def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> bytes:
     """The content of ``golden.json``: the first raw examples of ``rows`` and their exact answers.
 
-    The answers are those of a Predictor made from the very bytes that are stored.
+    The answers are those of a Predictor made from the very bytes that are stored. An example is
+    passed over if its answer is not finite. Raises Diverged if those of many are not.
     """
     predictor = home.here().module(model).Predictor.of(preprocess, weights)
     chosen = [np.ascontiguousarray(row) for row in rows[:_EXAMPLES]]
+    answers = predictor.answers(chosen)
+    if not all(map(_is_finite, answers)):
+        many = [np.ascontiguousarray(row) for row in rows[:_MANY]]
+        pairs = list(zip(many, predictor.answers(many), strict=True))
+        good = [(row, answer) for row, answer in pairs if _is_finite(answer)][:_EXAMPLES]
+        if not good:
+            raise Diverged(
+                f"{model}: the answers to the first {len(many)} test examples are not numbers; "
+                "lower training.lr or set training.clip, which makes it another run."
+            )
+        chosen, answers = [row for row, _ in good], [answer for _, answer in good]
     content = {
-        "answers": predictor.answers(chosen),
+        "answers": answers,
         "inputs": [base64.b64encode(row.tobytes()).decode() for row in chosen],
         "shape": list(rows.shape[1:]),
         "type": rows.dtype.str,
     }
     return readable_json(content)
+
+
+def _is_finite(answer: dict[str, Any]) -> bool:
+    return all(map(math.isfinite, answer["confidences"].values()))
 
 
 def examples(content: dict[str, Any]) -> list[NDArray[Any]]:

@@ -35,6 +35,7 @@ def worst_mistakes(
     most: int = 18,
 ) -> list[Mistake]:
     """The wrong answers that the model was surest of, surest first."""
+    answers = np.nan_to_num(answers)
     predicted, sure = answers.argmax(axis=1), answers.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:most]

@@ -143,6 +143,8 @@ class Recorder(NullRecorder):
 
     def epoch(self, epoch: int, step: int, better: bool, validation: Metrics) -> None:
         """Write the epoch's metrics."""
+        if count := validation.get("not_finite"):
+            self.watch.say(f"warning: {count} answers on the validation split are not numbers.")
         self.trace.write()
         losses = trace.read(self.trace.path)["loss"][-self.batches.steps_per_epoch :]
         row: Row = {

@@ -272,3 +272,19 @@ def test_preprocessing_that_differs_when_a_run_is_resumed_is_refused(
         with pytest.raises(RunError, match="its preprocessing differ from those"):
             project.train(place)
     assert project.train(place).receipt
+
+
+def test_a_model_that_answers_with_no_number_here_and_there_ends_with_a_receipt(
+    bring: Bring, place: Place
+) -> None:
+    """In evaluation only, for pictures with a certain first pixel row; counted, and as wrong."""
+    lines = "        if not self.training:\n            some, inputs = inputs[:, 0, 1, 1] > 0.5, inputs.clone()\n"
+    lines += (
+        "            inputs = inputs + torch.where(some, torch.nan, 0.0)[:, None, None, None]\n"
+    )
+    run = bring(model=model(forward=lines)).train(place)
+    assert run.receipt
+    found = run.receipt["results"]["metrics"]
+    assert 0 < found["validation"].get("not_finite", 0) < 180
+    assert 0 < found["test"].get("not_finite", 0) < 360
+    assert np.isfinite(found["test"]["loss"])
