@@ -1,6 +1,6 @@
 """What a model is worth: its answers on a split, and the metrics of a classifier."""
 
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    broken = ~np.isfinite(answers).all(axis=1)
+    broken: NDArray[np.bool_] = ~np.all(np.isfinite(answers), axis=1)
     answers = np.where(broken[:, None], np.float32(0), answers)
     classes = range(answers.shape[1])
     predicted = np.where(broken, (labels + 1) % len(classes), answers.argmax(axis=1))
@@ -87,8 +87,7 @@ def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
         labels, predicted, labels=classes, zero_division=0.0
     )
     right = np.maximum(answers[np.arange(len(labels)), labels].astype(np.float64), 1e-12)
-    count: Any = {"not_finite": int(broken.sum())} if broken.any() else {}
-    return count | {
+    result: Metrics = {
         "accuracy": float((predicted == labels).mean()),
         "f1": float(f1.mean()),
         # Rounded, because numpy takes its logarithm from whatever vector unit the CPU has.
@@ -101,3 +100,6 @@ def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
         },
         "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
+    if broken.any():
+        result["not_finite"] = int(broken.sum())
+    return result
