@@ -5,6 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from lockstep.cli import schema
 from lockstep.cli.containers import in_image
 from lockstep.cli.verbs import Verbs, add_image, add_recipe
 from lockstep.ground import home
@@ -35,13 +36,15 @@ def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Sour
         options.recipe, options.overrides = "", [options.recipe, *options.overrides]
     model, _, recipe = options.recipe.partition("/")
     model = model or home.here().default_model()
-    return resolve(
+    experiment = resolve(
         model,
         home.here().recipe(model, recipe or "base"),
         home.here().config_of(model),
         seed=options.seed,
         overrides=options.overrides,
     )
+    schema.refresh(model)
+    return experiment
 
 
 def train(options: argparse.Namespace) -> int:

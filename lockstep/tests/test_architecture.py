@@ -56,7 +56,6 @@ PARTS = {path.relative_to(ROOT / "lockstep").parts[0].removesuffix(".py") for pa
 
 # Each big library is known to one part only; boto3 to those that keep files and deploy them.
 OWNER = {
-    "omegaconf": "config",
     "pooch": "data",
     "pyarrow": "data",
     "boto3": "storage deployment",
