@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockstep.bundles import manifest
 from lockstep.bundles.opening import is_bundle, opened, told_as_unfit
@@ -17,13 +17,16 @@ from lockstep.records.receipt import read as read_receipt
 from lockstep.records.run import Run, find_run
 from lockstep.records.verify import refuse_changed
 
+if TYPE_CHECKING:
+    from lockstep.answers.predictor import Predictor
+
 
 @dataclass(frozen=True)
 class Served:
     """What can be served: a Predictor, the name it goes by, and what is told of it as JSON."""
 
     name: str
-    predictor: Any
+    predictor: "Predictor"
     about: dict[str, Any]
 
 
@@ -61,7 +64,7 @@ def _told(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def predictor(source: Run | Path) -> Any:
+def predictor(source: Run | Path) -> "Predictor":
     """The Predictor of a finished run or a bundle, under the profile of its training.
 
     To be called before torch is loaded, which reads the profile's variables once. Raises RunError,
@@ -78,7 +81,7 @@ def load(
     given: str | Path | None,
     runs: str | Path | None,
     version: str | None,
-) -> Any:
+) -> "Predictor":
     """Return the Predictor that a project's ``load`` gives; by default of the newest weights.
 
     If torch was loaded under other variables than the profile's, the golden answers, which may have
@@ -96,7 +99,7 @@ def load(
         return weights.loaded(project, model, profiles.prefer)[0]
 
 
-def _by_onnx(predictor: Any) -> tuple[str, str]:
+def _by_onnx(predictor: "Predictor") -> tuple[str, str]:
     """Have ONNX Runtime compute a Predictor's answers; its version, and what is true of them."""
     from lockstep.answers import golden
     from lockstep.publishing import onnx
@@ -123,7 +126,9 @@ class _Weights:
     profile: str
     receipt: Receipt
 
-    def loaded(self, project: Home, model: str, settle: Callable[[str], bool]) -> tuple[Any, str]:
+    def loaded(
+        self, project: Home, model: str, settle: Callable[[str], bool]
+    ) -> tuple["Predictor", str]:
         """The Predictor, and what came of comparing its golden answers."""
         settled = settle(self.profile)
         from lockstep.answers import golden
