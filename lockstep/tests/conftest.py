@@ -41,6 +41,7 @@ TOGETHER = (
     "lockstep/tests/publishing/test_weights.py",
     "lockstep/tests/faults/test_workers.py",
     "lockstep/tests/test_any_cpu.py",
+    "lockstep/tests/test_docs.py",
     "lockstep/tests/test_jupyterlab.py",
     "lockstep/tests/test_lock.py",
     "lockstep/tests/test_notebooks.py",
