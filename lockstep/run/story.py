@@ -29,19 +29,24 @@ from lockstep.training.evaluation import Metrics, metrics, probabilities
 
 
 def run_experiment(
-    experiment: Experiment, place: Place, watch: Watch, until: int = 0
+    experiment: Experiment,
+    place: Place,
+    watch: Watch,
+    until: int = 0,
+    dataset: Dataset | None = None,
 ) -> Run | None:
     """Train what the experiment says, from the start or where it was stopped, to its receipt.
 
     With ``until`` training stops at that step, saved and without a receipt. A finished run is
     returned as it is. Workers other than the first, which keeps the run's files, return None.
+    A ``dataset`` takes the place of the catalog's, as a part of it does in tests.
     Raises Interrupted when a signal asked to stop, after the state was saved; the same call
     resumes from there.
     """
     settings = experiment.training
     profiles.enter(settings.profile)
     enforce(settings.profile, settings.device)
-    dataset = open_data(experiment.data.name, place, watch)
+    dataset = dataset or open_data(experiment.data.name, place, watch)
     files = files_that_make(experiment.model)  # once, as people edit while a run starts
     parts = what_decides(experiment, dataset, files, place)
     with joined(settings.shards, settings.device) as workers:
