@@ -18,7 +18,7 @@ with tempfile.TemporaryDirectory() as aside:
     setup(
         packages=[NAME, *(f"{NAME}.{part}" for part in find_packages(NAME))],
         # Whatever lies in a model's folder may be read by it, and counts in its runs' identity.
-        package_data={NAME: ["data/*.yaml", "**/*"]},
+        package_data={NAME: ["**/*"]},
         exclude_package_data={"": ["*.pyc"]},
         install_requires=[f"lockstep @ {ENGINE.as_uri()}" if ENGINE.is_dir() else "lockstep"],
         entry_points={"lockstep.project": [f"{NAME} = {NAME}"]},

@@ -76,14 +76,13 @@ def latency(run: Run, place: Place, watch: Watch) -> float:
     loaded, as ``loading.predictor``, or under the run's profile.
     """
     from lockstep import loading
-    from lockstep.ground import home
 
     predictor = loading.predictor(run)
     from lockstep.run.keeping import open_data  # loads torch, for which the profile now stands
 
     experiment = run.experiment()
     example = open_data(experiment["data"]["name"], place, watch).splits["test"].inputs[0]
-    inputs = [home.here().module(experiment["name"]).Preprocess.show(example)]
+    inputs = [predictor.preprocess.show(example)]
     for _ in range(_WARM_UP):
         predictor.predict(inputs)
     took: list[float] = []
