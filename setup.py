@@ -7,7 +7,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_packages, setup  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parent
 ENGINE = ROOT / "lockstep"

@@ -78,9 +78,9 @@ def load(
     runs: str | Path | None,
     version: str | None,
 ) -> Any:
-    """Load the Predictor that a project's ``load`` returns: of a run, a bundle or published weights.
+    """Load the Predictor that a project's ``load`` returns.
 
-    Without ``run`` they are published weights, without ``version`` the newest. If torch was loaded
+    It is that of ``run`` (or a bundle), else of published weights: of ``version``, or the newest. If torch was loaded
     under other variables than the profile's, the golden answers, which may have other last bits
     then, are not compared.
     """
@@ -103,7 +103,7 @@ def load(
 
 
 def _by_onnx(predictor: Any) -> tuple[str, str]:
-    """Let ONNX Runtime compute a Predictor's answers; return its version, and how exact they are."""
+    """Let ONNX Runtime compute a Predictor's answers; return its version, and their precision."""
     from lockstep.answers import golden
     from lockstep.publishing import onnx
 

@@ -2,7 +2,7 @@
 
 import tempfile
 
-from setuptools import find_packages, setup
+from setuptools import find_packages, setup  # type: ignore[import-untyped]
 
 OURS = ("tests*", "docs*", "benchmarks*")  # not for those who install the engine
 

@@ -71,8 +71,8 @@ class Home:
     def version(self) -> str:
         """The version of the package, which its published weights have.
 
-        Read from the clone's pyproject.toml, or from what is installed. Raises ModelError if neither
-        names one.
+        Read from the clone's pyproject.toml, or from the installed distribution. Raises ModelError
+        if neither names one.
         """
         if self.package == EXAMPLES:
             return __version__
@@ -93,8 +93,8 @@ class Home:
             found = importlib.import_module(self.name_of(model))
         except ModuleNotFoundError as error:
             raise ModelError(
-                f"{folder}: module {error.name!r} not found; correct the import, or add its package "
-                "to the Pipfile, then `invoke lock` and ./workbench."
+                f"{folder}: module {error.name!r} not found; correct the import, or add its "
+                "package to the Pipfile, then `invoke lock` and ./workbench."
             ) from error
         if missing := [name for name in NAMES if not hasattr(found, name)]:
             raise ModelError(

@@ -38,7 +38,7 @@ def budgets(run: Run, stated: Iterable[str] = ()) -> list[Budget]:
         if equals:
             places[measure.strip()] = (bound, f"--set {measure.strip()}")
         else:
-            problems.append(f"--set {word}: found no '=', wanted as test.accuracy='>= 0.92'")
+            problems.append(f"--set {word}: '=' not found, expected as in test.accuracy='>= 0.92'")
     for measure, (bound, place) in places.items():
         if isinstance(read := budget(measure, bound), Budget):
             found.append(read)
@@ -56,7 +56,7 @@ def findings(run: Run, wanted: Sequence[Budget], place: Place, watch: Watch) -> 
     """
     refuse_altered(run)
     if run.receipt is None:
-        raise RunError(f"{run.folder}: is {run.state} and has no receipt yet; finish it first.")
+        raise RunError(f"{run.folder}: {run.state}, without a receipt yet; finish it first.")
     measured = metrics_of(run.receipt)
     measured["size_mb"] = (run.folder / "weights.safetensors").stat().st_size / 1e6
     if any(one.measure == "latency_ms" for one in wanted):
@@ -101,9 +101,9 @@ def refuse_failing(run: Run, place: Place, watch: Watch) -> list[Finding]:
     """
     found = findings(run, budgets(run), place, watch)
     if failed := [one for one in found if not one.met]:
-        told = "; ".join(f"{one.measure} {one.found:.6g}, wanted {one.wanted}" for one in failed)
+        short = "; ".join(f"{one.measure} {one.found:.6g}, expected {one.wanted}" for one in failed)
         raise RunError(
-            f"{run.name}: does not keep its recipe's budgets: {told}. Train a better one, or state "
-            "other budgets in the recipe's section accept."
+            f"{run.name}: does not keep its recipe's budgets: {short}. Train a better one, or "
+            "change the budgets in the recipe's section accept."
         )
     return found
