@@ -7,13 +7,13 @@ import platform
 import re
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lockstep import __version__
 from lockstep.ground.digests import canonical_json, digest_of
 
 ROOT = Path(__file__).parents[2]
@@ -85,17 +85,17 @@ def torch_category(everything: dict[str, str]) -> str:
 
 @functools.cache
 def installed() -> dict[str, str]:
-    """Every distribution in this environment: normalised name to version.
+    """Return every distribution that can be imported here: normalised name to version.
 
-    Read off the names of the ``.dist-info`` folders (the format is specified): a millisecond, where
+    Read from the names of the ``.dist-info`` folders (the format is specified): milliseconds, where
     importlib.metadata takes a hundred.
     """
-    found = {}
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    versions: dict[str, str] = {}
+    for folder in sys.path:
         for path in Path(folder).glob("*.dist-info"):
             name, _, version = path.name.removesuffix(".dist-info").partition("-")
-            found[normal(name)] = version
-    return dict(sorted(found.items()))
+            versions.setdefault(normal(name), version)  # the first on the path is imported
+    return dict(sorted(versions.items()))
 
 
 def normal(name: str) -> str:
@@ -118,6 +118,7 @@ def _applies(marker: str) -> bool:
 def facts(threads: int, torch_version: str) -> dict[str, Any]:
     """What the receipt says of the environment."""
     return {
+        "lockstep": __version__,
         "python": platform.python_version(),
         "torch": torch_version,
         "platform": f"{platform.system()} {platform.machine()}, {_libc()}",

@@ -28,7 +28,7 @@ _CONTAINERS = "torch"  # comes with the container, with all that it needs itself
 
 @dataclass(frozen=True)
 class Package:
-    """A locked package: version, digests of its files, licence as its makers name it."""
+    """A package: version, digests of its files as locked, licence as its makers name it."""
 
     name: str
     version: str
@@ -66,7 +66,8 @@ def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
     }
     queue, needed = sorted(names | {_CONTAINERS}), {}
     category = environment.torch_category(environment.installed())
-    locked = environment.locked_packages("default", category)
+    # An engine that was installed by pip has no lock; then the versions count alone.
+    locked = environment.locked_packages("default", category) if environment.LOCK.exists() else {}
     while queue:
         name = queue.pop()
         if name not in needed:
@@ -101,20 +102,20 @@ def _requirements(name: str) -> list[str]:
 
 def _package(run: Run, name: str, locked: dict[str, dict[str, Any]]) -> Package:
     receipt: Any = run.receipt
-    version = receipt["environment"]["packages"].get(name, "none")
-    trained = run.parts["packages"].get(name) or [version, ""]
-    entry = locked.get(name, {"version": "none", "hashes": []})
+    unloaded = receipt["environment"]["packages"].get(name, "none")  # while the run was trained
+    version, file = run.parts["packages"].get(name) or (unloaded, "")
     here = environment.installed().get(name, "none")
-    hashes = digest_of(canonical_json(entry["hashes"]))
-    if (
-        trained not in ([entry["version"], hashes], [entry["version"], ""])
-        or here != entry["version"]
-    ):
+    if not locked and version == here != "none":
+        return Package(name, here, [], _licence(name))
+    entry = locked.get(name, {"version": "none", "hashes": []})
+    same_file = file in ("", digest_of(canonical_json(entry["hashes"])))
+    if not (version == here == entry["version"] and same_file):
+        other = "" if same_file else " (another file of that version)"
         raise EnvironmentMismatch(
-            f"{name}: the run was trained with {trained[0]}, locked is {entry['version']}, "
+            f"{name}: the run was trained with {version}{other}, locked is {entry['version']}, "
             f"installed is {here}; make the bundle in the environment that trained the run."
         )
-    return Package(name, entry["version"], entry["hashes"], _licence(name))
+    return Package(name, here, entry["hashes"], _licence(name))
 
 
 def _licence(name: str) -> str:
@@ -126,8 +127,10 @@ def _licence(name: str) -> str:
 
 
 def requirements(needed: list[Package]) -> bytes:
-    """``requirements.txt`` with every digest, without torch, which the container has."""
-    lines = ["# From Pipfile.lock. torch comes with the container; the run was trained with"]
+    """Return ``requirements.txt``, with every digest of the lock, without the container's torch."""
+    locked = any(one.hashes for one in needed)
+    origin = "From Pipfile.lock" if locked else "No Pipfile.lock was at hand, so without hashes"
+    lines = [f"# {origin}. torch comes with the container; the run was trained with"]
     lines += [f"# {_CONTAINERS} {one.version}." for one in needed if one.name == _CONTAINERS]
     for one in needed:
         if one.name != _CONTAINERS:
@@ -154,8 +157,8 @@ def sbom(needed: list[Package]) -> bytes:
 
 def cyclonedx(folder: Path, categories: str) -> bytes:
     """Return a lock's categories as CycloneDX (JSON), the same bytes for the same lock."""
-    tool = Path(sys.executable).with_name("cyclonedx-py")
-    words = [str(tool), "pipenv", str(folder), "--categories", categories, "--output-reproducible"]
+    words = [sys.executable, "-m", "cyclonedx_py", "pipenv", str(folder)]
+    words += ["--categories", categories, "--output-reproducible"]
     try:
         done = subprocess.run(words, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:

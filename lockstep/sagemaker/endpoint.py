@@ -47,7 +47,7 @@ def template() -> str:
         return _TEMPLATE.read_text()
     except OSError as error:
         raise DeploymentError(
-            f"{_TEMPLATE}: {error.strerror}; deploy from a clone of the repository."
+            f"{_TEMPLATE}: {error.strerror}; install lockstep again."
         ) from error
 
 

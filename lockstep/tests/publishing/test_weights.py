@@ -95,7 +95,7 @@ def test_what_was_published_is_fetched_once_and_then_used_offline(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fetched(NAME, None, tmp_path / "data", Watch()) == first
-    with pytest.raises(StorageError, match="not on this machine, and LOCKSTEP_WEIGHTS names no storage"):
+    with pytest.raises(StorageError, match="not on this machine, and LOCKSTEP_WEIGHTS names no"):
         fetched("acme.apparel", None, tmp_path / "data", Watch())
 
 
