@@ -145,7 +145,10 @@ def test_another_key_and_what_is_no_key_are_refused(
     assert "or another key signed it" in refused(bundle)
     (bundle / "signature.json").write_bytes(b"{}")
     assert "not the signature of these files" in refused(bundle)
-    for name, told in (("none", "not readable as a key"), ("bundle/receipt.json", "not a public key")):
+    for name, told in (
+        ("none", "not readable as a key"),
+        ("bundle/receipt.json", "not a public key"),
+    ):
         monkeypatch.setenv("LOCKSTEP_PUBLIC_KEY", str(tmp_path / name))
         assert refused(bundle).startswith(f"{tmp_path / name}: {told}")
     with pytest.raises(BundleError, match="not a private key of the elliptic"):

@@ -154,7 +154,7 @@ def test_the_engines_wheel_has_its_examples_and_pages_and_nothing_of_its_worksho
 def test_of_several_installed_projects_one_has_to_be_named(teams: Teams) -> None:
     told = "error: LOCKSTEP_PROJECT: not set, and 2 projects are installed; set it to one of "
     assert teams.call("config", code=2).stderr == f"{told}acme, zenith.\n"
-    assert "digits/recipes/base.yaml" in teams.call("config", "--model=digits", team="acme").stdout
+    assert "digits/recipes/base.yaml" in teams.call("config", "digits/base", team="acme").stdout
 
 
 def test_each_team_loads_the_others_published_weights_in_one_process(
