@@ -131,8 +131,10 @@ def evaluate(_: Context, run: str, runs: str | None = None, json: bool = False) 
 
 
 @task(
+    positional=["run", "input"][: max(1, words_after("predict"))],
     iterable=["file", "text"],
     help={
+        "input": "a picture, a text or a CSV file",
         "file": "a picture or a CSV file; may be repeated",
         "text": "a text; may be repeated",
         "output": "a CSV file to write, with a row for each",
@@ -143,12 +145,14 @@ def predict(
     run: str,
     file: list[str],
     text: list[str],
+    input: str | None = None,
     output: str | None = None,
     runs: str | None = None,
     json: bool = False,
 ) -> None:
     """Label files or texts with the model of a run."""
-    project("predict", run, *file, *text, *given(output=output, runs=runs, json=json))
+    words = [*([input] if input else []), *file, *text]
+    project("predict", run, *words, *given(output=output, runs=runs, json=json))
 
 
 @task(
@@ -462,10 +466,10 @@ def doctor(_: Context, json: bool = False) -> None:
     project("doctor", *given(json=json))
 
 
-@task
-def new_model(_: Context, name: str) -> None:
-    """Write a model folder that trains, with its test."""
-    project("new-model", name)
+@task(help={"like": "the example to copy; digits unless another is named"})
+def new_model(_: Context, name: str, like: str | None = None) -> None:
+    """Write a model folder that trains, copied from an example."""
+    project("new-model", name, *given(like=like))
 
 
 @task(help={"only": "a pytest expression, as after -k"})

@@ -1,4 +1,7 @@
-"""Locks all categories of the Pipfile, without a trace of the machine; `invoke lock` runs this."""
+"""Locks all categories of the Pipfile, without a trace of the machine; `invoke lock` runs this.
+
+``lock.py FOLDER`` locks the Pipfile of another folder, with this one's tools.
+"""
 
 import json
 import os
@@ -14,8 +17,8 @@ from installers import pip_settings, tool, torch_addresses
 from lockfile import NAMES
 from process import ROOT, SetUpError, say, write_atomically
 
-PIPFILE = ROOT / "Pipfile"
-LOCKFILE = ROOT / "Pipfile.lock"
+FOLDER = Path(sys.argv[1]) if sys.argv[1:] else ROOT
+PIPFILE, LOCKFILE = FOLDER / "Pipfile", FOLDER / "Pipfile.lock"
 
 
 def main() -> int:

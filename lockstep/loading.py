@@ -1,6 +1,5 @@
 """A trained model, ready to answer: that of a finished run, of a bundle, or published weights."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,10 @@ from lockstep.ground.errors import BundleError, ModelError
 from lockstep.ground.home import Home, or_here
 from lockstep.ground.place import Place
 from lockstep.records.checkout import FIRST_PACKAGE, package_of
-from lockstep.records.receipt import Run, find_run, refuse_changed
+from lockstep.records.receipt import Receipt
+from lockstep.records.receipt import read as read_receipt
+from lockstep.records.run import Run, find_run
+from lockstep.records.verify import refuse_changed
 
 
 @dataclass(frozen=True)
@@ -39,24 +41,24 @@ def served(source: Run | Path, *, onnx: bool = False) -> Served:
     """
     with _opened(source) as weights:
         loaded, golden_answers = weights.load(weights.home, _enter)
-        with readable(weights.folder / "receipt.json"):
-            about = _about(weights.receipt)
+        about = _about(weights.receipt)
     runtime = f"torch {environment.installed()['torch']}"
     if onnx:
         runtime, golden_answers = _by_onnx(loaded)
     return Served(about["run"], loaded, about | {"golden": golden_answers, "runtime": runtime})
 
 
-def _about(receipt: dict[str, Any]) -> dict[str, Any]:
+def _about(receipt: Receipt) -> dict[str, Any]:
     """Return what a server says of the run that it answers with."""
     results = receipt["results"]
+    test = results["metrics"]["test"]
     return {
-        "run": str(receipt["run"]),
+        "run": receipt["run"],
         "identity": receipt["identity"]["digest"],
         "weights_sha256": results["weights_sha256"],
         "finished": receipt["timing"]["finished"],
-        "promise": receipt.get("level", {}).get("promise"),
-        "test": {name: results["metrics"]["test"][name] for name in ("accuracy", "f1", "loss")},
+        "promise": receipt["level"]["promise"],
+        "test": {"accuracy": test["accuracy"], "f1": test["f1"], "loss": test["loss"]},
     }
 
 
@@ -127,7 +129,7 @@ class _Weights:
     package: str
     model: str
     profile: str
-    receipt: dict[str, Any]
+    receipt: Receipt
 
     @property
     def home(self) -> Home:
@@ -161,15 +163,16 @@ def _opened(source: Run | Path) -> Iterator[_Weights]:
                     f"{folder / manifest.NAME}: found profile {facts['profile']!r:.40}, expected "
                     f"{' or '.join(profiles.PROFILES)}; use the version of Lockstep that wrote it."
                 )
-            with readable(folder / "receipt.json"):
-                receipt = json.loads((folder / "receipt.json").read_bytes())
+            if (receipt := read_receipt(folder / "receipt.json")) is None:
+                raise BundleError(f"{folder / 'receipt.json'}: not found; bring a good copy.")
             package = str(facts.get("package", FIRST_PACKAGE))
             yield _Weights(folder, package, facts["model"], facts["profile"], receipt)
         return
     refuse_changed(source)
     experiment = source.experiment()
     profile, model = experiment["training"]["profile"], experiment["name"]
-    yield _Weights(source.folder, package_of(source), model, profile, source.receipt or {})
+    package, receipt = package_of(source), source.finished_receipt()
+    yield _Weights(source.folder, package, model, profile, receipt)
 
 
 def _enter(profile: str) -> bool:

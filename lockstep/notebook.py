@@ -10,7 +10,7 @@ from lockstep.records import source
 if TYPE_CHECKING:
     from lockstep.answers.predictor import Predictor
     from lockstep.data.dataset import Dataset
-    from lockstep.records.receipt import Run
+    from lockstep.records.run import Run
 
 profiles.prefer("portable")  # so that `import torch` may be the next line
 

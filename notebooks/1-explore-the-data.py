@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 1. Explore the data
 #
-# The examples of `digits` as training sees them: 8 x 8 pixels of grey, a label each, in three splits.
-# Another data set of `lockstep/examples/data/` is opened by its name.
+# The examples of `digits` as training sees them: 8 x 8 grey pixels with a label, in three splits.
+# Open another data set of `project/data/` by its name.
 
 # %%
 import matplotlib.pyplot as plt
@@ -31,7 +31,7 @@ for label, column in enumerate(axes.T):
         axis.axis("off")
 
 # %% [markdown]
-# ## Is each label there often enough?
+# ## Are the labels balanced?
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 2.8), layout="constrained")
@@ -45,9 +45,9 @@ axis.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
 axis.spines[["top", "right"]].set_visible(False)
 
 # %% [markdown]
-# ## What is typical of a label?
+# ## What does a label look like on average?
 #
-# The mean of its pictures. Where two of them resemble each other, mistakes are to be expected.
+# The mean of its pictures. If two means look alike, expect mistakes between these labels.
 
 # %%
 figure, axes = plt.subplots(1, 10, figsize=(8, 1.1), layout="constrained")

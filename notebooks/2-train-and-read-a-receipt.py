@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 2. Train and read a receipt
 #
-# `train` does what `invoke train` does, in this kernel: kill the kernel, run the cell again, and it goes on to the
-# same bits. The run is an ordinary one, in the folder `runs`.
+# `train` does what `invoke train` does, in this kernel. Kill the kernel, run the cell again, and training resumes and
+# ends with the same bits. The run is an ordinary one, in the folder `runs`.
 
 # %%
 import matplotlib.pyplot as plt
@@ -15,12 +15,12 @@ run = train("digits", "training.epochs=10", seed=1)
 # %% [markdown]
 # ## The receipt
 #
-# What decided the bits (the identity), what came of it (the digests), what it promises, and where it was made.
-# `notebook` is true, because the identity knows the source files and not the cells: before a result counts, hold
-# it against the source alone with `invoke reproduce`.
+# What decided the bits (the identity), the results (the digests), what the run promises, and where it was made.
+# `notebook` is true, because the identity contains the source files but not the cells: before you rely on a result,
+# check it against the source alone with `invoke reproduce`.
 
 # %%
-receipt = run.receipt
+receipt = run.finished_receipt()
 results, environment = receipt["results"], receipt["environment"]
 print(f"run            {run.name}")
 print(f"identity       {receipt['identity']['digest']}")
@@ -33,7 +33,7 @@ print(f"notebook       {environment['notebook']}")
 # %% [markdown]
 # ## How it went
 #
-# The trace has the loss of every step, `metrics.jsonl` a row for each epoch.
+# The trace has the loss of each step, `metrics.jsonl` a row for each epoch.
 
 # %%
 steps, epochs = trace.read(run.folder / "trace.bin"), run.metrics()

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 3. Compare two runs
 #
-# The run of notebook 2, and the same with its gradients clipped. Their traces tell the first step at which they
-# part, and the recorded settings, source, data and packages tell why. `invoke compare A B` says the same.
+# The run of notebook 2, and the same with clipped gradients. Their traces show the first step at which they
+# differ, and the recorded settings, source, data and packages show why. `invoke compare A B` prints the same.
 
 # %%
 import matplotlib.pyplot as plt
@@ -22,9 +22,9 @@ for row in found.differences:
     print(f"{row.part} {row.name}: A {row.a}, B {row.b}")
 
 # %% [markdown]
-# ## Where they part
+# ## Where they differ
 #
-# Up to there the losses are the same to the last bit. From the first gradient that is clipped on they are not.
+# Up to this step the losses are equal to the last bit. From the first clipped gradient on they differ.
 
 # %%
 losses = [trace.read(run.folder / "trace.bin")["loss"] for run in (a, b)]

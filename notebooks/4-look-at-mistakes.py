@@ -1,17 +1,16 @@
 # %% [markdown]
 # # 4. Look at mistakes
 #
-# What the run of notebook 2 takes for what on the test split, and the wrong answers that it is surest of.
+# What the run of notebook 2 confuses on the test split, and its most confident wrong answers.
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lockstep.notebook import load
-from lockstep.notebook import open_data, train
+from lockstep.notebook import load, open_data, train
 
 run = train("digits", "training.epochs=10", seed=1)
-model = load("digits", run.folder)
+model = load("digits", run)
 data = open_data("digits")
 test = data.splits["test"]
 answers = model.predict([model.preprocess.show(pixels) for pixels in test.inputs])
@@ -20,10 +19,10 @@ wrong = np.flatnonzero(predicted != test.labels)
 print(f"{len(wrong)} of {len(test)} are wrong, accuracy {1 - len(wrong) / len(test):.4f}")
 
 # %% [markdown]
-# ## What is taken for what
+# ## What is confused with what
 
 # %%
-counts = np.array(run.receipt["results"]["metrics"]["test"]["confusion"])
+counts = np.array(run.finished_receipt()["results"]["metrics"]["test"]["confusion"])
 figure, axis = plt.subplots(figsize=(5, 4.6), layout="constrained")
 mistakes = np.where(np.eye(len(counts)), 0, counts)
 axis.imshow(mistakes, cmap="Oranges", vmax=max(1, 1.5 * mistakes.max()))
@@ -35,9 +34,9 @@ for ticked in (axis.xaxis, axis.yaxis):
     ticked.set_ticks(range(len(data.labels)), data.labels)
 
 # %% [markdown]
-# ## Wrong, and sure of it
+# ## Wrong, but confident
 #
-# Would you have known? If not, the label may be what is wrong.
+# Would you have known? If not, the label may be wrong.
 
 # %%
 sure = sorted(wrong, key=lambda row: -answers[row]["confidence"])[:12]

@@ -16,7 +16,7 @@ put_first("JUPYTER_PATH", HERE)  # the kernel, before any that the user or the m
 put_first("JUPYTER_CONFIG_PATH", HERE)  # labconfig/: what settings are until the user changes them
 put_first("PYTHONPATH", ROOT)  # `import project` in any notebook, also without the launcher
 
-c = get_config()
+c = get_config()  # type: ignore[name-defined]
 c.ServerApp.root_dir = str(ROOT)
 c.ServerApp.port_retries = 0  # the port that was asked for, or none
 c.LabApp.extension_manager = "readonly"  # what is installed is what is locked

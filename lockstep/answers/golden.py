@@ -1,7 +1,7 @@
 """Golden answers: what a model answered to a few examples when it was trained, kept with it."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def examples(content: dict[str, Any]) -> list[NDArray[Any]]:
     ]
 
 
-def compared(predictor: Any, receipt: dict[str, Any], cpu: str, settled: bool) -> str:
+def compared(predictor: Any, receipt: Mapping[str, Any], cpu: str, settled: bool) -> str:
     """``"equal"`` if a Predictor has every bit of its golden answers, or why nobody knows.
 
     Nobody does where the run promises nothing: in a process that is not ``settled`` in the run's

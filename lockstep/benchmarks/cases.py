@@ -208,12 +208,16 @@ def resume(rounds: int) -> Table:
 
 def order(rounds: int) -> Table:
     """What the order costs a batch at 10^12 samples beside 10^3: going on, and after a resume."""
+    import torch
+
     size, stretch = 128, 32
 
     def batches(samples: int) -> Batches:
         nothing = np.broadcast_to(np.int64(0), samples)  # as long as that, and takes no memory
         split = Split(nothing, nothing)
-        return Batches(split, lambda raw, _: raw, batch_size=size, shards=1, seed=42)
+        return Batches(
+            split, lambda raw, _: torch.from_numpy(raw), batch_size=size, shards=1, seed=42
+        )
 
     def going_on(samples: int) -> float:
         known = batches(samples)

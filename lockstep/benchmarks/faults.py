@@ -14,7 +14,7 @@ from typing import Any
 
 from lockstep.benchmarks.measure import Table, folder
 from lockstep.ground import profiles
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 STEPS = 64  # 8 epochs of 8: long enough to be met in the middle
 WORDS = (
@@ -84,7 +84,7 @@ def differences(run: Run, other: Run) -> list[str]:
         for name in SAME
         if (run.folder / name).read_bytes() != (other.folder / name).read_bytes()
     ]
-    if (run.receipt or {}).get("results") != (other.receipt or {"results": {}})["results"]:
+    if run.finished_receipt()["results"] != other.finished_receipt()["results"]:
         found.append("results of receipt.json")
     names, wanted = _names(run.folder.parent), _names(other.folder.parent)
     return found + sorted(f"{name} -> {target}" for name, target in names ^ wanted)

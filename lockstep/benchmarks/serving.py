@@ -15,6 +15,7 @@ import venv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def serving(rounds: int) -> Table:
             return found
 
         cases: dict[str, Callable[[], float]] = {
-            _case(name, clients): lambda name=name, clients=clients: rate(name, clients)
+            _case(name, clients): partial(rate, name, clients)
             for name in NAMES
             for clients in CLIENTS
         }
@@ -147,14 +148,14 @@ def peers(home: Path) -> Path:
 def server(name: str, run: Path, python: Path) -> Iterator[int]:
     """The port at which one of them serves the run."""
     (port,) = free_ports(1)
-    ours = [sys.executable, "-m", "lockstep", "serve", run, "--port", str(port)]
-    words: list[str | Path] = {
+    ours = [sys.executable, "-m", "lockstep", "serve", str(run), "--port", str(port)]
+    words = {
         "lockstep": ours,
         "native": ours,
         "onnx": [*ours, "--onnx"],
-        "def": [python, "-m", "lockstep.benchmarks.peers", "def", run, str(port)],
-        "async def": [python, "-m", "lockstep.benchmarks.peers", "async", run, str(port)],
-        "litserve": [python, "-m", "lockstep.benchmarks.litserver", run, str(port)],
+        "def": [str(python), "-m", "lockstep.benchmarks.peers", "def", str(run), str(port)],
+        "async def": [str(python), "-m", "lockstep.benchmarks.peers", "async", str(run), str(port)],
+        "litserve": [str(python), "-m", "lockstep.benchmarks.litserver", str(run), str(port)],
     }[name]
     process = subprocess.Popen(
         words,

@@ -11,6 +11,7 @@ from lockstep.cli import (
     data,
     job,
     keeping,
+    lifecycle,
     publishing,
     runs,
     sagemaker,
@@ -90,6 +91,6 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     verbs = Verbs(parser)
     parts = (training, tuning, runs, keeping, tracking, data, serving, publishing, sagemaker)
-    for part in (*parts, job, workspace, containers):
+    for part in (*parts, job, workspace, lifecycle, containers):
         part.add_to(verbs)
     return parser, verbs.names

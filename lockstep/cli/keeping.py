@@ -10,7 +10,7 @@ from lockstep.cli.verbs import Verbs
 from lockstep.ground.errors import RunError, SettingError
 
 if TYPE_CHECKING:
-    from lockstep.records.receipt import Run
+    from lockstep.records.run import Run
 
 
 def add_to(verbs: Verbs) -> None:
@@ -39,7 +39,7 @@ def accept(options: argparse.Namespace) -> int:
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.publishing import acceptance
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
     run = find_run(options.run, place.runs)
@@ -69,7 +69,7 @@ def checkout(options: argparse.Namespace) -> None:
 
     from lockstep.ground.place import Place
     from lockstep.records.checkout import checkout as lay_out
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     place, folder = Place.default(options.runs), Path(options.folder)
     where = lay_out(find_run(options.run, place.runs), folder)
@@ -95,7 +95,7 @@ def delete(options: argparse.Namespace) -> int:
     """
     from lockstep.ground.place import Place
     from lockstep.records import trash
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     folder = Place.default(options.runs).runs
     if not options.names and not options.purge:

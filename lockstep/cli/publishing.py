@@ -40,7 +40,7 @@ def add_what(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
 def bundle(options: argparse.Namespace) -> None:
     """Write a finished run as model.tar.gz, which SageMaker's PyTorch containers can serve."""
     from lockstep.ground.place import Place
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     made = bundled(options)
     run = find_run(options.run, Place.default(options.runs).runs)
@@ -117,7 +117,7 @@ def bundled(options: argparse.Namespace) -> "Bundle":
     from lockstep.ground.place import Place
     from lockstep.publishing.acceptance import refuse_failing
     from lockstep.publishing.bundle import made
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
     run, watch = find_run(options.run, place.runs), console.watch()

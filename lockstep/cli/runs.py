@@ -4,7 +4,7 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.containers import in_image
@@ -15,7 +15,7 @@ from lockstep.ground.errors import RunError, nearest
 if TYPE_CHECKING:
     from lockstep.records.compare import Comparison
     from lockstep.records.differences import Differences
-    from lockstep.records.receipt import Run
+    from lockstep.records.run import Run
 
 
 def add_to(verbs: Verbs) -> None:
@@ -45,7 +45,7 @@ def runs(options: argparse.Namespace) -> None:
     """List the runs, newest first, or those that conditions choose, in another order."""
     from lockstep.ground.console import table
     from lockstep.ground.place import Place
-    from lockstep.records.receipt import runs as all_runs
+    from lockstep.records.run import runs as all_runs
 
     folder = Place.default(options.runs).runs
     everything = all_runs(folder)
@@ -66,7 +66,9 @@ def runs(options: argparse.Namespace) -> None:
         print(f"no runs in {folder}; `invoke train --seed 42` makes one")
 
 
-def _chosen(runs: list["Run"], options: argparse.Namespace) -> list[Callable[[], dict[str, Any]]]:
+def _chosen(
+    runs: list["Run"], options: argparse.Namespace
+) -> list[Callable[[], Mapping[str, Any]]]:
     """What makes the line of each run that the options choose, in their order.
 
     A line also has the settings and metrics that the options name.
@@ -83,8 +85,8 @@ def _chosen(runs: list["Run"], options: argparse.Namespace) -> list[Callable[[],
     named = dict.fromkeys([*(one.name for one in conditions), options.sort.removeprefix("-")])
     more = [name for name in named if name and name not in (*selection.COLUMNS, "test.accuracy")]
 
-    def line(record: selection.Record) -> dict[str, Any]:
-        return record.summary | {name: record.value(name) for name in more}
+    def line(record: selection.Record) -> Mapping[str, Any]:
+        return {**record.summary, **{name: record.value(name) for name in more}}
 
     return [functools.partial(line, record) for record in found]
 
@@ -120,7 +122,7 @@ def compare(options: argparse.Namespace) -> int:
     from lockstep.ground.files import write_atomically
     from lockstep.ground.place import Place
     from lockstep.records import compare as comparing
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     folder = Place.default(options.runs).runs
     a, b = find_run(options.a, folder), find_run(options.b, folder)
@@ -141,7 +143,7 @@ def diff(options: argparse.Namespace) -> None:
     """
     from lockstep.ground.place import Place
     from lockstep.records.differences import differences
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     folder = Place.default(options.runs).runs
     found = differences(find_run(options.a, folder), find_run(options.b, folder))
@@ -159,8 +161,8 @@ def reproduce(options: argparse.Namespace) -> int:
     from lockstep.data.arrays import prepared
     from lockstep.ground import console
     from lockstep.ground.place import Place
-    from lockstep.records.receipt import find_run
     from lockstep.records.reproduce import reproduce as train_again
+    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
     run, watch = find_run(options.run, place.runs), console.watch()

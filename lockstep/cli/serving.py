@@ -26,7 +26,7 @@ def serve(options: argparse.Namespace) -> None:
     """Answer over HTTP with the model of a run or a bundle, until a signal asks to stop."""
     from lockstep.ground.place import Place
     from lockstep.loading import find
-    from lockstep.records.receipt import runs
+    from lockstep.records.run import runs
 
     folder = Place.default(options.runs).runs
     given = options.run or os.environ.get("LOCKSTEP_RUN")

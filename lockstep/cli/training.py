@@ -96,7 +96,7 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
         print(f"run {run.folder}")
         print(f"weights sha256 {results['weights_sha256']}")
         print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
-        if receipt["environment"].get("notebook"):
+        if receipt["environment"]["notebook"]:
             again = f"`invoke reproduce {run.name}` trains it again from its source alone"
             print(f"trained from a notebook; {again}")
     return 0
@@ -107,7 +107,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from lockstep import loading
     from lockstep.ground import console
     from lockstep.ground.place import Place
-    from lockstep.records.receipt import find_run
+    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
     run = find_run(options.run, place.runs)

@@ -134,7 +134,7 @@ def _base(experiment: "Experiment", space: Any) -> dict[str, Any]:
 def _work(options: argparse.Namespace, study: "Study", monitor: str, place: "Place") -> None:
     from lockstep.ground.processes import follow_parent
     from lockstep.ground.watch import Watch
-    from lockstep.records.receipt import Run
+    from lockstep.records.run import Run
     from lockstep.run.story import run_experiment
     from lockstep.tuning.space import overrides
     from lockstep.tuning.work import work

@@ -11,7 +11,9 @@ def add_to(verbs: Verbs) -> None:
     """Add config, doctor and new-model."""
     add_recipe(verbs.add(config))
     verbs.add(doctor)
-    verbs.add(new_model, "new-model", json=False).add_argument("name")
+    verb = verbs.add(new_model, "new-model", json=False)
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("--like", metavar="EXAMPLE", help="the example to copy (default: digits)")
 
 
 def config(options: argparse.Namespace) -> None:
@@ -42,9 +44,9 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def new_model(options: argparse.Namespace) -> None:
-    """Write a model folder that trains, with its test."""
-    from lockstep.workspace.template import write_model
+    """Write a model folder that trains, copied from an example."""
+    from lockstep.workspace.template import DEFAULT, write_model
 
-    for path in write_model(options.name):
+    for path in write_model(options.name, options.like or DEFAULT):
         print(path)
     print(f"train it: invoke train --model {options.name}")

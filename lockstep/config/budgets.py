@@ -58,5 +58,5 @@ def budget(measure: str, text: object) -> Budget | str:
     except ValueError:
         bound = math.nan
     if found is None or not math.isfinite(bound):
-        return f"found {text!r}, wanted a bound such as '>= 0.92' or '<= 5'"
+        return f"found {text!r}, expected a bound such as '>= 0.92' or '<= 5'"
     return Budget(measure, found[1], bound)

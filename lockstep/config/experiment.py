@@ -94,7 +94,7 @@ class Training:
     def __post_init__(self) -> None:
         if self.workers > self.shards:
             raise ValueError(
-                f"training.workers: found {self.workers}, wanted at most one for each of the "
+                f"training.workers: found {self.workers}, expected at most one for each of the "
                 f"{self.shards} shards (training.shards) that a batch has"
             )
 
@@ -114,16 +114,20 @@ class Experiment:
     training: Training
     accept: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The dataclasses with the settings, by the section of a recipe that states them."""
+        return {"data": self.data, "model": self.settings, "training": self.training}
+
     def as_dict(self, *, bits_only: bool = False) -> dict[str, Any]:
         """Plain values by section, as in a recipe; ``bits_only`` leaves out what decides no bit."""
-        sections = {"data": self.data, "model": self.settings, "training": self.training}
         plain: dict[str, Any] = {
             section: {
                 item.name: getattr(part, item.name)
                 for item in dataclasses.fields(part)
                 if item.metadata.get("bits", True) or not bits_only
             }
-            for section, part in sections.items()
+            for section, part in self.sections.items()
         }
         if self.accept and not bits_only:
             plain["accept"] = dict(self.accept)

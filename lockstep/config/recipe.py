@@ -1,16 +1,19 @@
 """Reads a recipe and overrides into an experiment, and reports every mistake in them at once."""
 
-import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
 from lockstep.config.budgets import MEASURES, budget
 from lockstep.config.experiment import Data, Experiment, Training
+from lockstep.config.settings import settings_of
 from lockstep.ground.errors import SettingError, nearest
+
+_NO_BUDGET = "found {!r}, expected measures with a bound each, such as test.accuracy: '>= 0.92'"
 
 
 @dataclass(frozen=True)
@@ -29,54 +32,61 @@ def resolve(
     seed: int = 0,
     overrides: Iterable[str] = (),
 ) -> tuple[Experiment, dict[str, Source]]:
-    """The experiment of a recipe with ``key=value`` overrides, and where each value came from.
+    """Return the experiment of a recipe with ``key=value`` overrides, and the source of each value.
 
     ``config`` is the model's Config. Raises SettingError with every mistake of recipe and
-    overrides, one line each: where it stands, what was found, what is allowed, the nearest name.
+    overrides, one line each: where it stands, what was found, what is expected, the nearest name.
     """
-    from omegaconf import OmegaConf
-
     classes: dict[str, type[Any]] = {"data": Data, "model": config, "training": Training}
-    written, problems = _written(recipe, overrides, {*classes, "accept"})
-    if not 0 <= seed < 2**63:
-        problems.append(f"seed: found {seed}, wanted int from 0 to {2**63 - 1}")
-    sections = {name: OmegaConf.structured(kind) for name, kind in classes.items()}
-    for section in sections.values():
-        OmegaConf.set_readonly(section, False)
-    known = {
-        f"{name}.{item.name}" for name in classes for item in dataclasses.fields(classes[name])
+    settings = {section: settings_of(kind) for section, kind in classes.items()}
+    known = [f"{section}.{name}" for section in settings for name in settings[section]]
+    values = {
+        section: {name: setting.default for name, setting in declared.items()}
+        for section, declared in settings.items()
     }
     accept: dict[str, str] = {}
+    written, problems = _written(recipe, overrides, {*classes, "accept"})
+    if not 0 <= seed < 2**63:
+        problems.append(f"seed: found {seed}, expected int from 0 to {2**63 - 1}")
     for key, source in written.items():
         section, _, name = key.partition(".")
+        problem = ""
         if section == "accept":
-            stated = budget(name, source.value) if name else _NO_BUDGET.format(source.value)
-            if isinstance(stated, str):
-                problems.append(f"{source.place}: {key}: {stated}")
+            bound = budget(name, source.value) if name else _NO_BUDGET.format(source.value)
+            if isinstance(bound, str):
+                problem = bound
             else:
-                accept[name] = stated.wanted
-        elif key not in known:
-            namesakes = sorted(right for right in known if right.endswith(f".{name or key}"))
-            budgets = (f"accept.{measure}" for measure in MEASURES)
-            hint = nearest(key, {*known, *budgets}) or nearest(name, known)
-            hint = f" Did you mean {namesakes[0]}?" if namesakes else hint
+                accept[name] = bound.wanted
+        elif key in known:
+            try:
+                values[section][name] = settings[section][name].convert(source.value)
+            except ValueError as error:
+                problem = str(error)
+        else:
             listing = f"(python -m lockstep config {model} lists all)"
-            problems.append(f"{source.place}: {key}: no such setting.{hint} {listing}")
-        elif problem := _set(sections[section], name, source.value, classes[section]):
+            problem = f"no such setting.{_hint(key, known)} {listing}"
+        if problem:
             problems.append(f"{source.place}: {key}: {problem}")
-    values: dict[str, Any] = {}
-    for name, section in sections.items():
+    parts: dict[str, Any] = {}
+    for section, kind in classes.items():
         try:
-            values[name] = OmegaConf.to_object(section)
+            parts[section] = kind(**values[section])
         except ValueError as error:  # from the class itself: settings that do not go together
             problems.append(str(error))
     if problems:
         raise SettingError("\n".join(problems))
-    data, settings, training = (values[name] for name in classes)
-    return Experiment(model, recipe.stem, seed, data, settings, training, accept), written
+    data, own, training = (parts[section] for section in classes)
+    return Experiment(model, recipe.stem, seed, data, own, training, accept), written
 
 
-_NO_BUDGET = "found {!r}, wanted measures with a bound each, such as test.accuracy: '>= 0.92'"
+def _hint(key: str, known: list[str]) -> str:
+    """The setting that an unknown key may mean: one of another section, or one spelt alike."""
+    name = key.partition(".")[2]
+    namesakes = sorted(right for right in known if right.endswith(f".{name or key}"))
+    if namesakes:
+        return f" Did you mean {namesakes[0]}?"
+    budgets = [f"accept.{measure}" for measure in MEASURES]
+    return nearest(key, [*known, *budgets]) or nearest(name, known)
 
 
 def _written(
@@ -86,13 +96,13 @@ def _written(
     written: dict[str, Source] = {}
     problems: list[str] = []
     try:
-        content = yaml.safe_load(recipe.read_text()) or {}
+        content = load_yaml(recipe.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"{recipe}: not readable as YAML: {reason}; correct it.") from error
     if not isinstance(content, dict):
         raise SettingError(
-            f"{recipe}: holds {type(content).__name__}, wanted sections of settings."
+            f"{recipe}: found {type(content).__name__}, expected sections of settings."
         )
     content.pop("tune", None)  # what a study may try; lockstep.tuning reads it
     for section, values in content.items():
@@ -104,78 +114,36 @@ def _written(
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            problems.append(f"{override}: found no '=', wanted key=value, e.g. training.epochs=5")
+            problems.append(f"{override}: found no '=', expected key=value, e.g. training.epochs=5")
             continue
         written[key.strip()] = Source(read_value(text), "override")
     return written, problems
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
+    """Plain values only, and 1e-3 is a number, as in YAML 1.2 and in editors."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Return what a YAML text says, as plain values. Raises yaml.YAMLError."""
+    return _Loader(text).get_single_data()
+
+
 def read_value(text: str) -> Any:
-    """What an override says: a value as YAML has it, or else the text."""
+    """Return what an override says: a value as YAML has it, or else the text."""
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError:
         return text
 
 
 def _place(recipe: Path) -> str:
     return "/".join(recipe.parts[-3:])
-
-
-def _set(section: Any, name: str, value: Any, kind: type[Any]) -> str:
-    """Put a value into a section; what is wrong with it otherwise, or nothing."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    item = next(item for item in dataclasses.fields(kind) if item.name == name)
-    wanted = f"{_type_name(kind, name)}{_allowed(item)}"
-    found = f"found {value!r}, wanted {wanted}"
-    if value is None or isinstance(value, bool) != (_type_name(kind, name) == "bool"):
-        return found
-    if "${" in str(value) or "???" in str(value):  # OmegaConf's own words, no values
-        return found
-    try:
-        OmegaConf.update(section, name, value)  # takes 1e-3, which YAML reads as text, for a float
-        value = OmegaConf.to_object(section[name]) if isinstance(value, list) else section[name]
-    except OmegaConfBaseException:
-        return found
-    return "" if _is_allowed(item, value) else found
-
-
-def _is_allowed(item: Any, value: Any) -> bool:
-    rule = item.metadata
-    low, high, choices = rule.get("low"), rule.get("high"), rule.get("choices")
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, list | dict):
-            return False
-        if low is not None and not number >= low:
-            return False
-        if high is not None and not number <= high:
-            return False
-        if isinstance(number, float) and number in (float("inf"), float("-inf")):
-            return False
-        if choices and number not in choices:
-            return False
-        if rule.get("power_of_two") and number & (number - 1):
-            return False
-    return True
-
-
-def _allowed(item: Any) -> str:
-    rule = item.metadata
-    if rule.get("choices"):
-        return " out of " + ", ".join(rule["choices"])
-    text = ", a power of two" if rule.get("power_of_two") else ""
-    if rule.get("low") is not None and rule.get("high") is not None:
-        return f"{text} from {rule['low']:g} to {rule['high']:g}"
-    if rule.get("low") is not None:
-        return f"{text}, at least {rule['low']:g}"
-    return text
-
-
-def _type_name(kind: type[Any], name: str) -> str:
-    hint = get_type_hints(kind)[name]
-    return str(hint) if getattr(hint, "__args__", None) else hint.__name__
 
 
 @dataclass(frozen=True)
@@ -190,18 +158,17 @@ class Explained:
 
 
 def explain(experiment: Experiment, written: dict[str, Source]) -> list[Explained]:
-    """Every setting and budget with its value, type, where it came from and one line of help."""
-    parts = {"data": experiment.data, "model": experiment.settings, "training": experiment.training}
+    """Return each setting and budget with its value, type, source and one line of help."""
     settings = [
         Explained(
-            key := f"{section}.{item.name}",
-            getattr(part, item.name),
-            _type_name(type(part), item.name) + _allowed(item),
+            key := f"{section}.{name}",
+            getattr(part, name),
+            setting.expected,
             written[key].place if key in written else "default",
-            item.metadata.get("help", ""),
+            setting.help,
         )
-        for section, part in parts.items()
-        for item in dataclasses.fields(part)
+        for section, part in experiment.sections.items()
+        for name, setting in settings_of(type(part)).items()
     ]
     budgets = [
         Explained(key, bound, "bound", written[key].place, MEASURES[name])

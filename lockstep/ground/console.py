@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from lockstep.ground.watch import Watch
+from lockstep.ground.watch import Row, Watch
 
 
 def watch() -> Watch:
@@ -42,7 +42,7 @@ class Lines(Watch):
             self._last = now
             self.say(f"step {step:,} of {self._steps:,}  loss {loss:.4f}  {self._speed(step)}")
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: Row) -> None:
         self._last = time.monotonic()
         self.say(_epoch_line(row, self._steps // self._per_epoch) + f"  {self._speed(row['step'])}")
 
@@ -51,7 +51,7 @@ class Lines(Watch):
         return f"{(step - self._first) * self._batch / seconds:,.0f} samples/s"
 
 
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+def _epoch_line(row: Row, epochs: int) -> str:
     found = row["validation"]
     return (
         f"epoch {row['epoch']:>3} of {epochs}  training loss {row['train']['loss']:.4f}  "
@@ -141,7 +141,7 @@ class _Bar(Watch):
         )
         self._progress.refresh()
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: Row) -> None:
         self.say(_epoch_line(row, self._epochs))
 
     def saved(self, step: int) -> None:

@@ -11,13 +11,50 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lockstep import __version__
 from lockstep.ground.digests import canonical_json, digest_of
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "Pipfile.lock"
+
+
+class Cpu(TypedDict):
+    """A CPU's model, and which of the vector units that matter here it has."""
+
+    model: str
+    features: list[str]
+
+
+class Git(TypedDict):
+    """A commit, and whether the working tree had changes; None where there is no checkout."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Facts(TypedDict):
+    """What a receipt says of the environment; ``lockstep`` is the engine's version."""
+
+    lockstep: str
+    python: str
+    torch: str
+    platform: str
+    cpu: Cpu
+    threads: int
+    git: Git
+    image: str | None
+    notebook: bool
+    packages: dict[str, str]
+    drift: list[str]
+
+
+class Locked(TypedDict):
+    """A package in the lock: its version, and the digests of its files."""
+
+    version: str
+    hashes: list[str]
 
 
 @dataclass(frozen=True)
@@ -28,7 +65,7 @@ class Packages:
     """
 
     installed: dict[str, str]
-    locked: dict[str, dict[str, Any]]
+    locked: dict[str, Locked]
     drift: list[str]
 
     def as_identity(self, names: Iterable[str]) -> dict[str, list[str]]:
@@ -36,8 +73,8 @@ class Packages:
         everything = installed()
         return {
             name: (
-                [version, digest_of(canonical_json(self.locked[name]["hashes"]))]
-                if self.locked.get(name, {}).get("version") == version
+                [version, digest_of(canonical_json(locked["hashes"]))]
+                if (locked := self.locked.get(name)) and locked["version"] == version
                 else [version, "not as locked" if name in everything else "not installed"]
             )
             for name in sorted(names)
@@ -64,7 +101,7 @@ def packages(*sections: str) -> Packages:
     return Packages(there, locked, drift)
 
 
-def locked_packages(*sections: str) -> dict[str, dict[str, Any]]:
+def locked_packages(*sections: str) -> dict[str, Locked]:
     """Name to ``{version, hashes}`` for the entries of the lock that apply to this platform."""
     lock = json.loads(LOCK.read_text())
     return {
@@ -115,7 +152,7 @@ def _applies(marker: str) -> bool:
     return Marker(marker).evaluate()
 
 
-def facts(threads: int, torch_version: str) -> dict[str, Any]:
+def facts(threads: int, torch_version: str) -> Facts:
     """What the receipt says of the environment."""
     return {
         "lockstep": __version__,
@@ -164,7 +201,7 @@ def _libc() -> str:
 
 
 @functools.cache
-def cpu() -> dict[str, Any]:
+def cpu() -> Cpu:
     """The CPU's model and which of the vector units matter here it has."""
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -185,7 +222,7 @@ def cpu() -> dict[str, Any]:
 
 
 @functools.cache
-def git() -> dict[str, Any]:
+def git() -> Git:
     """The commit of the working tree and whether it has changes; nulls outside a checkout.
 
     An image has no checkout and names the commit that it was built of.

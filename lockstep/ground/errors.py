@@ -12,6 +12,7 @@ LockstepError
 ├── ServingError      a run cannot be served where it was asked for
 ├── DeploymentError   an account refuses a deployment, or it was asked for what cannot be
 ├── TrackingError     MLflow cannot be reached, or refuses what is sent
+├── WorkspaceError    a team's tree cannot be made, or not brought to another engine
 ├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
 └── Diverged          training produced numbers that are not finite
 
@@ -86,6 +87,10 @@ class DeploymentError(LockstepError):
 
 class TrackingError(LockstepError):
     """MLflow cannot be reached, or refuses what is sent."""
+
+
+class WorkspaceError(LockstepError):
+    """A team's tree cannot be made, or not brought to another engine."""
 
 
 class EnvironmentMismatch(LockstepError):

@@ -1,6 +1,17 @@
 """Who looks on while a run is made."""
 
-from typing import Any
+from typing import Any, TypedDict
+
+
+class Row(TypedDict):
+    """A line of ``metrics.jsonl``: an epoch, the step that ended it, and its metrics by name."""
+
+    epoch: int
+    step: int
+    better: bool
+    rate: float
+    train: dict[str, float]
+    validation: dict[str, float]
 
 
 class Watch:
@@ -21,7 +32,7 @@ class Watch:
     def step(self, step: int, loss: float) -> None:
         """A step is done."""
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: Row) -> None:
         """An epoch is done; its line of metrics.jsonl."""
 
     def saved(self, step: int) -> None:

@@ -9,7 +9,9 @@ from lockstep.config.budgets import Budget, budget
 from lockstep.ground.errors import RunError, SettingError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, metrics_of, refuse_altered
+from lockstep.records.receipt import metrics_of
+from lockstep.records.run import Run
+from lockstep.records.verify import refuse_altered
 
 _WARM_UP, _TIMED, _SECONDS = 10, 100, 5.0
 
@@ -55,9 +57,7 @@ def findings(run: Run, wanted: Sequence[Budget], place: Place, watch: Watch) -> 
     Raises RunError if the run is not finished or was altered.
     """
     refuse_altered(run)
-    if run.receipt is None:
-        raise RunError(f"{run.folder}: {run.state}, without a receipt yet; finish it first.")
-    measured = metrics_of(run.receipt)
+    measured = metrics_of(run.finished_receipt())
     measured["size_mb"] = (run.folder / "weights.safetensors").stat().st_size / 1e6
     if any(one.measure == "latency_ms" for one in wanted):
         measured["latency_ms"] = latency(run, place, watch)

@@ -23,7 +23,7 @@ _CANARY = "jinja2==2.4.1"
 _SETTING = "--output FOLDER"  # how a user names another folder
 _NO_HASH = f"--hash=sha256:{'0' * 64}"  # pip-audit wants one, and fetches nothing
 # What is a digest, not a secret, in the files whose purpose is to hold digests.
-_DIGESTS = re.compile(r"(.*/)?(golden\.json|[\w.-]+\.lock)|lockstep/examples/data/.*|tests/.*")
+_DIGESTS = re.compile(r"(.*/)?(golden\.json|[\w.-]+\.lock|data/[\w.-]+\.yaml|tests/.*)")
 
 
 @dataclass(frozen=True)

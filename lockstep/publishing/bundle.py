@@ -17,7 +17,8 @@ from lockstep.ground.files import write_atomically
 from lockstep.publishing import needs
 from lockstep.records import source
 from lockstep.records.checkout import package_of
-from lockstep.records.receipt import Run, verify
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 
 NAME = "model.tar.gz"
 SIGNING_KEY = "LOCKSTEP_SIGNING_KEY"
@@ -76,8 +77,7 @@ def made(run: Run, key: Path | None = None, onnx: Callable[[], Exported] | None 
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    experiment, receipt = run.experiment(), run.receipt
-    assert receipt
+    experiment, receipt = run.experiment(), run.finished_receipt()
     team = home.or_here(package_of(run))
     return {
         "model": experiment["name"],

@@ -13,10 +13,11 @@ from typing import Any
 
 from lockstep.ground import environment
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.environment import Locked
 from lockstep.ground.errors import BundleError, EnvironmentMismatch
 from lockstep.records import source
 from lockstep.records.checkout import package_of
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 # The first two check signatures, which is done before a bundle reaches a container, which has no
 # key; the last comes with the container.
@@ -100,9 +101,8 @@ def _requirements(name: str) -> list[str]:
     ]
 
 
-def _package(run: Run, name: str, locked: dict[str, dict[str, Any]]) -> Package:
-    receipt: Any = run.receipt
-    unloaded = receipt["environment"]["packages"].get(name, "none")  # while the run was trained
+def _package(run: Run, name: str, locked: Mapping[str, Locked]) -> Package:
+    unloaded = run.finished_receipt()["environment"]["packages"].get(name, "none")
     version, file = run.parts["packages"].get(name) or (unloaded, "")
     here = environment.installed().get(name, "none")
     if not locked and version == here != "none":

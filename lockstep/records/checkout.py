@@ -9,7 +9,8 @@ from lockstep.ground import environment
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import flush_folder, publish_folder
 from lockstep.records import source
-from lockstep.records.receipt import Run, refuse_altered
+from lockstep.records.run import Run
+from lockstep.records.verify import refuse_altered
 
 FIRST_PACKAGE = "project"  # of all runs and bundles of the first edition, which do not name it
 
@@ -21,8 +22,7 @@ def checkout(run: Run, folder: Path) -> Path:
     run was altered or is not finished, or if the folder is there and not empty.
     """
     refuse_altered(run)
-    if run.receipt is None:
-        raise RunError(f"{run.folder}: is {run.state} and has no weights yet; finish it first.")
+    run.finished_receipt()
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: is there and not empty, wanted a new folder; name another.")

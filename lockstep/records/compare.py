@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lockstep.records import report, trace
 from lockstep.records.differences import Difference, recorded
-from lockstep.records.receipt import Run, refuse_altered
+from lockstep.records.run import Run
+from lockstep.records.verify import refuse_altered
 
 # What it means that a column is the first to differ; they stand in the order of their causes.
 MEANING = {
@@ -108,9 +109,9 @@ def compare(a: Run, b: Run) -> Comparison:
         )
     results = []
     if receipts[0] and receipts[1]:
-        found, wanted = (content["results"] for content in (receipts[0], receipts[1]))
+        found, wanted = (dict(content["results"]) for content in (receipts[0], receipts[1]))
         if place is None and len(traces[0]) == len(traces[1]):
-            results = [key for key in found if found[key] != wanted.get(key) and key in BITS]
+            results = [key for key in found if found[key] != wanted[key] and key in BITS]
     return Comparison(
         names=(a.name, b.name),
         steps=(len(traces[0]), len(traces[1])),

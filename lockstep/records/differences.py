@@ -1,14 +1,18 @@
 """What is recorded of two runs and is not the same: by name, by file, by metric."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import unified_diff
 from io import StringIO
 from typing import Any
 
+from lockstep.ground.environment import Facts
 from lockstep.records import source
-from lockstep.records.receipt import Run, metrics_of, refuse_altered
+from lockstep.records.identity import Packages, Parts
+from lockstep.records.receipt import metrics_of
+from lockstep.records.run import Run
+from lockstep.records.verify import refuse_altered
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,12 @@ def differences(a: Run, b: Run) -> Differences:
     return Differences((a.name, b.name), facts, files, metrics, "".join(patch))
 
 
-def _commit(run: Run) -> dict[str, Any]:
+def _commit(run: Run) -> dict[str, str]:
     """The commit that a finished run was trained at, as far as it is known."""
-    git = (run.receipt or {}).get("environment", {}).get("git", {})
-    changes = " with changes" if git.get("dirty") else ""
-    return {"commit": f"{git['commit'][:12]}{changes}"} if git.get("commit") else {}
+    git = receipt["environment"]["git"] if (receipt := run.receipt) else None
+    if git is None or not git["commit"]:
+        return {}
+    return {"commit": f"{git['commit'][:12]}{' with changes' if git['dirty'] else ''}"}
 
 
 def _unified(name: str, a: bytes | None, b: bytes | None) -> Iterator[str]:
@@ -124,7 +129,7 @@ def recorded(a: Run, b: Run) -> list[Difference]:
     return found
 
 
-def summary(a: dict[str, Any], b: dict[str, Any], most: int = 3) -> str:
+def summary(a: Parts, b: Parts, most: int = 3) -> str:
     """In a few words what parts two identities: ``another source (a.py, b.py and 2 more)``."""
     if a.get("schema") != b.get("schema"):
         return "an identity of another version of Lockstep, which `invoke reproduce` can train"
@@ -139,41 +144,34 @@ def summary(a: dict[str, Any], b: dict[str, Any], most: int = 3) -> str:
     return ", ".join(told) or "the same identity"
 
 
-def between_parts(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
+def between_parts(a: Parts, b: Parts) -> list[Difference]:
     """The differences between two identities by name, in the parts that both have."""
-    both = a.keys() & b.keys()
-    found = []
-    if "experiment" in both:
-        found += between("setting", *(flat(parts["experiment"]) for parts in (a, b)))
-    if "source" in both:
-        found += between("source", *(_short(parts["source"]) for parts in (a, b)))
-    if "data" in both:
-        found += between("data", *(_short({"digest": parts["data"]}) for parts in (a, b)))
-    if "packages" in both:
-        versions = [
-            _versions(a["packages"], b["packages"]),
-            _versions(b["packages"], a["packages"]),
-        ]
-        found += between("package", *versions)
-    if "python" in both:
+    found = between("setting", *(flat(parts["experiment"]) for parts in (a, b)))
+    found += between("source", *(_short(parts["source"]) for parts in (a, b)))
+    found += between("data", *(_short({"digest": parts["data"]}) for parts in (a, b)))
+    found += between_packages(a["packages"], b["packages"])
+    if "python" in a and "python" in b:
         found += between("python", {"version": a["python"]}, {"version": b["python"]})
-    if "profile" in both:
-        found += between("profile", a["profile"], b["profile"])
-    return found
+    return found + between("profile", a["profile"], b["profile"])
 
 
-def between_environments(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
+def between_packages(a: Packages, b: Packages) -> list[Difference]:
+    """The differences between the packages of two identities."""
+    return between("package", _versions(a, b), _versions(b, a))
+
+
+def between_environments(a: Facts, b: Facts) -> list[Difference]:
     """The differences between what two receipts say of machine and interpreter."""
-    # The commit explains nothing that the source files don't, the packages are parts already.
-    apart = {"git", "packages", "drift"}
+    # Commit and engine explain nothing that the source files don't, the packages are parts already.
+    apart = {"git", "packages", "drift", "lockstep"}
     plain = []
     for facts in (a, b):
         cpu = {"cpu": facts["cpu"]["model"], "vector units": " ".join(facts["cpu"]["features"])}
-        plain.append({key: facts[key] for key in facts if key not in apart} | cpu)
+        plain.append({key: fact for key, fact in facts.items() if key not in apart} | cpu)
     return between("environment", *plain)
 
 
-def between(part: str, a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
+def between(part: str, a: Mapping[str, object], b: Mapping[str, object]) -> list[Difference]:
     """The values by name that are not the same, or that only one of both has."""
     return [
         Difference(part, name, _shown(a, name), _shown(b, name))
@@ -185,12 +183,12 @@ def between(part: str, a: dict[str, Any], b: dict[str, Any]) -> list[Difference]
 _NONE = object()
 
 
-def _shown(values: dict[str, Any], name: str) -> str:
+def _shown(values: Mapping[str, object], name: str) -> str:
     text = str(values[name]) if name in values else "not there"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def flat(sections: dict[str, Any]) -> dict[str, Any]:
+def flat(sections: Mapping[str, object]) -> dict[str, Any]:
     """Settings by dotted name, as ``training.lr``, of the sections of an experiment."""
     found: dict[str, Any] = {}
     for section, value in sections.items():
@@ -205,11 +203,11 @@ def _short(digests: dict[str, str]) -> dict[str, str]:
     return {name: f"sha256 {digest[:12]}" for name, digest in digests.items()}
 
 
-def _versions(mine: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, str]:
+def _versions(mine: Packages, other: Packages) -> dict[str, str]:
     """Name to version, and to what the lock says of it where the version alone is the same."""
     found = {}
     for name, (version, hashes) in mine.items():
         known = "not as locked" if hashes == "not as locked" else f"locked as {hashes[:12]}"
-        same = other.get(name, [None])[0] == version
+        same = name in other and other[name][0] == version
         found[name] = f"{version}, {known}" if same else version
     return found

@@ -3,13 +3,13 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
 from lockstep.ground.digests import canonical_json
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import told_in_one_line
+from lockstep.ground.watch import Row
 
 
 class Journal:
@@ -48,7 +48,7 @@ class Journal:
         """A fingerprint of all lines so far, which a checkpoint keeps to know its metrics again."""
         return self._digest.hexdigest()
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Row) -> None:
         """Add a line and hand it to the operating system."""
         line = canonical_json(row) + b"\n"
         self._digest.update(line)

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.ground.watch import Row
+from lockstep.records.receipt import PerClass, Receipt
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -42,10 +45,10 @@ def worst_mistakes(
 
 
 def page(
-    receipt: bytes, rows: list[dict[str, Any]], trace: NDArray[np.void], mistakes: list[Mistake]
+    receipt: bytes, rows: Sequence[Row], trace: NDArray[np.void], mistakes: list[Mistake]
 ) -> bytes:
     """The report of a run: results, learning curves, confusions, mistakes and the receipt."""
-    content = json.loads(receipt)
+    content: Receipt = json.loads(receipt)
     results = content["results"]
     test, names = results["metrics"]["test"], results["labels"]
     facts = {
@@ -59,7 +62,7 @@ def page(
     cautions = []
     if drift := content["environment"]["drift"]:
         cautions.append(f"Packages not as locked: {html.escape('; '.join(drift))}")
-    if content["environment"].get("notebook"):
+    if content["environment"]["notebook"]:
         cautions.append("Trained from a notebook, whose cells are in no identity.")
     return _PAGE.format(
         style=STYLE,
@@ -122,7 +125,7 @@ def _two_curves(losses: Sequence[NDArray[np.float64]], step: int | None) -> str:
     return svg(figure)
 
 
-def _curves(rows: list[dict[str, Any]], trace: NDArray[np.void]) -> str:
+def _curves(rows: Sequence[Row], trace: NDArray[np.void]) -> str:
     """Loss of the steps (thinned) and of each epoch, and accuracy on the validation split."""
     from matplotlib.figure import Figure
 
@@ -179,11 +182,11 @@ def svg(figure: Any) -> str:
     return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
 
 
-def _classes(per_class: dict[str, list[float]], names: Sequence[str]) -> str:
-    columns = ("precision", "recall", "f1", "support")
+def _classes(classes: PerClass, names: Sequence[str]) -> str:
+    columns = {name: classes[name] for name in ("precision", "recall", "f1", "support")}
     head = ["class", *columns]
     body = [
-        [html.escape(name), *(f"{per_class[column][i]:.4g}" for column in columns)]
+        [html.escape(name), *(f"{values[i]:.4g}" for values in columns.values())]
         for i, name in enumerate(names)
     ]
     return table(body, head)

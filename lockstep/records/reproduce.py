@@ -19,8 +19,9 @@ from lockstep.ground.processes import follow_parent
 from lockstep.records import compare
 from lockstep.records.checkout import package_of, restore
 from lockstep.records.compare import Comparison
-from lockstep.records.differences import Difference, between_environments, between_parts
-from lockstep.records.receipt import Run, level, refuse_altered
+from lockstep.records.differences import Difference, between_environments, between_packages
+from lockstep.records.run import Run
+from lockstep.records.verify import refuse_altered
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,7 @@ def reproduce(
     run's level covers it. Raises RunError for a run that was altered or is not finished.
     """
     refuse_altered(run)
-    receipt = run.receipt
-    if receipt is None:
-        raise RunError(
-            f"{run.folder}: is {run.state} and has no receipt to be held against; finish it first."
-        )
+    receipt = run.finished_receipt()
     if steps is not None and steps >= receipt["results"]["steps"]:
         steps = None
     before = differences_here(run)
@@ -93,27 +90,22 @@ def reproduce(
 
 def differences_here(run: Run) -> list[Difference]:
     """What the receipt says of packages, interpreter and machine that is otherwise here."""
-    receipt = run.receipt or {}
-    recorded = receipt["environment"]
+    recorded, packages = run.finished_receipt()["environment"], run.parts["packages"]
     here = environment.facts(recorded["threads"], environment.torch_version())
-    packages = {"packages": environment.packages().as_identity(run.parts["packages"])}
-    known = {key: here.get(key, recorded[key]) for key in recorded}
-    return between_parts(run.parts, packages) + between_environments(recorded, known)
+    found = between_packages(packages, environment.packages().as_identity(packages))
+    return found + between_environments(recorded, here)
 
 
 def not_covered(run: Run) -> str:
     """Why the level that a run promises does not cover this machine; nothing if it does."""
-    profile, recorded = run.parts["profile"], (run.receipt or {})["environment"]
-    here = environment.cpu()
-    promised = (run.receipt or {}).get("level") or level(
-        profile["name"], profile["device"], recorded["cpu"]["model"], profile.get("gpu"), []
-    )
+    receipt, profile, here = run.finished_receipt(), run.parts["profile"], environment.cpu()
+    recorded, promised = receipt["environment"], receipt["level"]
     text = f"the run promises {promised['promise']}"
     if promised["lowered"]:
         text += f" (lowered: {'; '.join(promised['lowered'])})"
     if profile["device"] == "cuda":
         gpu = environment.gpu()
-        return "" if gpu == profile["gpu"] else f"{text}, here is {gpu or 'no GPU'}"
+        return "" if gpu == profile.get("gpu") else f"{text}, here is {gpu or 'no GPU'}"
     if profile["name"] == "portable" and not promised["lowered"]:
         return "" if "avx2" in here["features"] else f"{text}, here is {here['model']} without AVX2"
     return "" if here["model"] == recorded["cpu"]["model"] else f"{text}, here is {here['model']}"

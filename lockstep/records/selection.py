@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from lockstep.ground.errors import RunError, nearest
 from lockstep.records.differences import flat
-from lockstep.records.receipt import Run, metrics_of
+from lockstep.records.receipt import metrics_of
+from lockstep.records.run import Run, Summary
 
 COLUMNS = ("model", "recipe", "seed", "state")  # of the listing itself
 METRICS = tuple(
     f"{split}.{name}" for split in ("test", "validation") for name in ("accuracy", "f1", "loss")
 )
-STATES = ("finished", "running", "stopped", "altered")
+STATES = ("finished", "running", "stopped", "altered", "newer")
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -36,7 +35,7 @@ class Record:
         self.run = run
 
     @cached_property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The line of the listing."""
         return self.run.summary()
 
@@ -45,7 +44,7 @@ class Record:
         """The metrics of the receipt, none of a run that is altered or not finished."""
         try:
             return metrics_of(self.run.receipt)
-        except (RunError, KeyError, TypeError, AttributeError):
+        except RunError:
             return {}
 
     @cached_property
@@ -53,7 +52,7 @@ class Record:
         """The settings that decide bits."""
         try:
             return flat(self.run.parts["experiment"])
-        except (RunError, KeyError, TypeError, AttributeError):
+        except RunError:
             return {}
 
     @cached_property
@@ -61,7 +60,7 @@ class Record:
         """All settings; twenty times as slow to read as those that decide bits."""
         try:
             return flat(self.run.experiment())
-        except (OSError, yaml.YAMLError, TypeError, AttributeError):
+        except RunError:
             return {}
 
     def value(self, name: str) -> Any:
@@ -69,7 +68,7 @@ class Record:
         if name == "state":
             return self.summary["state"].split()[0]
         if name in COLUMNS:
-            return self.summary[name]
+            return dict(self.summary)[name]
         if name in self.metrics:
             return self.metrics[name]
         if "." not in name or name.split(".")[0] in ("test", "validation"):

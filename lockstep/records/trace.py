@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import told_in_one_line
+from lockstep.records.receipt import Seen
 
 # One record for each step, 48 bytes, little-endian; the columns stand in the order in which a
 # difference arises: other samples, other bytes of them, another loss, gradient, weights.
@@ -93,7 +94,7 @@ def read(path: Path) -> NDArray[np.void]:
     return np.memmap(path, RECORD, mode="r", shape=(steps,)) if steps else np.empty(0, RECORD)
 
 
-def epochs_seen(path: Path, steps_per_epoch: int) -> list[dict[str, object]]:
+def epochs_seen(path: Path, steps_per_epoch: int) -> list[Seen]:
     """The data receipt: for each epoch, the steps it had and a digest of the ids in order seen.
 
     ``ids_xxh3`` is xxh3_128 over the ``ids`` column of its steps, each of them the xxh3_64 of the

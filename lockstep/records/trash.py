@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lockstep.ground.errors import RunError, nearest
 from lockstep.ground.files import flush_folder, held, is_held, told_in_one_line
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 
 NAME = ".trash"  # in the folder of the runs; a name with a dot is in no list of runs
 _NUMBER = re.compile(r"~\d+$")

@@ -1,4 +1,4 @@
-"""The distributions that are loaded while bits are made: found once in a clean process, and kept."""
+"""The distributions that are loaded while bits are made: found once, in a clean process."""
 
 import json
 import subprocess

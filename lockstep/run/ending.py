@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,7 +10,8 @@ from lockstep.ground import environment, home
 from lockstep.ground.digests import digest_of
 from lockstep.ground.files import write_atomically
 from lockstep.records import report, trace
-from lockstep.records.receipt import Run, receipt
+from lockstep.records.receipt import Results, Splits, Timing, receipt
+from lockstep.records.run import Run
 from lockstep.run.level import promise
 from lockstep.run.making import Setup
 from lockstep.run.recorder import Recorder
@@ -25,42 +25,51 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
         validation, test = metrics(*setup.answers("validation")), setup.answers("test")
     experiment, examples = setup.experiment, setup.dataset.splits["test"].inputs
     stored = setup.stored()
-    answers = golden.made(experiment.model, stored, weights, examples)
-    results = _results(setup, run.folder, recorder.last_step) | {
-        "weights_sha256": digest_of(weights),
-        "preprocess_sha256": digest_of(stored),
-        "golden_sha256": digest_of(answers),
-        "metrics": {"validation": validation, "test": metrics(*test)},
+    files = {
+        "weights.safetensors": weights,
+        "preprocess.json": stored,
+        "golden.json": golden.made(experiment.model, stored, weights, examples),
     }
-    timing = {
+    splits: Splits = {"validation": validation, "test": metrics(*test)}
+    results = _results(setup, run.folder, recorder.last_step, files, splits)
+    resumed_at_step, samples_per_second = recorder.pace()
+    timing: Timing = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.monotonic() - began, 3),
         "workers": setup.workers.count,
-    } | recorder.pace()
+        "resumed_at_step": resumed_at_step,
+        "samples_per_second": samples_per_second,
+    }
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
     facts["notebook"] = recorder.notebook  # also if only an earlier part was trained from one
     level = promise(experiment.training, recorder.doubts)
-    content = receipt(run.name, run.identity or {}, facts, results, timing, level)
-    write_atomically(run.folder / "weights.safetensors", weights)
-    write_atomically(run.folder / "preprocess.json", stored)
-    write_atomically(run.folder / "golden.json", answers)
+    content = receipt(run.name, run.identity, facts, results, timing, level)
+    for name, written in files.items():
+        write_atomically(run.folder / name, written)
     write_atomically(run.folder / "report.html", _report(setup, run, content, test))
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)
 
 
-def _results(setup: Setup, folder: Path, steps: int) -> dict[str, Any]:
+def _results(
+    setup: Setup, folder: Path, steps: int, files: dict[str, bytes], splits: Splits
+) -> Results:
+    """The results of a run whose other files are in the folder already."""
     per_epoch = setup.batches.steps_per_epoch
     return {
         "steps": steps,
         "epochs": steps // per_epoch,
         "kept_step": setup.training.progress.step,
+        "weights_sha256": digest_of(files["weights.safetensors"]),
         "trace_sha256": digest_of(folder / "trace.bin"),
+        "preprocess_sha256": digest_of(files["preprocess.json"]),
         "metrics_sha256": digest_of(folder / "metrics.jsonl"),
         "source_sha256": digest_of(folder / "source.zip"),
+        "golden_sha256": digest_of(files["golden.json"]),
         "labels": list(setup.dataset.labels),
         "data_version": setup.dataset.version,
         "data": trace.epochs_seen(folder / "trace.bin", per_epoch),
+        "metrics": splits,
     }
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -21,11 +21,10 @@ from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source
 from lockstep.records.differences import summary
-from lockstep.records.receipt import Run, identity, runs
+from lockstep.records.identity import SCHEMA, Deciding, Parts, Profile, identity
+from lockstep.records.run import Run, runs
 from lockstep.run.distributions import loaded
 from lockstep.training import selftest
-
-SCHEMA = 2  # of the identity's parts
 
 
 def open_data(name: str, place: Place, watch: Watch) -> Dataset:
@@ -44,18 +43,25 @@ def files_that_make(model: str) -> dict[str, bytes]:
     return source.of_making(home.here(), model)
 
 
+def paths_of(files: dict[str, bytes]) -> set[Path]:
+    """The real paths of source files on this machine."""
+    here = home.here()
+    bases = (home.ENGINE.parent, here.folder.parents[here.package.count(".")])
+    return {(base / name).resolve() for name in files for base in bases}
+
+
 def what_decides(
     experiment: Experiment, dataset: Dataset, files: dict[str, bytes], place: Place
-) -> dict[str, Any]:
+) -> Parts:
     """All that decides the bits, by the parts of the identity; ``files`` are the source's."""
-    profile = {"name": experiment.training.profile, "device": experiment.training.device}
+    profile: Profile = {"name": experiment.training.profile, "device": experiment.training.device}
     if experiment.training.profile == "native":
         profile["cpu"] = environment.cpu()["model"]
     if experiment.training.device == "cuda":
         profile["gpu"] = torch.cuda.get_device_name()
     return {
         "schema": SCHEMA,
-        "experiment": experiment.as_dict(bits_only=True),
+        "experiment": cast(Deciding, experiment.as_dict(bits_only=True)),
         "source": source.digests(files),
         "data": dataset.digest,
         "packages": _packages(source.third_party(files, home.here().package), place.data),
@@ -77,12 +83,12 @@ def _packages(names: set[str], data: Path) -> dict[str, list[str]]:
 def open_run(
     experiment: Experiment,
     files: dict[str, bytes],
-    parts: dict[str, Any],
+    parts: Parts,
     place: Place,
     watch: Watch,
 ) -> tuple[Run, Callable[[], dict[str, bytes]]]:
     """Open the run's folder, made if it is not there; return it and what its first files hold."""
-    identifier = identity(**parts)
+    identifier = identity(parts)
     drifted = [name for name, (_, known) in parts["packages"].items() if known == "not as locked"]
     if drifted:
         watch.say(
@@ -113,16 +119,17 @@ def open_run(
                 for line in others(experiment, parts, place.runs):
                     watch.say(line)
                 publish_folder(run.folder, lambda part: write(part, contents()))
-    if run.identity != identifier:
-        found = (run.identity or {}).get("digest", "none")
+    found = run.identity if (run.folder / "identity.json").exists() else None
+    if found != identifier:
         raise RunError(
-            f"{run.folder}: found a run of identity {found[:12]}, expected "
+            f"{run.folder}: found a run of identity {found['digest'][:12] if found else 'none'}, "
+            f"expected "
             f"{identifier['digest'][:12]}; the folder was put there by hand. Move it away."
         )
     return run, contents
 
 
-def others(experiment: Experiment, parts: dict[str, Any], folder: Path) -> list[str]:
+def others(experiment: Experiment, parts: Parts, folder: Path) -> list[str]:
     """A line for each run of the same recipe and seed: its state, and what parts it from this."""
     begin = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-"
     lines = []
@@ -131,7 +138,7 @@ def others(experiment: Experiment, parts: dict[str, Any], folder: Path) -> list[
             continue
         try:
             lines.append(f"new run: {run.name} ({run.state}) has {summary(run.parts, parts)}")
-        except (RunError, KeyError, TypeError, AttributeError):
+        except RunError:
             continue  # altered, or of another kind: `invoke runs` says so
     return lines
 

@@ -1,13 +1,11 @@
-"""The level of a run: on which machines the same identity has the same bits, and why not on more."""
-
-from typing import Any
+"""The level of a run: on which machines the same identity has the same bits, and why."""
 
 import numpy as np
 import torch
 
 from lockstep.config.experiment import Training
 from lockstep.ground import environment
-from lockstep.records.receipt import level
+from lockstep.records.receipt import Level, level
 from lockstep.run.making import Setup
 from lockstep.training import selftest
 from lockstep.training.determinism import reseed
@@ -43,7 +41,7 @@ def doubts(setup: Setup) -> set[str]:
     return found
 
 
-def promise(settings: Training, reasons: set[str]) -> dict[str, Any]:
+def promise(settings: Training, reasons: set[str]) -> Level:
     """Return the level of a run with these settings and reasons to lower it, for its receipt."""
     gpu = torch.cuda.get_device_name() if settings.device == "cuda" else None
     cpu = environment.cpu()["model"]

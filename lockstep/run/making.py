@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Any, Protocol
+from typing import Protocol
 
 import safetensors.torch
 
@@ -17,10 +17,11 @@ from lockstep.data.batches import Batches, Blocks
 from lockstep.data.dataset import Dataset
 from lockstep.ground import home
 from lockstep.ground.digests import key_of, readable_json
+from lockstep.training.checkpoint import Snapshot
 from lockstep.training.determinism import refuse_broken, reseed
 from lockstep.training.distributed import Workers
-from lockstep.training.evaluation import Answers, metrics, probabilities
-from lockstep.training.loop import Observer, Snapshot, Training, train
+from lockstep.training.evaluation import Answers, Metrics, metrics, probabilities
+from lockstep.training.loop import Observer, Training, train
 from lockstep.training.optimizer import Optimizer, learning_rate
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import ShardedGradient
@@ -95,10 +96,11 @@ class Setup:
         )
         return probabilities(self.model, blocks, len(self.dataset.labels), self.workers)
 
-    def evaluate(self) -> tuple[float, dict[str, Any]]:
+    def evaluate(self) -> tuple[float, Metrics]:
         """Return a score, the higher the better, and the validation metrics."""
-        found, monitor = metrics(*self.answers("validation")), self.experiment.training.monitor
-        return (-found[monitor] if monitor == "loss" else found[monitor]), found
+        found = metrics(*self.answers("validation"))
+        scores = {"accuracy": found["accuracy"], "f1": found["f1"], "loss": -found["loss"]}
+        return scores[self.experiment.training.monitor], found
 
     def weights(self) -> bytes:
         """Return the content of ``weights.safetensors``, with the order of the model's tensors."""

@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,13 @@ from lockstep.config.experiment import Training as Settings
 from lockstep.data.batches import Batches
 from lockstep.ground import environment
 from lockstep.ground.errors import RunError
-from lockstep.ground.watch import Watch
+from lockstep.ground.watch import Row, Watch
 from lockstep.records import trace
 from lockstep.records.journal import Journal
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.records.trace import Trace
 from lockstep.training.checkpoint import Checkpoints, Snapshot
+from lockstep.training.evaluation import Metrics
 from lockstep.training.loop import Training
 
 
@@ -34,7 +34,7 @@ class NullRecorder:
     def step(self, step: int, loss: float, batch: int, rate: float) -> None:
         """A step is done."""
 
-    def epoch(self, epoch: int, step: int, better: bool, validation: dict[str, Any]) -> None:
+    def epoch(self, epoch: int, step: int, better: bool, validation: Metrics) -> None:
         """An epoch is done."""
 
     def save(self, snapshot: Callable[[], Snapshot]) -> None:
@@ -123,17 +123,21 @@ class Recorder(NullRecorder):
         self.last_step, self._rate = step, rate
         self.watch.step(step, loss)
 
-    def epoch(self, epoch: int, step: int, better: bool, validation: dict[str, Any]) -> None:
+    def epoch(self, epoch: int, step: int, better: bool, validation: Metrics) -> None:
         """Write the epoch's metrics."""
         self.trace.write()
         losses = trace.read(self.trace.path)["loss"][-self.batches.steps_per_epoch :]
-        row = {
+        row: Row = {
             "epoch": epoch,
             "step": step,
             "better": better,
             "rate": self._rate,
             "train": {"loss": float(np.mean(losses))},
-            "validation": {name: validation[name] for name in ("accuracy", "f1", "loss")},
+            "validation": {
+                "accuracy": validation["accuracy"],
+                "f1": validation["f1"],
+                "loss": validation["loss"],
+            },
         }
         self.journal.append(row)
         self.watch.epoch(row)
@@ -174,10 +178,7 @@ class Recorder(NullRecorder):
         with self._open:
             self.checkpoints.close()
 
-    def pace(self) -> dict[str, Any]:
-        """From where the last session went on, and how fast it trained up to now."""
+    def pace(self) -> tuple[int, float]:
+        """Return the step where the last session resumed, and its samples a second up to now."""
         samples = (self.last_step - self.first_step) * self.batches.batch_size
-        return {
-            "resumed_at_step": self.first_step,
-            "samples_per_second": round(samples / (time.monotonic() - self.began), 1),
-        }
+        return self.first_step, round(samples / (time.monotonic() - self.began), 1)

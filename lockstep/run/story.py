@@ -2,8 +2,9 @@
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable
 
+from lockstep.answers.predictor import Predictor
 from lockstep.config.experiment import Experiment
 from lockstep.data.batches import Blocks
 from lockstep.data.dataset import Dataset
@@ -13,15 +14,18 @@ from lockstep.ground.errors import EnvironmentMismatch
 from lockstep.ground.files import held
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, identity
+from lockstep.records.identity import Parts, identity
+from lockstep.records.run import Run
 from lockstep.run.ending import end
-from lockstep.run.keeping import files_that_make, open_data, open_run, what_decides, write
+from lockstep.run.keeping import files_that_make, open_data, open_run, paths_of, what_decides, write
 from lockstep.run.level import doubts
 from lockstep.run.making import Setup, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
+from lockstep.run.rehearsal import agree, rehearse
+from lockstep.run.witness import Witness
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
-from lockstep.training.evaluation import metrics, probabilities
+from lockstep.training.evaluation import Metrics, metrics, probabilities
 
 
 def run_experiment(
@@ -44,7 +48,8 @@ def run_experiment(
         if workers.spare:
             return None
         if not workers.first:
-            _help(experiment, dataset, parts, workers, until)
+            if not _is_finished(parts, workers):
+                _help(*_set_up(experiment, dataset, workers, files, place), until)
             return None
         run, contents = open_run(experiment, files, parts, place, watch)
         with held(run.folder, watch.say):
@@ -54,50 +59,80 @@ def run_experiment(
             )
             if not finished:
                 write(run.folder, contents())  # what stands beside the results is what ran
-                _train_to_receipt(Setup(experiment, dataset, workers), run, watch, until)
+                setup, check = _set_up(experiment, dataset, workers, files, place)
+                _train_to_receipt(setup, check, run, watch, until)
     return run
 
 
-def _train_to_receipt(setup: Setup, run: Run, watch: Watch, until: int) -> None:
+def _set_up(
+    experiment: Experiment,
+    dataset: Dataset,
+    workers: Workers,
+    files: dict[str, bytes],
+    place: Place,
+) -> tuple[Setup, Callable[[], None]]:
+    """Set up a run, alike in each worker; return it and what checks it before the first step."""
+    witness = Witness(paths_of(files), [place.data / "arrays"])
+    with witness.noting():
+        setup = Setup(experiment, dataset, workers)
+    agree(setup)
+
+    def check() -> None:
+        with witness.noting():
+            rehearse(setup)
+        witness.refuse_unknown()
+
+    return setup, check
+
+
+def _train_to_receipt(
+    setup: Setup, check: Callable[[], None], run: Run, watch: Watch, until: int
+) -> None:
     began = time.monotonic()  # not by the clock, which people and machines set back
     environment.git()  # remembered now, because people commit while a run trains
     recorder = Recorder(run, setup.training, setup.batches, watch, setup.experiment.training)
-    if train_setup(setup, recorder, lambda: recorder.doubt(doubts(setup)), until):
+
+    def checked() -> None:
+        check()
+        recorder.doubt(doubts(setup))
+
+    if train_setup(setup, recorder, checked, until):
         end(setup, run, recorder, began)
 
 
-def _help(
-    experiment: Experiment,
-    dataset: Dataset,
-    parts: dict[str, Any],
-    workers: Workers,
-    until: int,
-) -> None:
-    """Do what a worker does that is not the first: its part of the training, if there is any."""
-    first, mine = json.loads(workers.broadcast_bytes()), identity(**parts)
-    if different := [name for name in parts if mine[name] != first["identity"].get(name)]:
+def _is_finished(parts: Parts, workers: Workers) -> bool:
+    """Hear from the first worker whether the run is finished. Raises if it is not the same run."""
+    first = json.loads(workers.broadcast_bytes())
+    mine = {name: digest for name, digest in identity(parts).items() if name != "digest"}
+    if different := [name for name in mine if mine[name] != first["identity"].get(name)]:
         raise EnvironmentMismatch(
             f"worker {workers.rank}: its {different[0]} differs from the first worker's, expected "
             "the same one: use the same commit, settings, data and packages on all machines."
         )
-    if first["finished"]:
-        return
-    setup = Setup(experiment, dataset, workers)
-    if train_setup(setup, NullRecorder(), lambda: doubts(setup) and None, until):
+    return bool(first["finished"])
+
+
+def _help(setup: Setup, check: Callable[[], None], until: int) -> None:
+    """Do what a worker does that is not the first: its part of training and evaluation."""
+
+    def checked() -> None:
+        check()
+        doubts(setup)
+
+    if train_setup(setup, NullRecorder(), checked, until):
         with setup.training.kept_weights():
             setup.answers("validation"), setup.answers("test")
 
 
 def evaluate_run(
-    run: Run, predictor: Any, place: Place, watch: Watch
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    run: Run, predictor: Predictor, place: Place, watch: Watch
+) -> tuple[Metrics, Metrics]:
     """Return the test metrics of a run's Predictor, measured now, and those of its receipt."""
     experiment = run.experiment()
     dataset = open_data(experiment["data"]["name"], place, watch)
     blocks = Blocks(
         dataset.splits["test"], predictor.preprocess, experiment["training"]["evaluation_batch"]
     )
-    receipt = run.receipt
-    assert receipt  # or the predictor would not have loaded
+    receipt = run.finished_receipt()
     found = probabilities(predictor.model, blocks, len(dataset.labels))
     return metrics(*found), receipt["results"]["metrics"]["test"]

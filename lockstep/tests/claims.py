@@ -161,7 +161,7 @@ def tried(
     failed, skipped = of_claim("failed") + of_claim("error"), of_claim("skipped")
     if not passed and not failed and not skipped:
         return None
-    times = sum(int(dict(report.user_properties).get("times", 1)) for report in passed)
+    times = sum(int(str(dict(report.user_properties).get("times", 1))) for report in passed)
     result = f"{len(failed)} FAILED" if failed else "held" if passed else "not tried here"
     if skipped and passed:
         result += f", {len(skipped)} not tried here"

@@ -12,7 +12,7 @@ import pytest
 
 os.environ["LOCKSTEP_PROJECT"] = "lockstep.examples"  # whatever the team's project holds
 
-from lockstep.ground import profiles  # noqa: E402
+from lockstep.ground import profiles
 
 profiles.enter("portable")  # before anything imports torch
 
@@ -22,8 +22,9 @@ from lockstep.config.recipe import resolve  # noqa: E402
 from lockstep.ground import home  # noqa: E402
 from lockstep.ground.place import Place  # noqa: E402
 from lockstep.ground.watch import Watch  # noqa: E402
-from lockstep.records.receipt import Run  # noqa: E402
+from lockstep.records.run import Run  # noqa: E402
 from lockstep.tests.claims import pytest_addoption, pytest_terminal_summary  # noqa: E402, F401
+from lockstep.tests.projects import bring  # noqa: E402, F401
 from lockstep.tests.services import aws, postgres, s3  # noqa: E402, F401
 from lockstep.tests.trees import house, index, tree  # noqa: E402, F401
 

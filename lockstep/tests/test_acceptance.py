@@ -13,7 +13,7 @@ from lockstep.ground.errors import RunError, SettingError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.publishing import acceptance
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import Call, experiment
 
 
@@ -50,7 +50,7 @@ def test_a_bound_is_kept_by_the_numbers_on_its_side(bound: str, met: list[bool])
 @pytest.mark.parametrize("bound", ["0.92", ">=", "=> 0.92", ">= much", ">= nan", "== 1", 5, None])
 def test_what_is_no_bound_is_refused(bound: object) -> None:
     assert budget("size_mb", bound) == (
-        f"found {bound!r}, wanted a bound such as '>= 0.92' or '<= 5'"
+        f"found {bound!r}, expected a bound such as '>= 0.92' or '<= 5'"
     )
 
 
@@ -124,7 +124,7 @@ def test_mistakes_in_budgets_are_told_all_at_once(copy: Run) -> None:
         f"{copy.folder}/experiment.yaml: accept.test.acuracy: no such measure. "
         "Did you mean test.accuracy?",
         "--set latency: no such measure. Did you mean latency_ms?",
-        "--set size_mb: found '5', wanted a bound such as '>= 0.92' or '<= 5'",
+        "--set size_mb: found '5', expected a bound such as '>= 0.92' or '<= 5'",
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT
 
 QEMU = shutil.which("qemu-x86_64")
@@ -87,7 +87,7 @@ def assert_same(run: Run, other: Run) -> None:
     assert run.folder.name == other.folder.name
     for name in FILES:
         assert (run.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
-    receipts = run.receipt or {}, other.receipt or {}
+    receipts = run.finished_receipt(), other.finished_receipt()
     assert receipts[0]["results"] == receipts[1]["results"]
     # Both CPUs passed the self-test, and all operations were verified ones.
     assert receipts[0]["level"] == receipts[1]["level"]
@@ -111,7 +111,7 @@ def test_a_run_may_move_from_one_cpu_model_to_another(
     assert run.state == f"stopped at step {last}"
     train(tmp_path / "there", 0, DIGITS)
     assert_same(run, native)
-    assert (run.receipt or {})["timing"]["resumed_at_step"] == last
+    assert run.finished_receipt()["timing"]["resumed_at_step"] == last
     if more:
         train(tmp_path / "here", last, *more)
         assert stopped(tmp_path / "there") == stopped(tmp_path / "here")

@@ -13,7 +13,7 @@ import pytest
 from lockstep import cli
 from lockstep.examples.models.digits import Preprocess
 from lockstep.ground.errors import DataError
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, Call, command, plain_environment
 
 BRIEF = ("digits", "training.epochs=1", "data.limit=100", "training.checkpoint_every=3")
@@ -61,7 +61,7 @@ VERBS = (
         (("train", "digitz"), "digitz: no such model. Did you mean digits? (there are "),
         (("config", "digits/bsae"), "digits/bsae: no such recipe. Did you mean base? (digits has"),
         (("train", "digits", "training.epoch=5"), "override: training.epoch: no such setting. Did"),
-        (("train", "--seed", "-1"), "seed: found -1, wanted int from 0 to 9223372036854775807"),
+        (("train", "--seed", "-1"), "seed: found -1, expected int from 0 to 9223372036854775807"),
         (("train", "data.name=digitz"), "data.name: 'digitz' is not in the catalog. Did you mean"),
         (("evaluate", "digits-base-s43"), "digits-base-s43: no such run in "),
         (("predict", "nothing", "file.png"), "nothing: no such run in "),

@@ -44,48 +44,48 @@ def test_all_mistakes_are_told_at_once_each_with_its_place_and_what_would_be_rig
     recipe = "data:\n  name: digits\nmodel:\n  dropuot: 0.1\ntraining:\n  lr: fast\n  epochs: 0\n"
     overrides = ("training.batchsize=64", "model.dropout=0.99", "training.lr", "training.shards=6")
     assert problems(lambda: resolved(recipe, *overrides, seed=-1)) == [
-        "training.lr: found no '=', wanted key=value, e.g. training.epochs=5",
-        "seed: found -1, wanted int from 0 to 9223372036854775807",
+        "training.lr: found no '=', expected key=value, e.g. training.epochs=5",
+        "seed: found -1, expected int from 0 to 9223372036854775807",
         "digits/recipes/mine.yaml: model.dropuot: no such setting. Did you mean model.dropout? "
         "(python -m lockstep config digits lists all)",
-        "digits/recipes/mine.yaml: training.lr: found 'fast', wanted float, at least 0",
-        "digits/recipes/mine.yaml: training.epochs: found 0, wanted int, at least 1",
+        "digits/recipes/mine.yaml: training.lr: found 'fast', expected float, at least 0",
+        "digits/recipes/mine.yaml: training.epochs: found 0, expected int, at least 1",
         "override: training.batchsize: no such setting. Did you mean training.batch_size? "
         "(python -m lockstep config digits lists all)",
-        "override: model.dropout: found 0.99, wanted float from 0 to 0.95",
-        "override: training.shards: found 6, wanted int, a power of two from 1 to 256",
+        "override: model.dropout: found 0.99, expected float from 0 to 0.95",
+        "override: training.shards: found 6, expected int, a power of two from 1 to 256",
     ]
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "message"),
     [
-        ("training.epochs=2.5", "found 2.5, wanted int, at least 1"),
-        ("training.epochs=many", "found 'many', wanted int, at least 1"),
-        ("training.epochs=true", "found True, wanted int, at least 1"),
-        ("training.epochs=", "found None, wanted int, at least 1"),
-        ("training.lr=[0.1]", "found [0.1], wanted float, at least 0"),
-        ("training.lr={a: 1}", "found {'a': 1}, wanted float, at least 0"),
-        ("training.lr=.nan", "found nan, wanted float, at least 0"),
-        ("training.lr=.inf", "found inf, wanted float, at least 0"),
-        ("training.optimizer=sdg", "found 'sdg', wanted str out of adamw, adam, sgd"),
-        ("training.monitor=5", "found 5, wanted str out of accuracy, f1, loss"),
-        ("data.name=[digits]", "found ['digits'], wanted str"),
-        ("data.name=???", "found '???', wanted str"),
-        ("data.name=${oc.env:HOME}", "found '${oc.env:HOME}', wanted str"),
-        ("model.flip=2", "found 2, wanted bool"),
-        ("model.widths=16", "found 16, wanted list[int], at least 1"),
-        ("model.widths=[16, 32, 0]", "found [16, 32, 0], wanted list[int], at least 1"),
-        ("model.widths=[[1], 2, 3]", "found [[1], 2, 3], wanted list[int], at least 1"),
-        ("model.blocks=[0.5, 1]", "found [0.5, 1], wanted list[int], at least 0"),
+        ("training.epochs=2.5", "found 2.5, expected int, at least 1"),
+        ("training.epochs=many", "found 'many', expected int, at least 1"),
+        ("training.epochs=true", "found True, expected int, at least 1"),
+        ("training.epochs=", "found None, expected int, at least 1"),
+        ("training.lr=[0.1]", "found [0.1], expected float, at least 0"),
+        ("training.lr={a: 1}", "found {'a': 1}, expected float, at least 0"),
+        ("training.lr=.nan", "found nan, expected float, at least 0"),
+        ("training.lr=.inf", "found inf, expected float, at least 0"),
+        ("training.optimizer=sdg", "found 'sdg', expected str out of adamw, adam, sgd"),
+        ("training.monitor=5", "found 5, expected str out of accuracy, f1, loss"),
+        ("data.name=[digits]", "found ['digits'], expected str"),
+        ("data.name=5", "found 5, expected str"),
+        ("data.name=2026-01-31", "found datetime.date(2026, 1, 31), expected str"),
+        ("model.flip=2", "found 2, expected bool"),
+        ("model.widths=16", "found 16, expected list[int], at least 1"),
+        ("model.widths=[16, 32, 0]", "found [16, 32, 0], expected list[int], at least 1"),
+        ("model.widths=[[1], 2, 3]", "found [[1], 2, 3], expected list[int], at least 1"),
+        ("model.blocks=[0.5, 1]", "found [0.5, 1], expected list[int], at least 0"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_by_name(
-    resolved: Resolve, override: str, wanted: str
+    resolved: Resolve, override: str, message: str
 ) -> None:
     key = override.partition("=")[0]
     found = problems(lambda: resolved("", override, model="apparel"))
-    assert found == [f"override: {key}: {wanted}"]
+    assert found == [f"override: {key}: {message}"]
 
 
 def test_mistakes_in_budgets_are_told_with_all_others(resolved: Resolve) -> None:
@@ -94,16 +94,16 @@ def test_mistakes_in_budgets_are_told_with_all_others(resolved: Resolve) -> None
     found = problems(lambda: resolved(recipe, *overrides))
     there_are = " (there are test.accuracy, test.f1, test.loss, validation.accuracy, validation.f1,"
     there_are += " validation.loss, size_mb, latency_ms)"
-    bound = "wanted a bound such as '>= 0.92' or '<= 5'"
+    bound = "expected a bound such as '>= 0.92' or '<= 5'"
     assert found == [
         "digits/recipes/mine.yaml: accept.test.acuracy: no such measure. Did you mean "
         f"test.accuracy?{there_are}",
         f"digits/recipes/mine.yaml: accept.size_mb: found 5, {bound}",
-        "digits/recipes/mine.yaml: training.lr: found 'fast', wanted float, at least 0",
+        "digits/recipes/mine.yaml: training.lr: found 'fast', expected float, at least 0",
         f"override: accept.latency_ms: found 'fast', {bound}",
         "override: acept.size_mb: no such setting. Did you mean accept.size_mb? "
         "(python -m lockstep config digits lists all)",
-        "override: accept: found 3, wanted measures with a bound each, such as "
+        "override: accept: found 3, expected measures with a bound each, such as "
         "test.accuracy: '>= 0.92'",
     ]
 
@@ -121,14 +121,14 @@ def test_budgets_are_listed_after_the_settings(resolved: Resolve) -> None:
 
 def test_settings_that_do_not_go_together_are_refused(resolved: Resolve) -> None:
     assert problems(lambda: resolved("", "model.widths=[8, 16]", model="apparel")) == [
-        "model.blocks: found 2 stages, wanted 1, one for each of model.widths after the first"
+        "model.blocks: found 2 stages, expected 1, one for each of model.widths after the first"
     ]
 
 
 @pytest.mark.parametrize(
     ("recipe", "found"),
     [
-        ("- training\n- lr\n", "holds list, wanted sections of settings."),
+        ("- training\n- lr\n", "found list, expected sections of settings."),
         ("training: {lr: 1", "not readable as YAML: while parsing a flow mapping"),
         (b"\xff\xfe", "not readable as YAML: 'utf-8' codec can't decode byte 0xff"),
         ("lr: 1\n", "lr: no such setting. Did you mean training.lr?"),

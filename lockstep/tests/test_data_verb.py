@@ -81,7 +81,7 @@ def test_the_commands_of_the_page_run_one_after_the_other(clone: Clone) -> None:
 
 @pytest.mark.slow
 def test_another_clone_trains_the_same_bits_from_the_bucket(tmp_path: Path, s3: S3) -> None:
-    remote = s3.variables | {"LOCKSTEP_DATA_REMOTE": f"s3://{s3.bucket()}/team"}
+    remote: dict[str, Any] = s3.variables | {"LOCKSTEP_DATA_REMOTE": f"s3://{s3.bucket()}/team"}
     clones = []
     for name in ("mine", "yours"):
         (tmp_path / name).mkdir()

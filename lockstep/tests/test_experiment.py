@@ -18,7 +18,9 @@ from lockstep.ground.errors import Diverged
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source, trace
-from lockstep.records.receipt import Run, verify
+from lockstep.records.receipt import Results
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import command, experiment
 
@@ -26,10 +28,8 @@ Train = Callable[..., Run]
 DIGITS = "lockstep/examples/models/digits"
 
 
-def results(run: Run) -> dict[str, object]:
-    assert run.receipt
-    found: dict[str, object] = run.receipt["results"]
-    return found
+def results(run: Run) -> Results:
+    return run.finished_receipt()["results"]
 
 
 def elsewhere(place: Place, *overrides: str) -> Run:
@@ -68,7 +68,7 @@ def test_the_receipt_has_its_keys(finished_run: Run) -> None:
     assert sorted(receipt["identity"]) == [
         *("data", "digest", "experiment", "packages", "profile", "python", "schema", "source")
     ]
-    wanted = {"python", "torch", "platform", "cpu", "threads", "git", "image", "notebook"} | {
+    wanted = {"lockstep", "python", "torch", "platform", "cpu", "threads", "git", "image", "notebook"} | {
         "packages",
         "drift",
     }
@@ -156,7 +156,7 @@ def test_packages_that_are_not_as_locked_are_said_and_recorded(
     monkeypatch.setattr(environment, "installed", lambda: there)
     told: list[str] = []
     watch = Watch()
-    watch.say = told.append  # type: ignore[method-assign]
+    monkeypatch.setattr(watch, "say", told.append)
     run = run_experiment(experiment(), place, watch)
     assert run and run.receipt
     assert run.receipt["environment"]["drift"][0].startswith("numpy: locked ")
@@ -236,7 +236,7 @@ def test_the_trace_tells_the_first_step_that_differs(train_briefly: Train, place
     found = trace.read(other.folder / "trace.bin")
     first = {
         name: np.flatnonzero(found[name] != columns[0][name])[:1].tolist()
-        for name in found.dtype.names
+        for name in trace.RECORD.names or ()
     }
     assert first == {"ids": [], "batch": [], "loss": [1], "gradient": [1], "weights": [0]}
 
@@ -270,7 +270,7 @@ def test_what_may_depend_on_the_cpu_lowers_the_level_of_the_run(
     plain = parts.loss
     monkeypatch.setattr(parts, "loss", lambda model, batch: change(plain(model, batch)))
     try:
-        level = (train_briefly().receipt or {})["level"]
+        level = train_briefly().finished_receipt()["level"]
     finally:
         torch.set_num_threads(1)
     # (With two threads the self-test fails too, and says so before.)
@@ -279,4 +279,4 @@ def test_what_may_depend_on_the_cpu_lowers_the_level_of_the_run(
 
 def test_a_portable_run_of_verified_operations_promises_every_cpu(finished_run: Run) -> None:
     promise = "same bits on any AVX2 x86-64 CPU (portable)"
-    assert (finished_run.receipt or {})["level"] == {"promise": promise, "lowered": []}
+    assert finished_run.finished_receipt()["level"] == {"promise": promise, "lowered": []}

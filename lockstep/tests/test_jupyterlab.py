@@ -101,7 +101,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     finally:
         server.terminate()
         server.wait(60)
-        server.stdout.close()
+        if server.stdout:
+            server.stdout.close()
     assert reader.wait(60) == 0  # the pipe ends when the last of the server's processes does
     assert not answers(port)
 

@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from lockstep.ground import profiles
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command
 
 NOTEBOOKS = ROOT / "notebooks"

@@ -109,8 +109,8 @@ def test_what_a_camera_wrote_that_was_held_otherwise_is_upright(
     facts[0x0112] = number
     Image.fromarray(PIXELS[:20]).save(path, exif=facts)
     wanted = grey(HELD[number](PIXELS[:20]), size).tolist()
-    with Image.open(path) as picture:
-        found = [grey(source, size).tolist() for source in (path, path.read_bytes(), picture)]
+    with Image.open(path) as file:
+        found = [grey(source, size).tolist() for source in (path, path.read_bytes(), file)]
     assert [*found, stored(path.read_bytes(), "", size, rgb=False).tolist()] == [wanted] * 4
     picture = Image.fromarray(PIXELS[:20])
     picture.getexif()[0x0112] = number

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lockstep.examples.models.digits import Preprocess
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, Call, plain_environment
 
 
@@ -38,7 +38,7 @@ def listed(out: str) -> list[str]:
 def test_the_list_has_the_runs_that_are_chosen_with_what_they_were_chosen_by(
     call: Call, runs: Path, finished_run: Run
 ) -> None:
-    words = ("runs", "--runs", str(runs), "--model", "digits", "--where", "test.loss<9")
+    words = ["runs", "--runs", str(runs), "--model", "digits", "--where", "test.loss<9"]
     words += ("--where", "training.epochs==2", "--sort", "-training.lr")
     assert listed(call(*words)[1]) == [finished_run.name]
     (row,) = json.loads(call(*words, "--json")[1])

@@ -23,7 +23,7 @@ from lockstep.ground.files import held
 from lockstep.ground.home import here
 from lockstep.ground.watch import Watch
 from lockstep.records import source, trace
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import S3, Postgres, free_ports, running
 from lockstep.tracking import view

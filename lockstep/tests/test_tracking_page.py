@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lockstep.records.receipt import runs
+from lockstep.records.run import runs
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import free_ports
 from lockstep.tests.test_jupyterlab import answers, browser, needs_chromium  # noqa: F401

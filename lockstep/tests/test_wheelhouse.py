@@ -13,7 +13,7 @@ from installers import tool_pins
 from process import SetUpError
 
 import wheelhouse
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.trees import FIRST, LOCK, ROOT, Tree, offline, write_wheel
 
 # With a repository that cannot be written to, but for .venv.
@@ -97,9 +97,9 @@ def test_no_flip_and_no_cut_gives_other_wheels(archive: Path, tmp_path: Path) ->
 def make(tree: Tree, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`invoke wheelhouse`, as the task starts it."""
     if not tree.venv.exists():
-        bare = [sys.executable, "-m", "venv", "--without-pip", tree.venv]
+        bare: list[str | Path] = [sys.executable, "-m", "venv", "--without-pip", tree.venv]
         subprocess.run(bare, check=True)
-    command = [sys.executable, tree.folder / "environment" / "wheelhouse.py", *words]
+    command = [sys.executable, str(tree.folder / "environment" / "wheelhouse.py"), *words]
     settings = tree.environment(**variables)
     return subprocess.run(command, env=settings, capture_output=True, text=True)
 
@@ -208,11 +208,16 @@ def test_the_real_lock_installs_an_image_without_a_network_that_trains_to_the_sa
     ours = shutil.ignore_patterns("tests", "docs", "benchmarks", "__pycache__")
     shutil.copytree(ROOT / "lockstep", tree.folder / "lockstep", ignore=ours)
     cached(tree)
-    python = [sys.executable, "-I", tree.folder / "environment" / "bootstrap.py", "--image"]
+    bootstrap = tree.folder / "environment" / "bootstrap.py"
     settings = tree.environment(
         LOCKSTEP_DATA=str(tmp_path / "data"), LOCKSTEP_PROJECT="lockstep.examples"
     )
-    made = subprocess.run(offline(*python), env=settings, capture_output=True, text=True)
+    made = subprocess.run(
+        offline(sys.executable, "-I", bootstrap, "--image"),
+        env=settings,
+        capture_output=True,
+        text=True,
+    )
     assert made.returncode == 0, made.stderr
     locked = {name for part in ("default", "cpu") for name in LOCK[part]}
     assert len([*tree.site.glob("*.dist-info")]) == len(locked)
@@ -224,9 +229,8 @@ def test_the_real_lock_installs_an_image_without_a_network_that_trains_to_the_sa
     done = subprocess.run(offline(*words), env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (run,) = (Run(folder) for folder in (tree.folder / "runs").iterdir())
-    assert finished_run.receipt and run.receipt
     assert run.name == finished_run.name
-    same = [each.receipt["results"]["weights_sha256"] for each in (run, finished_run)]
+    same = [each.finished_receipt()["results"]["weights_sha256"] for each in (run, finished_run)]
     assert same[0] == same[1]
     assert (run.folder / "report.html").exists()
 

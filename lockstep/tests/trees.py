@@ -208,7 +208,7 @@ class Tree:
 
     def image(self, *words: str, **variables: str) -> tuple[int, str]:
         """Exit code and messages of `bootstrap.py --image`."""
-        python = [sys.executable, "-I", self.folder / "environment" / "bootstrap.py", "--image"]
+        python = [sys.executable, "-I", str(self.folder / "environment/bootstrap.py"), "--image"]
         settings = self.environment(**variables)
         done = subprocess.run([*python, *words], env=settings, capture_output=True, text=True)
         return done.returncode, done.stderr

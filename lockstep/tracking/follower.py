@@ -19,7 +19,7 @@ from typing import TypeVar
 from lockstep.ground.errors import LockstepError, SettingError, TrackingError
 from lockstep.ground.files import is_held, write_atomically
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 from lockstep.tracking.shown import last_step
 from lockstep.tracking.view import HOME, address, home, refuse_unreachable, sync
 

@@ -2,7 +2,7 @@
 
 import calendar
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from lockstep.ground.digests import canonical_json
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import is_held
-from lockstep.records.receipt import Run
+from lockstep.records.receipt import Receipt, Results
+from lockstep.records.run import Run
 
 FINISHED, RUNNING, KILLED = "FINISHED", "RUNNING", "KILLED"
 IDENTITY, RUN, SENT = "lockstep.identity", "lockstep.run", "lockstep.sent"
@@ -56,15 +57,13 @@ def shown(run: Run) -> Shown:
     """
     try:
         return _shown(run)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunError(f"{run.folder}: altered or removed ({reason}); not sent.") from error
 
 
 def _shown(run: Run) -> Shown:
     receipt, identity, parts = run.receipt, run.identity, run.parts
-    if not identity or not parts:
-        raise RunError(f"{run.folder}: identity.json or parts.json is missing; not sent.")
     began = (run.folder / "identity.json").stat().st_mtime
     tags = {
         IDENTITY: identity["digest"],
@@ -76,14 +75,14 @@ def _shown(run: Run) -> Shown:
         results = receipt["results"]
         steps, status = results["steps"], FINISHED
         # Not of the receipt, which holds times: the same bits from two machines are one run.
-        mark = "finished " + " ".join(results[f"{name}_sha256"] for name in ("weights", "trace"))
+        mark = f"finished {results['weights_sha256']} {results['trace_sha256']}"
         ended = float(
             calendar.timegm(time.strptime(receipt["timing"]["finished"], "%Y-%m-%dT%H:%M:%SZ"))
         )
         began = min(began, ended - receipt["timing"]["seconds"])  # a copy's files are younger
         tags |= _told(receipt)
     else:
-        steps, results = last_step(run.folder), {}
+        steps = last_step(run.folder)
         status = RUNNING if is_held(run.folder) else KILLED
         mark, ended = f"step {steps}", time.time()
     return Shown(
@@ -95,28 +94,28 @@ def _shown(run: Run) -> Shown:
         ended=int(max(began, ended) * 1000),
         params={name: _text(value) for name, value in _flat(parts["experiment"], ".")},
         tags=tags,
-        metrics=dict(_metrics(run, steps, results)),
+        metrics=dict(_metrics(run, steps, receipt and receipt["results"])),
         files=[run.folder / name for name in (*_BEGUN, *(_ENDED if receipt else ()))],
     )
 
 
-def _told(receipt: dict[str, Any]) -> dict[str, str]:
+def _told(receipt: Receipt) -> dict[str, str]:
     """The tags that a receipt gives."""
     environment = receipt["environment"]
-    git = environment.get("git") or {}
+    git = environment["git"]
     found = {
         "lockstep.weights_sha256": receipt["results"]["weights_sha256"],
-        "lockstep.level": receipt.get("level", {}).get("promise"),
-        "lockstep.image": environment.get("image"),
-        "lockstep.notebook": "yes" if environment.get("notebook") else "no",
-        "lockstep.dirty": "yes" if git.get("dirty") else "no",
-        "mlflow.source.git.commit": git.get("commit"),  # its page has a column for this name
+        "lockstep.level": receipt["level"]["promise"],
+        "lockstep.image": environment["image"],
+        "lockstep.notebook": "yes" if environment["notebook"] else "no",
+        "lockstep.dirty": "yes" if git["dirty"] else "no",
+        "mlflow.source.git.commit": git["commit"],  # its page has a column for this name
     }
     return {name: str(value) for name, value in found.items() if value}
 
 
 def _metrics(
-    run: Run, steps: int, results: dict[str, Any]
+    run: Run, steps: int, results: Results | None
 ) -> Iterator[tuple[tuple[str, int], float]]:
     import numpy as np
 
@@ -130,12 +129,15 @@ def _metrics(
                 yield ("train/loss", step), float(loss)
     for row in run.metrics() if steps else []:
         if row["step"] <= steps:
-            values = {"train": {"epoch_loss": row["train"]["loss"], "rate": row["rate"]}}
+            values: dict[str, object] = {
+                "train": {"epoch_loss": row["train"]["loss"], "rate": row["rate"]}
+            }
             for name, value in _flat(values | {"validation": row["validation"]}, "/"):
                 yield (name, row["step"]), float(value)
-    for name, value in _flat({"test": results.get("metrics", {}).get("test", {})}, "/"):
-        if isinstance(value, int | float):
-            yield (name, results["kept_step"]), float(value)
+    if results:
+        for name, value in _flat({"test": results["metrics"]["test"]}, "/"):
+            if isinstance(value, int | float):
+                yield (name, results["kept_step"]), float(value)
 
 
 def kept(step: int) -> bool:
@@ -146,7 +148,7 @@ def kept(step: int) -> bool:
     return step % (1 << max(step.bit_length() - 10, 0)) == 0
 
 
-def _flat(tree: dict[str, Any], dot: str) -> Iterator[tuple[str, Any]]:
+def _flat(tree: Mapping[str, object], dot: str) -> Iterator[tuple[str, Any]]:
     """The leaves of nested settings, by their whole names."""
     for name, value in tree.items():
         if isinstance(value, dict):

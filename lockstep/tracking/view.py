@@ -18,7 +18,7 @@ from typing import Any
 from lockstep.ground.errors import RunError, TrackingError, public
 from lockstep.ground.files import held, told_in_one_line
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import runs
+from lockstep.records.run import runs
 from lockstep.tracking.shown import FINISHED, IDENTITY, RUN, RUNNING, SENT, Shown, shown
 
 HOME = ".tracking"  # in the runs folder: the follower's log and what went wrong

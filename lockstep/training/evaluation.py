@@ -1,6 +1,6 @@
 """What a model is worth: its answers on a split, and the metrics of a classifier."""
 
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -12,6 +12,25 @@ from lockstep.training.determinism import reseed
 from lockstep.training.distributed import ALONE, Workers
 
 Answers = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class PerClass(TypedDict):
+    """Metrics of each class, in the order of the labels; ``support`` is its number of examples."""
+
+    precision: list[float]
+    recall: list[float]
+    f1: list[float]
+    support: list[int]
+
+
+class Metrics(TypedDict):
+    """Metrics of one split; ``confusion[i][j]`` counts examples of class i taken for class j."""
+
+    accuracy: float
+    f1: float
+    loss: float
+    per_class: PerClass
+    confusion: list[list[int]]
 
 
 class Blocks(Protocol):
@@ -48,7 +67,7 @@ def probabilities(
     return workers.all_gather(answers), labels
 
 
-def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
     """Accuracy, macro F1, cross-entropy, and by class precision, recall, F1 and the confusions.
 
     ``confusion[i][j]`` counts the examples of class i that were taken for class j.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from signal import SIGTERM
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -14,6 +14,7 @@ from lockstep.ground.digests import canonical_json
 from lockstep.ground.errors import Diverged, Interrupted
 from lockstep.training.checkpoint import Snapshot
 from lockstep.training.distributed import Workers
+from lockstep.training.evaluation import Metrics
 from lockstep.training.optimizer import Optimizer
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import ShardedGradient, Step
@@ -35,7 +36,7 @@ class Observer(Protocol):
 
     def step(self, step: int, loss: float, batch: int, rate: float) -> None: ...
 
-    def epoch(self, epoch: int, step: int, better: bool, validation: dict[str, Any]) -> None: ...
+    def epoch(self, epoch: int, step: int, better: bool, validation: Metrics) -> None: ...
 
 
 class Training:
@@ -99,7 +100,7 @@ def train(
     until: int,
     steps_per_epoch: int,
     learning_rate: Callable[[int], float],
-    evaluate: Callable[[], tuple[float, dict[str, Any]]],
+    evaluate: Callable[[], tuple[float, Metrics]],
     patience: int,
     observer: Observer,
     save: Callable[[Callable[[], Snapshot]], None],

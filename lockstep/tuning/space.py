@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lockstep.config.experiment import Experiment
-from lockstep.config.recipe import explain
+from lockstep.config.recipe import load_yaml
+from lockstep.config.settings import NOT_TUNED, Setting, settings_of
 from lockstep.ground.errors import SettingError, nearest
 
-_FIXED = ("training.profile", "training.device")  # where to train, not how
 _RANGE = {"low", "high", "log", "step"}
 
 
@@ -49,32 +47,33 @@ Resolve = Callable[[list[str]], Experiment]
 
 
 def read(recipe: Path, resolve: Resolve) -> Space:
-    """The space in a recipe. ``resolve(overrides)`` gives the experiment with them.
+    """Return the space in a recipe. ``resolve(overrides)`` gives the experiment with them.
 
     Raises SettingError with every mistake, a line each: an unknown setting, a bound or a choice
     that the setting does not take, a setting that decides nothing.
     """
-    content = yaml.safe_load(recipe.read_text()) or {}
+    content = load_yaml(recipe.read_text()) or {}
     section = content.get("tune")
     where = "/".join(recipe.parts[-3:])
     if not isinstance(section, dict) or not section:
         raise SettingError(
-            f"{where}: has no space to search; add a section `tune`, as "
+            f"{where}: has no space to search; add a section `tune`, such as "
             "tune: {training.lr: {low: 0.001, high: 0.1, log: true}}."
         )
-    experiment = resolve([])
-    types = {line.key: line.type for line in explain(experiment, {})}
-    deciding = experiment.as_dict(bits_only=True)
+    settings = {
+        f"{title}.{name}": setting
+        for title, part in resolve([]).sections.items()
+        for name, setting in settings_of(type(part)).items()
+    }
     space: Space = {}
     problems = []
-    for key, given in section.items():
-        part, _, name = str(key).partition(".")
-        if key not in types:
-            problem = f"no such setting.{nearest(str(key), types)}"
-        elif key in _FIXED or name not in deciding[part]:
+    for key, entry in section.items():
+        if key not in settings:
+            problem = f"no such setting.{nearest(str(key), settings)}"
+        elif key in NOT_TUNED or not settings[key].bits:
             problem = "cannot be searched, as it does not say how to train"
         else:
-            problem = _parsed(key, types[key], given, resolve, space)
+            problem = _parsed(key, settings[key], entry, resolve, space)
         if problem:
             problems.append(f"{where}: tune: {key}: {problem}")
     if problems:
@@ -82,32 +81,32 @@ def read(recipe: Path, resolve: Resolve) -> Space:
     return space
 
 
-def _parsed(key: str, kind: str, given: Any, resolve: Resolve, space: Space) -> str:
+def _parsed(key: str, setting: Setting, entry: Any, resolve: Resolve, space: Space) -> str:
     """Put one entry into the space; what is wrong with it otherwise, or nothing."""
-    wanted = "wanted {low, high} with log or step, or {choices}"
-    if not isinstance(given, dict):
-        return f"found {given!r}, {wanted}"
+    expected = f"found {entry!r}, expected {{low, high}} with log or step, or {{choices}}"
+    if not isinstance(entry, dict):
+        return expected
     values: list[Any] = []
-    if set(given) == {"choices"}:
-        values = given["choices"] if isinstance(given["choices"], list) else []
+    if set(entry) == {"choices"}:
+        values = entry["choices"] if isinstance(entry["choices"], list) else []
         if len(values) < 2:
-            return "found less than two choices, wanted a list of them"
+            return "found less than two choices, expected a list of them"
         texts = [json.dumps(v) if isinstance(v, list) else v for v in values]
         space[key] = Choice(tuple(texts))
-    elif {"low", "high"} <= set(given) <= _RANGE:
-        low, high = given["low"], given["high"]
-        step, log = given.get("step"), given.get("log")
+    elif {"low", "high"} <= set(entry) <= _RANGE:
+        low, high = entry["low"], entry["high"]
+        step, log = entry.get("step"), entry.get("log")
         numbers = [low, high, *([] if step is None else [step])]
         if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
-            return f"found {given!r}, wanted numbers (write 1.0e-5, not 1e-5)"
-        if "power of two" in kind or not kind.startswith(("int", "float")):
-            return f"takes {kind}, wanted choices"
+            return f"found {entry!r}, expected numbers"
+        if setting.power_of_two or setting.type not in (int, float):
+            return f"takes {setting.expected}, expected choices"
         if not low < high or (log and (low <= 0 or step)) or not (step is None or step > 0):
-            return f"found {given!r}, wanted low < high, step > 0, log with neither 0 nor step"
+            return f"found {entry!r}, expected low < high, step > 0, log with neither 0 nor step"
         values = [low, high]
-        space[key] = Range(low, high, bool(log), step, kind.startswith("int"))
+        space[key] = Range(low, high, bool(log), step, setting.type is int)
     else:
-        return f"found {given!r}, {wanted}"
+        return expected
     problems = {_refused(resolve, override(key, value)) for value in values} - {""}
     return "; ".join(sorted(problems))
 

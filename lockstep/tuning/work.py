@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lockstep.config.recipe import read_value
+from lockstep.config.recipe import load_yaml, read_value
 from lockstep.ground.errors import Diverged, Interrupted, LockstepError, SettingError
 from lockstep.ground.files import write_atomically
 from lockstep.ground.processes import follow_parent
-from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.ground.watch import Row, Watch
+from lockstep.records.receipt import metrics_of
+from lockstep.records.run import Run
 from lockstep.tuning.study import Study, finished
 
 Train = Callable[[dict[str, Any], Watch], Run]
@@ -39,7 +40,7 @@ class Judge(Watch):
         self._epochs = begun.experiment()["training"]["epochs"]
         self.judge([row for row in begun.metrics() if row["step"] <= step])
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: Row) -> None:
         self.judge([row])
 
     def judge_finished(self, run: Run) -> None:
@@ -47,7 +48,7 @@ class Judge(Watch):
         self._epochs = run.experiment()["training"]["epochs"]
         self.judge(run.metrics())
 
-    def judge(self, rows: Sequence[dict[str, Any]]) -> None:
+    def judge(self, rows: Sequence[Row]) -> None:
         """Look at epochs that were not looked at yet; raises GivenUp before the last of them."""
         for row in rows:
             if (epoch := row["epoch"]) not in self._values:
@@ -81,14 +82,14 @@ def work(study: Study, total: int, train: Train, monitor: str, runs: Path) -> No
                 trial.set_user_attr("failed", str(error).splitlines()[0])
                 study.end(trial)
             else:
-                receipt: Any = run.receipt
+                receipt = run.finished_receipt()
                 results = receipt["results"]
                 # Also for those who have not the run itself, as it is on another machine.
                 trial.set_user_attr("run", run.name)
                 trial.set_user_attr("weights_sha256", results["weights_sha256"])
                 trial.set_user_attr("accuracy", results["metrics"]["test"]["accuracy"])
                 trial.set_user_attr("seconds", receipt["timing"]["seconds"])
-                study.end(trial, results["metrics"]["validation"][monitor])
+                study.end(trial, metrics_of(receipt)[f"validation.{monitor}"])
 
 
 def follow(study: Study, total: int, parallel: int, words: Sequence[str], watch: Watch) -> None:
@@ -157,12 +158,12 @@ def write_recipe(
     base: Path, path: Path, first_lines: Sequence[str], overrides: Sequence[str]
 ) -> None:
     """A recipe like another, with overrides in it and without the space."""
-    content = yaml.safe_load(base.read_text())
+    content = load_yaml(base.read_text()) or {}
     content.pop("tune", None)
     for override in overrides:
         key, _, value = override.partition("=")
         section, _, name = key.strip().partition(".")
-        content.setdefault(section, {})[name] = read_value(value)
+        content[section] = (content.get(section) or {}) | {name: read_value(value)}
     text = "".join(f"# {line}\n" for line in first_lines)
     text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
     write_atomically(path, text.encode(), setting="")

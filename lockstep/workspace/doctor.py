@@ -5,10 +5,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lockstep.ground import environment, profiles
+from lockstep.workspace import engine
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,12 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, the quick ones first; nothing here loads torch unless there is a GPU."""
-    checks: list[Callable[[], Finding]] = [_python, _lock, _variables, _cpu, _gpu, _disk, _docker]
+    checks = (_engine, _python, _lock, _variables, _cpu, _gpu, _disk, _docker)
     return [check() for check in checks]
+
+
+def _engine() -> Finding:
+    return Finding("engine", True, engine.summary().removeprefix("engine "))
 
 
 def _python() -> Finding:

@@ -8,10 +8,10 @@ from lockstep.ground.errors import ModelError
 from lockstep.ground.files import publish_folder
 from lockstep.ground.home import examples, here
 
-_DEFAULT = "digits"
+DEFAULT = "digits"
 
 
-def write_model(name: str, like: str = _DEFAULT) -> list[Path]:
+def write_model(name: str, like: str = DEFAULT) -> list[Path]:
     """Copy an example under a new name into the project, with the catalog file of its data.
 
     Returns the files that were written. Raises ModelError for a name that is taken or cannot be one

@@ -18,7 +18,7 @@ from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.run.keeping import open_data
 
 
@@ -34,8 +34,9 @@ def altered(
     """A copy of a run whose receipt and golden answers were changed, with digests that fit."""
     shutil.copytree(run.folder, folder / run.name, symlinks=True)
     copy = Run(folder / run.name)
-    receipt, answers = copy.receipt, json.loads((copy.folder / "golden.json").read_bytes())
-    assert receipt
+    receipt, answers = (
+        json.loads((copy.folder / name).read_bytes()) for name in ("receipt.json", "golden.json")
+    )
     change(receipt, answers)
     (copy.folder / "golden.json").write_bytes(readable_json(answers))
     if "golden_sha256" in receipt["results"]:
@@ -76,6 +77,7 @@ def test_where_a_run_promises_nothing_its_golden_answers_are_not_held_against_it
     finished_run: Run, tmp_path: Path
 ) -> None:
     def old(receipt: dict[str, Any], _: dict[str, Any]) -> None:
+        receipt["schema"] = 1
         del receipt["results"]["golden_sha256"]
 
     def elsewhere(receipt: dict[str, Any], answers: dict[str, Any]) -> None:

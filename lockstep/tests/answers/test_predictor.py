@@ -18,7 +18,7 @@ from lockstep.examples.models.digits import Preprocess
 from lockstep.ground.errors import LockstepError, ModelError, RunError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.run.keeping import open_data
 from lockstep.tests.conftest import ROOT
 from lockstep.training.parameters import FlatParameters

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization as forms
@@ -159,7 +161,7 @@ def test_another_key_and_what_is_no_key_are_refused(
 def test_a_key_of_another_kind_is_told_in_one_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = {
+    made: dict[str, Callable[[], Any]] = {
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
         "ed25519": ed25519.Ed25519PrivateKey.generate,
         "x25519": x25519.X25519PrivateKey.generate,
@@ -208,7 +210,9 @@ def test_the_library_of_signatures_is_loaded_only_for_one(tmp_path: Path) -> Non
     bundle = unpacked(tmp_path / "bundle")
     script = f"""
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 import lockstep.answers.predictor
 from lockstep.bundles.opening import opened
 with opened(Path({str(bundle)!r})):

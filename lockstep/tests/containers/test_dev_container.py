@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT
 from lockstep.tests.containers.conftest import BRIEF, IN_CI, copy_of_tree
 from lockstep.workspace.containers import remove_containers

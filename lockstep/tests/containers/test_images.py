@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT
 from lockstep.tests.containers.conftest import BRIEF, build, docker, project
 

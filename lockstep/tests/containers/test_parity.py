@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from lockstep.tests.conftest import ROOT
 from lockstep.tests.containers.conftest import IN_CI, project
 from lockstep.workspace.parity import Trial, _lacking, differences
 
-RECEIPT = {
+RECEIPT: dict[str, Any] = {
     "results": {"weights_sha256": "a" * 64, "trace_sha256": "b" * 64},
     "environment": {"packages": {"torch": "2.13.0+cpu", "numpy": "2.4.6"}, "drift": []},
 }

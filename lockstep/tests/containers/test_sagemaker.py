@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from lockstep.examples import load
 from lockstep.examples.models.digits import Preprocess
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT
 from lockstep.tests.containers.conftest import BRIEF, build, docker, project
 from lockstep.tests.containers.test_services import wait_for

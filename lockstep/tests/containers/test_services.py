@@ -20,13 +20,13 @@ from sklearn.datasets import load_digits
 
 from lockstep.examples import load
 from lockstep.examples.models.digits import Preprocess
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.containers.conftest import IN_CI, build, docker
 
 PICTURES = [Preprocess.show(pixels) for pixels in load_digits().images[:20]]
 ARRAYS = json.dumps([np.asarray(picture).tolist() for picture in PICTURES]).encode()
 JSON, TOKEN = "application/json", "a token of tests"
-KNOWN = {"Authorization": f"Bearer {TOKEN}"}
+KNOWN: dict[str, Any] = {"Authorization": f"Bearer {TOKEN}"}
 Compose = Callable[..., subprocess.CompletedProcess[str]]
 
 

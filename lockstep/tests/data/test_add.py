@@ -200,7 +200,7 @@ def test_numbers_of_other_types_become_floats(team: Team) -> None:
     np.save(team.files / "labels.npy", np.array(["x", "y"] * 10))
     made, _ = team.add(team.files)
     found = team.open().splits["train"].inputs
-    assert (found.dtype, made.labels) == (np.float32, ("x", "y"))
+    assert (found.dtype, made.labels) == (np.dtype(np.float32), ("x", "y"))
     assert {*found.ravel().tolist()} <= {*values.astype(np.float32).ravel().tolist()}
 
 
@@ -328,7 +328,15 @@ adding.add(request, Path(sys.argv[2]), Path(sys.argv[3]), lambda _: None)
 """
     folder = team.pictures()
     for where in ("_looked_at", "_written"):  # the archives are made; they are in the store
-        words = [sys.executable, "-c", script, str(folder), team.data, team.catalog, where]
+        words = [
+            sys.executable,
+            "-c",
+            script,
+            str(folder),
+            str(team.data),
+            str(team.catalog),
+            where,
+        ]
         assert subprocess.run(words, cwd=ROOT).returncode == -signal.SIGKILL
         assert list(team.catalog.iterdir()) == []
         assert [path.name for path in (team.data / "store").glob(".adding-*")]

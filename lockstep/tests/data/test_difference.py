@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lockstep.data.catalog import Entry
 from lockstep.data.difference import Difference, difference
 from lockstep.data.fetch import fetch
 from lockstep.ground.errors import DataError
@@ -79,7 +80,7 @@ def test_pictures_are_told_by_their_paths_and_classes(team: Team) -> None:
 def test_any_two_data_sets_can_be_compared(team: Team) -> None:
     from lockstep.ground.home import here
 
-    def brought(entry):  # type: ignore[no-untyped-def]
+    def brought(entry: Entry) -> dict[str, Path]:
         return fetch(entry, team.data, print)
 
     assert difference("digits", "digits", here().catalog, brought).same

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,17 @@ from lockstep.data.fetch import fetch
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import DataError
 
-TEXT = {"text": ["title", "body"], "label": "tag", "id": "id"}
+TEXT: dict[str, object] = {"text": ["title", "body"], "label": "tag", "id": "id"}
 SHARES = {"validation": 0.2, "test": 0.2}
 HEAD = "id,title,body,tag"
 GOOD = [f"{n},Title {n},Body {n},{'ab'[n % 2]}" for n in range(20)]
 
 
-def opened(path: Path, reading: dict[str, object], width: int, rows: int = 20) -> Dataset:
+def opened(path: Path, reading: Mapping[str, object], width: int, rows: int = 20) -> Dataset:
     """A table as a data set of two classes, freshly prepared."""
     test = 2 * int(rows / 2 * 0.2 + 0.5)
     counts = {"train": rows - 2 * test, "validation": test, "test": test}
-    reading = reading | {"shares": SHARES}
+    reading = {**reading, "shares": SHARES}
     files = (SourceFile(path.name, digest_of(path)),)
     made = Entry("mine", "", "", "", "table", (width,), ("a", "b"), counts, files, reading)
     arrays = path.parent / "arrays"

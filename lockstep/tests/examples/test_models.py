@@ -17,7 +17,7 @@ from lockstep.answers import predictor
 from lockstep.data.catalog import entry
 from lockstep.ground import home
 from lockstep.records import source
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, experiment
 
 NAMES = home.here().models()

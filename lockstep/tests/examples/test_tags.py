@@ -15,7 +15,7 @@ from lockstep.examples.models.tags.preprocess import terms, text_of
 from lockstep.ground.errors import DataError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import command, full_experiment
 

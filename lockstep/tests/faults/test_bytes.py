@@ -8,7 +8,7 @@ import pytest
 
 from lockstep import examples
 from lockstep.ground.errors import ModelError, RunError
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 SAME = (
     "experiment.yaml",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lockstep.ground.errors import RunError
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command
 
 WORDS = (

@@ -27,7 +27,7 @@ from lockstep.benchmarks.faults import (
 )
 from lockstep.data.order import Order
 from lockstep.records import trace
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command
 
 
@@ -154,7 +154,7 @@ def test_of_two_at_once_one_trains_and_the_other_waits_and_reports(
     printed, _ = second.communicate()
     assert f"is held by process {first.pid}; waiting" in words
     assert (first.exitcode, second.returncode) == (0, 0)
-    assert json.loads(printed)["results"] == (undisturbed.receipt or {})["results"]
+    assert json.loads(printed)["results"] == undisturbed.finished_receipt()["results"]
 
 
 def test_a_holder_that_dies_leaves_the_run_to_the_one_that_waits(
@@ -180,7 +180,7 @@ def test_each_epoch_saw_each_sample_once_also_after_a_kill(runs: Path) -> None:
     process.kill()
     process.join()
     run = finished(runs)
-    seen = (run.receipt or {})["results"]["data"]
+    seen = run.finished_receipt()["results"]["data"]
     for epoch in range(8):
         order = Order(500, 42, epoch).at(0, 500)
         assert sorted(order) == list(range(500))
@@ -241,5 +241,5 @@ def test_a_clock_set_back_by_two_days_changes_nothing(runs: Path, undisturbed: R
     assert (done.returncode, b"goes on at step" in done.stderr) == (0, True), done.stderr
     run = run_in(runs)
     assert run and differences(run, undisturbed) == []
-    ended = [(run.receipt or {})["timing"]["finished"] for run in (run, undisturbed)]
+    ended = [run.finished_receipt()["timing"]["finished"] for run in (run, undisturbed)]
     assert ended[0] < ended[1]

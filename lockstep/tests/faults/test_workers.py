@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command
 
 # Batch norm, flips, and a last batch of 3 samples, which leaves 5 of the 8 shards empty.
@@ -224,4 +224,4 @@ def test_of_two_machines_one_is_cut_off_and_the_other_ends_the_run(
     both[1].kill()
     both[1].communicate()
     assert_same(the_run(tmp_path), alone)
-    assert (the_run(tmp_path).receipt or {})["timing"]["workers"] == 1
+    assert the_run(tmp_path).finished_receipt()["timing"]["workers"] == 1

@@ -20,7 +20,7 @@ from lockstep.tests.trees import offline
 pytestmark = pytest.mark.slow  # pip-audit takes seconds to start
 
 # As OSV has it: what is known of the version of jinja2 that an audit asks for first.
-CANARY = {
+CANARY: dict[str, object] = {
     "id": "GHSA-462w-v97r-4m45",
     "summary": "Sandbox escape in Jinja2",
     "affected": [
@@ -117,7 +117,10 @@ def test_a_package_that_is_known_to_be_vulnerable_does_not_pass(
 ) -> None:
     lock = json.loads((ROOT / "Pipfile.lock").read_bytes())
     version = lock["default"]["pillow"]["version"].lstrip("=")
-    known = {"id": "PYSEC-1", "affected": [{"package": {"name": "pillow", "ecosystem": "PyPI"}}]}
+    known: dict[str, object] = {
+        "id": "PYSEC-1",
+        "affected": [{"package": {"name": "pillow", "ecosystem": "PyPI"}}],
+    }
     with advisories({("jinja2", "2.4.1"): CANARY, ("pillow", version): known}) as (address, _):
         ok, told = found(clone, monkeypatch, address)["advisories"]
     assert (ok, told) == (
@@ -150,7 +153,7 @@ def test_a_secret_in_a_tracked_file_does_not_pass(
 def test_without_a_network_the_audit_fails_and_says_what_it_could_not_check(
     tmp_path: Path,
 ) -> None:
-    words = [sys.executable, "-m", "lockstep", "audit", "--json", "--output", tmp_path / "out"]
+    words = [sys.executable, "-m", "lockstep", "audit", "--json", "--output", str(tmp_path / "out")]
     done = subprocess.run(
         offline(*words), cwd=ROOT, env=plain_environment(), capture_output=True, text=True
     )

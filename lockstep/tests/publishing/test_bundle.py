@@ -27,7 +27,7 @@ from lockstep.ground.errors import BundleError, EnvironmentMismatch, ModelError
 from lockstep.publishing import needs
 from lockstep.publishing.bundle import Bundle, made
 from lockstep.records import source
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.test_acceptance import state
 

@@ -26,7 +26,7 @@ from lockstep.ground.storage import Folder, Storage, open_storage
 from lockstep.ground.watch import Watch
 from lockstep.publishing.bundle import Bundle, made
 from lockstep.publishing.weights import Entry, fetched, index, publish
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import S3
 from lockstep.tests.test_acceptance import state
@@ -308,7 +308,7 @@ def test_published_weights_are_loaded_and_their_features_are_frozen(
     assert torch.equal(features(inputs), whole.model.features(inputs))  # type: ignore[operator]
     for words in ({}, {"pretrained": True, "run": digits.folder}):
         with pytest.raises(TypeError, match="expected one of a run, pretrained=True"):
-            examples.load("digits", **words)  # type: ignore[arg-type]
+            examples.load("digits", **words)
 
 
 def test_only_what_the_key_signed_is_kept_where_a_key_is_configured(
@@ -368,7 +368,9 @@ def test_the_recipe_of_the_page_learns_digits_on_the_features_of_apparel(
 ) -> None:
     put(made(accepted("apparel/base")), open_storage(str(folder)))
     page = (ROOT / "lockstep" / "docs" / "bundle.md").read_text()
-    (script,) = re.findall(r"```python\n(from project import load, .*?)```", page, re.DOTALL)
+    (script,) = re.findall(
+        r"```python\n(from lockstep.examples import load, .*?)```", page, re.DOTALL
+    )
     variables = plain_environment() | {"LOCKSTEP_DATA": str(tmp_path / "data")}
     words = [sys.executable, "-c", script]
     told = []

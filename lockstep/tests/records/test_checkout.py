@@ -9,7 +9,7 @@ import pytest
 from lockstep.ground.errors import RunError
 from lockstep.records import source
 from lockstep.records.checkout import checkout
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -26,7 +26,8 @@ from lockstep.records import compare as comparing
 from lockstep.records import trace
 from lockstep.records.compare import compare, parting
 from lockstep.records.differences import Difference, between_parts
-from lockstep.records.receipt import Run, verify
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 from lockstep.run.keeping import open_data
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import ROOT, experiment
@@ -149,6 +150,7 @@ def test_the_step_is_named_at_which_a_changed_sample_is_first_used(
         inside[0, 0], inside[x, y] = inside[x, y], inside[0, 0]
 
     other = run_experiment(experiment(), changed_data(place, tmp_path / what, change), Watch())
+    assert other
     used = np.flatnonzero(Order(300, 42, 0).at(0, 300) == sample)[0] // 64 + 1
     found = compare(finished_run, other)
     assert (found.step, found.column, found.epoch) == (used, "batch", 1)
@@ -163,6 +165,7 @@ def test_what_is_fitted_on_the_data_brings_a_changed_pixel_into_the_first_step(
         inputs[7, 3, 3] += 1
 
     other = run_experiment(experiment(), changed_data(place, tmp_path / "data", change), Watch())
+    assert other
     found = compare(finished_run, other)
     assert (found.step, found.column) == (1, "batch")
     assert [(row.part, row.name) for row in found.differences] == [

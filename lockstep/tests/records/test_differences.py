@@ -11,7 +11,8 @@ from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.errors import RunError
 from lockstep.records import source
 from lockstep.records.differences import FileDifference, differences
-from lockstep.records.receipt import Run, verify
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 
 
 def with_source(run: Run, folder: Path, changes: dict[str, bytes | None]) -> Run:

@@ -52,7 +52,7 @@ def test_the_installed_packages_are_those_that_python_itself_finds() -> None:
 def test_what_is_as_locked_stands_in_the_identity_with_its_hashes(lock: Lock) -> None:
     lock(default={"numpy": f"=={HERE['numpy']}"}, **{category(): {"torch": f"==={HERE['torch']}"}})
     found = environment.packages()
-    assert found.as_identity() == {
+    assert found.as_identity(found.installed) == {
         "numpy": [HERE["numpy"], digest_of(b'["a","b"]')],
         "torch": [HERE["torch"], digest_of(b'["a","b"]')],
     }
@@ -66,7 +66,7 @@ def test_each_package_that_is_not_as_locked_is_named_and_marked(lock: Lock) -> N
         "no-such-package: locked 1.0, installed none",
         f"numpy: locked 0.1, installed {HERE['numpy']}",
     ]
-    assert found.as_identity() == {
+    assert found.as_identity(found.installed) == {
         "numpy": [HERE["numpy"], "not as locked"],
         "xxhash": [HERE["xxhash"], digest_of(b'["a","b"]')],
     }
@@ -106,7 +106,7 @@ def test_without_a_lock_all_that_is_installed_counts(
     monkeypatch.setattr(environment, "LOCK", tmp_path / "Pipfile.lock")
     found = environment.packages()
     assert (found.installed, found.drift) == (HERE, ["no Pipfile.lock beside the package"])
-    assert found.as_identity()["torch"] == [HERE["torch"], "not as locked"]
+    assert found.as_identity(found.installed)["torch"] == [HERE["torch"], "not as locked"]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,25 @@
 from pathlib import Path
 
 from lockstep.ground.errors import RunError
+from lockstep.ground.watch import Row
 from lockstep.records.journal import Journal
+
+
+def row(step: int) -> Row:
+    return {
+        "epoch": step // 4,
+        "step": step,
+        "better": True,
+        "rate": 0.1,
+        "train": {"loss": 1 / step},
+        "validation": {"loss": 2 / step},
+    }
 
 
 def written(path: Path, *steps: int, after: int = 0) -> str:
     journal = Journal(path, after)
     for step in steps:
-        journal.append({"step": step, "loss": 1 / step})
+        journal.append(row(step))
     journal.close()
     return journal.digest()
 

@@ -3,26 +3,27 @@
 import html
 import json
 from html.parser import HTMLParser
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lockstep.data.batches import Blocks
 from lockstep.ground.place import Place
-from lockstep.ground.watch import Watch
+from lockstep.ground.watch import Row, Watch
 from lockstep.loading import predictor
 from lockstep.records import trace
-from lockstep.records.receipt import Run
 from lockstep.records.report import Mistake, page, worst_mistakes
+from lockstep.records.run import Run
 from lockstep.run.keeping import open_data
 from lockstep.training.evaluation import metrics, probabilities
 
 LABELS = ["T-shirt/top", "<b>bold</b>", "$\\oops$ & co", "衣", "Ankle boot"]
-ROWS: list[dict[str, Any]] = [
+ROWS: list[Row] = [
     {
         "epoch": epoch,
         "step": 10 * epoch,
+        "better": True,
+        "rate": 0.1,
         "train": {"loss": 1 / epoch},
         "validation": {"loss": 2 / epoch, "accuracy": 1 - 1 / epoch},
     }
@@ -62,7 +63,7 @@ def receipt(drift: tuple[str, ...] = ()) -> bytes:
         "metrics": {"validation": found, "test": found},
     }
     parts = {"run": "<i>run</i>", "identity": {"digest": "e" * 64}, "results": results}
-    return json.dumps(parts | {"environment": {"drift": list(drift)}}).encode()
+    return json.dumps(parts | {"environment": {"drift": list(drift), "notebook": False}}).encode()
 
 
 def made(*mistakes: Mistake, drift: tuple[str, ...] = ()) -> bytes:

@@ -19,8 +19,10 @@ from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.files import held, is_held, remove_abandoned
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run, level, verify
+from lockstep.records.receipt import level
 from lockstep.records.reproduce import differences_here, not_covered
+from lockstep.records.run import Run
+from lockstep.records.verify import verify
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import ROOT, experiment
 from lockstep.tests.records.test_compare import changed_data
@@ -141,6 +143,7 @@ def test_a_run_on_data_that_is_not_here_is_told_and_parts_at_its_first_use(
     overrides = ("training.epochs=1", "data.limit=130")
     elsewhere = changed_data(place, tmp_path / "data", change)
     run = run_experiment(experiment("digits/base", *overrides), elsewhere, Watch())
+    assert run
     done = project(ROOT, "reproduce", str(run.folder), "--json", TMPDIR=str(tmp_path))
     found = json.loads(done.stdout)
     digest = run.parts["data"][:12]
@@ -210,7 +213,11 @@ def test_nothing_differs_on_the_machine_that_made_the_run(finished_run: Run) -> 
 def test_every_difference_between_the_receipt_and_here_is_named(
     finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = {"python": "3.9.1", "torch": "2.0.0", "platform": "Linux x86_64, glibc 2.1"}
+    facts: dict[str, object] = {
+        "python": "3.9.1",
+        "torch": "2.0.0",
+        "platform": "Linux x86_64, glibc 2.1",
+    }
     facts |= {"image": "sha256:1", "threads": 4}
     run = resealed(finished_run, tmp_path, environment=facts)
     there = environment.installed() | {"numpy": "0.1"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lockstep.ground.errors import RunError
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 from lockstep.records.selection import choose, condition
 
 

@@ -9,7 +9,7 @@ import pytest
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import held
 from lockstep.records import trash
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 
 
 @pytest.fixture

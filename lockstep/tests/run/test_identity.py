@@ -13,7 +13,7 @@ import pytest
 from lockstep.ground import environment
 from lockstep.ground.home import Home
 from lockstep.records import source
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 from lockstep.run.distributions import loaded
 from lockstep.tests.conftest import ROOT, copy_of_tracked_files
 
@@ -288,7 +288,7 @@ def test_a_stopped_run_resumes_after_harmless_edits_and_train_names_what_parts_a
     resumed = train(acme, *kept, tree=tree)
     assert (resumed.returncode, "step 7" in resumed.stderr) == (0, True), resumed.stderr
     (run,), (other,) = runs(tmp_path / "runs"), runs(tmp_path / "whole")
-    weights = [(one.receipt or {})["results"]["weights_sha256"] for one in (run, other)]
+    weights = [one.finished_receipt()["results"]["weights_sha256"] for one in (run, other)]
     assert weights[0] == weights[1]
 
     path = acme.folder / "text" / "factor.txt"

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from lockstep.bundles.archive import unpack
 from lockstep.examples.models.digits import Predictor
 from lockstep.publishing.bundle import Bundle, made
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.sagemaker.job import hand_over
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import free_ports
@@ -74,7 +74,7 @@ def test_what_jobs_left_is_unpacked_by_the_line_of_the_page_and_known_as_runs(
 ) -> None:
     """Packed as the service does it: the files of /opt/ml/model without a folder."""
     page = (ROOT / "lockstep" / "docs" / "sagemaker.md").read_text()
-    (line,) = re.findall(r"^    (mkdir .*model\.tar\.gz.*)$", page, re.MULTILINE)
+    (line,) = re.findall(r"^(mkdir .*model\.tar\.gz.*)$", page, re.MULTILINE)
     hand_over(digits.folder, tmp_path / "model")
     subprocess.run(["tar", "czf", "model.tar.gz", "-C", "model", "."], cwd=tmp_path, check=True)
     (tmp_path / "runs").mkdir()

@@ -18,7 +18,7 @@ import pytest
 
 from lockstep.ground.errors import DeploymentError
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.sagemaker import stack as stacks
 from lockstep.sagemaker.account import Account
 from lockstep.sagemaker.stack import Change, Outcome, Stack
@@ -258,7 +258,7 @@ def test_a_stack_that_cannot_be_updated_says_what_to_do(playing: Playing) -> Non
 
 
 def test_nobody_waits_for_a_stack_that_is_not_ours(playing: Playing) -> None:
-    under_way = ("UPDATE_IN_PROGRESS", [])
+    under_way: tuple[str, list[dict[str, Any]]] = ("UPDATE_IN_PROGRESS", [])
     stack, play, _ = playing(under_way, under_way, ("UPDATE_COMPLETE", []), is_ours=False)
     with pytest.raises(DeploymentError, match="did not make"):
         stack.ready()

@@ -27,7 +27,7 @@ from lockstep.ground.errors import DeploymentError, SettingError, StorageError
 from lockstep.ground.storage import open_storage
 from lockstep.ground.watch import Watch
 from lockstep.publishing.bundle import Bundle
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.sagemaker import endpoint
 from lockstep.sagemaker.account import Account
 from lockstep.sagemaker.stack import Stack

@@ -206,8 +206,8 @@ def test_a_deployment_is_blue_and_green_and_ends_when_an_alarm_rings(traffic: st
     call = boto3.client("sagemaker", "us-east-1").meta.service_model.operation_model(
         "UpdateEndpoint"
     )
-    names = ("EndpointName", "RetainAllVariantProperties", "ExcludeRetainedVariantProperties")
-    asked = {name: given[name] for name in names} | {"EndpointConfigName": "c"}
+    settings = ("EndpointName", "RetainAllVariantProperties", "ExcludeRetainedVariantProperties")
+    asked = {name: given[name] for name in settings} | {"EndpointConfigName": "c"}
     validate_parameters(asked | {"DeploymentConfig": config}, call.input_shape)
     routing = config["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
     assert (routing["Type"], routing["WaitIntervalInSeconds"]) == (traffic, 120)

@@ -14,7 +14,7 @@ from lockstep.bundles.archive import unpack
 from lockstep.examples.models import tags
 from lockstep.examples.models.digits import Predictor
 from lockstep.publishing.bundle import Bundle, made
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, plain_environment
 
 TOOLKIT = "sagemaker-inference==1.10.1"
@@ -171,7 +171,7 @@ def test_its_requirements_can_be_installed_as_the_toolkit_does(
     python = environment(tmp_path / "environment")
     install(python, "-r", listed)
     words = [
-        python,
+        str(python),
         "-m",
         "pip",
         "list",

@@ -10,7 +10,7 @@ import pytest
 
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import experiment
 from lockstep.tests.serving.test_app import free_port, start

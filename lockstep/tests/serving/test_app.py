@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from lockstep.examples import load
 from lockstep.examples.models.digits import Preprocess
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, plain_environment
 
 PICTURES = [Preprocess.show(pixels) for pixels in load_digits().images[:20]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.serving.connection import Connection
 from lockstep.serving.limits import Limits
 from lockstep.tests.serving.conftest import metrics

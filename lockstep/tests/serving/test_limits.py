@@ -14,7 +14,7 @@ import pytest
 from lockstep import loading
 from lockstep.examples.models.digits import Preprocess
 from lockstep.ground.pictures import MOST_PIXELS
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.serving.app import app
 from lockstep.serving.gate import Gate
 from lockstep.serving.limits import Limits
@@ -189,7 +189,7 @@ def test_with_a_token_only_the_page_and_the_probes_are_open(served: loading.Serv
     gate = app(served, "sesame")
     paths = ("/", "/healthz", "/readyz", "/model", "/metrics", "/openapi.json", "/any")
 
-    def statuses(**headers: str) -> list[int]:
+    def statuses(**headers: Any) -> list[int]:
         return [asyncio.run(call(gate, "GET", path, **headers))[0] for path in paths]
 
     closed = [200, 200, 200, 401, 401, 401, 401]

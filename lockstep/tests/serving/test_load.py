@@ -12,7 +12,7 @@ import pytest
 from lockstep.answers import golden
 from lockstep.answers.inputs import Text
 from lockstep.examples import load
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.serving.conftest import is_open, metrics, post, raw, serving
 from lockstep.tests.serving.test_app import JSON, PNG, content, free_port, start
 

@@ -8,7 +8,7 @@ from lockstep import loading
 from lockstep.answers import golden
 from lockstep.ground.errors import ModelError
 from lockstep.publishing.onnx import TOLERANCE, Session
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 
 pytestmark = pytest.mark.slow  # the export takes some seconds
 

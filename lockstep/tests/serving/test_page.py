@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lockstep.answers import golden
 from lockstep.examples import load
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.tests.serving.conftest import serving
 from lockstep.tests.serving.test_app import PICTURES, content
 from lockstep.tests.test_jupyterlab import browser, needs_chromium  # noqa: F401
@@ -216,7 +217,7 @@ def test_in_the_dark_and_on_a_phone_all_is_seen(
         page.screenshot(path=path, full_page=True)
         print(path)
         with Image.open(io.BytesIO(path.read_bytes())) as picture:
-            ground = picture.convert("L").getpixel((2, 2))
+            ground = int(np.asarray(picture.convert("L"))[2, 2])
         grounds.append(ground)
         ink = page.evaluate("getComputedStyle(document.body).color")
         light = sum(map(int, ink[4:-1].split(","))) / 3

@@ -12,7 +12,7 @@ import uvloop
 
 from lockstep import loading
 from lockstep.publishing import bundle
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.serving.app import app
 from lockstep.serving.connection import Connection
 from lockstep.serving.limits import Limits

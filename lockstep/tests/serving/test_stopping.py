@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lockstep.records.receipt import Run
+from lockstep.records.run import Run
 from lockstep.serving.batching import Batching
 from lockstep.serving.limits import Limits
 from lockstep.tests.conftest import ROOT, plain_environment

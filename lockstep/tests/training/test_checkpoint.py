@@ -2,6 +2,7 @@
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,6 @@ def test_a_second_write_waits_for_the_first(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", 9, lambda _: None)
     order: list[int] = []
     for step in (1, 2, 3):
-        checkpoints.save(snapshot(step), best=None, flush=lambda step=step: order.append(step))
+        checkpoints.save(snapshot(step), best=None, flush=partial(order.append, step))
     checkpoints.close()
     assert (order, sorted(checkpoints.steps())) == ([1, 2, 3], [1, 2, 3])

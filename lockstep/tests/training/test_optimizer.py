@@ -1,5 +1,7 @@
 """Update rules have the bits of torch.optim's fused ones; schedules are functions of the step."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ enforce("portable", "cpu")
 )
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_steps_equal_those_of_torch(
-    name: str, kind: type[torch.optim.Optimizer], options: dict[str, float], decay: float
+    name: str, kind: Callable[..., torch.optim.Optimizer], options: dict[str, float], decay: float
 ) -> None:
     reseed(1)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)

@@ -39,7 +39,7 @@ def test_a_bit_that_differs_is_told_by_the_name_of_the_case(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def other() -> torch.Tensor:
-        changed = usual()[0]
+        changed: torch.Tensor = usual()[0]
         changed.view(torch.int32)[0, 0] ^= 1
         return changed
 

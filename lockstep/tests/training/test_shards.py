@@ -16,7 +16,7 @@ enforce("portable", "cpu")
 Seed = Callable[[int, int], None]
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     reseed(1)
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
@@ -77,7 +77,7 @@ def test_empty_shards_change_nothing() -> None:
 
 
 def test_one_shard_is_plain_backpropagation() -> None:
-    whole, model = batch(16), network().to(memory_format=torch.channels_last)
+    whole, model = batch(16), network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     flat, loss, _ = computed([whole])
     plain = loss_of(model, (whole[0].contiguous(memory_format=torch.channels_last), whole[1]))
     plain.backward()
@@ -96,8 +96,10 @@ def test_running_statistics_are_the_mean_of_the_shards() -> None:
         one = network()
         FlatParameters(one)  # the same memory layout, or convolutions take another kernel
         one(shard[0].contiguous(memory_format=torch.channels_last))
-        alone.append(one[1].running_mean / 4)
-    assert torch.equal(model[1].running_mean, (alone[0] + alone[1]) + (alone[2] + alone[3]))
+        alone.append(one[1].get_buffer("running_mean") / 4)
+    assert torch.equal(
+        model[1].get_buffer("running_mean"), (alone[0] + alone[1]) + (alone[2] + alone[3])
+    )
     assert model[1].num_batches_tracked == 1
 
 

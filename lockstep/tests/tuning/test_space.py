@@ -73,12 +73,12 @@ def test_each_mistake_of_a_space_is_told_in_a_line(tmp_path: Path) -> None:
     ] * len(wrong)
     told = [line.removeprefix(where).partition(": ")[2] for line in lines]
     assert told[0] == "no such setting. Did you mean training.lr?"
-    assert told[1] == "found -0.1, wanted float, at least 0"
-    assert told[2] == "found 0.5, wanted int, at least 1"
-    assert told[5] == "found 'lion', wanted str out of adamw, adam, sgd"
-    assert told[7] == "takes int, a power of two from 1 to 256, wanted choices"
+    assert told[1] == "found -0.1, expected float, at least 0"
+    assert told[2] == "found 0.5, expected int, at least 1"
+    assert told[5] == "found 'lion', expected str out of adamw, adam, sgd"
+    assert told[7] == "takes int, a power of two from 1 to 256, expected choices"
     assert {told[8], told[9]} == {"cannot be searched, as it does not say how to train"}
-    assert told[10].startswith("found 0.5, wanted {low, high}")
+    assert told[10].startswith("found 0.5, expected {low, high}")
 
 
 @pytest.mark.parametrize("section", [None, {}, ["training.lr"], 3])

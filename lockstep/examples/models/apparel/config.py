@@ -26,6 +26,6 @@ class Config:
     def __post_init__(self) -> None:
         if len(self.blocks) != len(self.widths) - 1:
             raise ValueError(
-                f"model.blocks: found {len(self.blocks)} stages, wanted {len(self.widths) - 1}, "
+                f"model.blocks: found {len(self.blocks)} stages, expected {len(self.widths) - 1}, "
                 "one for each of model.widths after the first"
             )

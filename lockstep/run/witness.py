@@ -1,0 +1,82 @@
+"""Watches what a run reads and loads while it is set up: all of it must be part of its identity."""
+
+import functools
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lockstep.ground import home
+from lockstep.ground.errors import ModelError
+
+
+class Witness:
+    """Notes which files are read, and which modules loaded, while a run is set up and rehearsed."""
+
+    def __init__(self, known: set[Path], allowed: list[Path]):
+        self.known = known | {home.ROOT / "pyproject.toml"}  # which says where the project is
+        self.allowed = [*allowed, *_places_of_python()]
+        self.opened: list[Path] = []
+        self._before = set(sys.modules)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note while this lasts."""
+        _listen()
+        _NOTING.append(self.opened)
+        try:
+            yield
+        finally:
+            _NOTING.remove(self.opened)
+
+    def refuse_unknown(self) -> None:
+        """Raise ModelError for a module or a file that is part of no identity."""
+        for name in sorted(set(sys.modules) - self._before):
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and self._is_unknown(Path(file)):
+                raise ModelError(
+                    f"{file}: the module {name} was loaded for training, but no import statement "
+                    "of the model leads to it, so it is part of no identity; import it by a "
+                    "statement, from the project's package."
+                )
+        for path in self.opened:
+            if self._is_unknown(path):
+                raise ModelError(
+                    f"{path}: was read while the model was set up, and is part of no identity; put "
+                    "the file into the model's folder."
+                )
+
+    def _is_unknown(self, path: Path) -> bool:
+        try:
+            real = path.absolute().resolve()
+        except OSError:
+            return False
+        inside = any(folder in real.parents for folder in self.allowed)
+        return real.is_file() and not inside and real not in self.known and real.suffix != ".pyc"
+
+
+_NOTING: list[list[Path]] = []
+
+
+@functools.cache
+def _listen() -> None:
+    """Hear of each file that is opened; once in a process, for such a hook can't be taken away."""
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if not _NOTING or event != "open":
+            return
+        path, mode, flags = arguments
+        reads = "r" in mode if isinstance(mode, str) else not (flags or 0) & 3
+        if reads and isinstance(path, str | bytes):
+            _NOTING[-1].append(Path(path.decode() if isinstance(path, bytes) else path))
+
+    sys.addaudithook(note)
+
+
+def _places_of_python() -> list[Path]:
+    """Where files lie that come with the system, with Python, with packages or with the engine."""
+    named = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    found = [sys.prefix, sys.base_prefix, *filter(None, named), "/proc", "/sys", "/dev", "/etc"]
+    return [Path(one).resolve() for one in found] + [Path("/usr"), home.ENGINE]

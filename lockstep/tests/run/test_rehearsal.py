@@ -1,0 +1,257 @@
+"""What a brought model may do, and what is refused by name before the first step."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from lockstep.ground.errors import ModelError
+from lockstep.ground.place import Place
+from lockstep.records.run import Run
+from lockstep.tests.projects import NETWORK, Bring
+
+PREPROCESS = Path(__file__).parents[2] / "examples" / "models" / "digits" / "preprocess.py"
+AUGMENT = '''        """Each picture moved by up to ``shift`` pixels, in training only."""'''
+
+
+def model(init: str = "", forward: str = "", loss: str = "") -> str:
+    """The network with lines added to its methods."""
+    text = NETWORK.replace("        super().__init__()\n", f"        super().__init__()\n{init}")
+    start = "    def forward(self, inputs):\n"
+    text = text.replace(start, f"{start}{forward}")
+    return text.replace("    inputs, labels = batch\n", f"    inputs, labels = batch\n{loss}")
+
+
+def augment(lines: str, imports: str = "") -> str:
+    """The preprocessing of digits with lines added to its augmentation."""
+    text = PREPROCESS.read_text().replace(AUGMENT, lines)
+    return text.replace("import numpy as np\n", f"import numpy as np\n{imports}", 1)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    found: dict[str, Any] = safetensors.torch.load_file(run.folder / "weights.safetensors")
+    return found
+
+
+def digest(run: Run) -> str:
+    assert run.receipt
+    return run.receipt["results"]["weights_sha256"]
+
+
+REFUSED = {
+    "a buffer that is assigned": (
+        model(
+            "        self.register_buffer('seen', torch.zeros(()))\n",
+            "        self.seen = self.seen + 1\n        inputs = inputs + 0 * self.seen\n",
+        ),
+        "seen: another tensor was assigned to it in a step",
+    ),
+    "a counter of Python": (
+        model("        self.calls = 0\n", "        self.calls += 1\n"),
+        r"Model\.calls: changes in every step and is in no checkpoint",
+    ),
+    "a counter in a list": (
+        model("        self.calls = [0]\n", "        self.calls[0] += 1\n"),
+        r"Model\.calls: changes in every step",
+    ),
+    "a counter of the module": (
+        model(forward="        global CALLS\n        CALLS += 1\n") + "\nCALLS = 0\n",
+        r"model\.CALLS: changes in every step",
+    ),
+    "a counter of the class": (
+        model(forward="        Model.calls += 1\n") + "\nModel.calls = 0\n",
+        r"Model\.calls: changes in every step",
+    ),
+    "chance of its own": (
+        model(forward="        import os\n        inputs = inputs + os.urandom(1)[0]\n"),
+        "loss or Model: step 1, shard 0 has other bits when it is computed again",
+    ),
+    "a teacher that follows in the loss": (
+        model(loss="    with torch.no_grad():\n        model.classifier.bias.mul_(0.9)\n"),
+        r"loss: it changed the parameter classifier\.bias",
+    ),
+    "a loss that is no mean": (
+        NETWORK.replace("labels)", "labels, weight=torch.arange(1.0, 11.0))"),
+        "loss: not the mean over its examples",
+    ),
+    "a sum": (
+        NETWORK.replace("labels)", "labels, reduction='sum')"),
+        "loss: not the mean over its examples",
+    ),
+    "a buffer of float64 that moves": (
+        model(
+            "        self.register_buffer('mean', torch.zeros(2, dtype=torch.float64))\n",
+            "        self.mean += 1\n",
+        ),
+        "mean: a buffer of float64 changed in a step",
+    ),
+    "a parameter of complex numbers": (
+        model(
+            "        self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))\n",
+            "        inputs = inputs * self.phase.abs().mean()\n",
+        ),
+        "phase: found a parameter of complex64, expected float32",
+    ),
+    "nothing to train": (
+        model().replace(
+            "        self.classifier = nn.Linear(16, classes)\n",
+            "        self.classifier = nn.Linear(16, classes)\n"
+            "        self.requires_grad_(False)\n",
+        ),
+        "no parameter with requires_grad found",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_breaks_a_law_is_refused_by_name_before_the_first_step(
+    bring: Bring, place: Place, name: str
+) -> None:
+    text, reason = REFUSED[name]
+    with pytest.raises(ModelError, match=reason) as error:
+        bring(model=text).train(place)
+    assert len(str(error.value).splitlines()) == 1
+    assert list(place.runs.glob("*/trace.bin")) == [] or not any(
+        path.stat().st_size for path in place.runs.glob("*/trace.bin")
+    )
+
+
+AUGMENTS = {
+    "NumPy's": augment("        inputs = inputs * float(np.random.rand())\n"),
+    "Python's": augment("        inputs = inputs * random.random()\n", "import random\n"),
+    "torch's": augment("        inputs = inputs + torch.randn_like(inputs)\n"),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_chance_from_any_default_generator_is_the_same_after_a_stop(
+    bring: Bring, place: Place, name: str
+) -> None:
+    project = bring(preprocess=AUGMENTS[name])
+    whole = project.train(place, runs="whole")
+    project.train(place, until=4)
+    np.random.rand()
+    torch.rand(1)
+    assert digest(project.train(place)) == digest(whole)
+
+
+def test_a_generator_that_nobody_seeds_is_refused(bring: Bring, place: Place) -> None:
+    own = augment("        inputs = inputs + np.random.default_rng().random()\n")
+    with pytest.raises(ModelError, match="Preprocess: step 1, shard 0 has other bits"):
+        bring(preprocess=own).train(place)
+
+
+CONSTANTS = {
+    "complex": "torch.polar(torch.ones(4, 3), torch.randn(4, 3))",
+    "whole": "torch.tensor([2**40 + 1, -3, 2**62])",
+    "range": "torch.arange(64.0)",
+    "tenth": "torch.full((7,), 0.1)",
+    "double": "torch.tensor([0.1], dtype=torch.float64)",
+    "half": "torch.tensor([0.1], dtype=torch.float16)",
+    "truth": "torch.tensor([True, False])",
+}
+
+
+def test_buffers_that_nobody_changes_keep_every_byte(bring: Bring, place: Place) -> None:
+    lines = [f"        self.register_buffer('a_{n}', {text})\n" for n, text in CONSTANTS.items()]
+    project = bring(model=model("".join(lines)))
+    run = project.train(place)
+    for kind, text in CONSTANTS.items():
+        kept = weights(run)[f"a_{kind}"]
+        assert kept.dtype == eval(text).dtype
+        if kind != "complex":
+            assert torch.equal(kept, eval(text))
+    torch.default_generator.manual_seed(0)
+
+
+def test_whole_numbers_that_advance_are_exact(bring: Bring, place: Place) -> None:
+    project = bring(
+        model=model(
+            "        self.register_buffer('seen', torch.tensor([2**40]))\n",
+            "        self.seen += 2**33 + 1 if self.training else 0\n",
+        )
+    )
+    assert weights(project.train(place))["seen"].tolist() == [2**40 + 10 * (2**33 + 1)]
+
+
+@pytest.mark.parametrize("settings", [("training.average=0.9",), ("training.optimizer=sgd",)])
+def test_frozen_parameters_keep_every_byte(
+    bring: Bring, place: Place, settings: tuple[str, ...]
+) -> None:
+    frozen = NETWORK.replace(
+        "        self.dropout",
+        "        self.features[1].weight.data.fill_(0.1)\n"
+        "        self.features.requires_grad_(False)\n        self.dropout",
+    )
+    run = bring(model=frozen).train(
+        place, "training.weight_decay=0.1", "training.lr=0.1", *settings
+    )
+    assert torch.equal(weights(run)["features.1.weight"], torch.full((16, 64), 0.1))
+
+
+def test_parts_in_evaluation_mode_stay_in_it(bring: Bring, place: Place) -> None:
+    part = NETWORK.replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16).eval())\n")
+    project = bring(model=part)
+    kept = weights(project.train(place))
+    assert kept["features.3.num_batches_tracked"].item() == 0
+    assert torch.equal(kept["features.3.running_mean"], torch.zeros(16))
+
+
+def test_tied_weights_train_to_a_receipt_and_answer(bring: Bring, place: Place) -> None:
+    tied = NETWORK.replace(
+        "        self.classifier = nn.Linear(16, classes)\n",
+        "        self.middle = nn.Linear(16, 16)\n        self.again = nn.Linear(16, 16)\n"
+        "        self.again.weight = self.middle.weight\n"
+        "        self.classifier = nn.Linear(16, classes)\n",
+    ).replace(
+        "self.dropout(self.features(inputs))", "self.again(self.middle(self.features(inputs)))"
+    )
+    project = bring(model=tied)
+    run = project.train(place)
+    kept = weights(run)
+    assert torch.equal(kept["again.weight"], kept["middle.weight"])
+    predictor = project.home.module("brought").Predictor.load(run.folder)
+    assert predictor.predict([np.zeros((8, 8))])[0]["label"] in predictor.preprocess.labels
+
+
+def test_a_last_batch_too_small_for_batch_statistics_is_refused(bring: Bring, place: Place) -> None:
+    project = bring(model=NETWORK.replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16))\n"))
+    with pytest.raises(ModelError, match=r"the batch of step 5 has 8 examples in 8 shards"):
+        project.train(place)
+    assert project.train(place, "data.limit=80").receipt
+
+
+def test_what_is_loaded_by_importlib_is_refused(bring: Bring, place: Place) -> None:
+    project = bring(
+        model="import importlib\n" + model("        importlib.import_module(config.late)\n")
+    )
+    (project.home.folder / "late.py").write_text("GAIN = 1\n")
+    config = (project.model / "config.py").read_text()
+    more = f'    late: str = setting("{project.package}.late", "a module")\n\n    @property'
+    (project.model / "config.py").write_text(config.replace("    @property", more, 1))
+    with pytest.raises(ModelError, match=r"late\.py: the module .* is part of no identity"):
+        project.train(place)
+
+
+def test_a_file_from_elsewhere_is_refused_and_one_beside_the_code_is_not(
+    bring: Bring, place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "gain.txt").write_text("1.0\n")
+    path = "from pathlib import Path\n"
+    reading = "        self.gain = float(Path({!r}).read_text())\n"
+    project = bring(model=path + model(reading.format(str(tmp_path / "gain.txt"))))
+    with pytest.raises(ModelError, match=r"gain\.txt: was read while the model was set up"):
+        project.train(place)
+    inside = bring(model=path + model(reading.format("@")))
+    (inside.model / "gain.txt").write_text("1.0\n")
+    text = (inside.model / "model.py").read_text().replace("@", str(inside.model / "gain.txt"))
+    (inside.model / "model.py").write_text(text)
+    assert inside.train(place, "model.width=8").receipt
+
+
+def test_a_cache_that_settles_is_no_state(bring: Bring, place: Place) -> None:
+    lines = "        self.cache.setdefault(inputs.shape[-1], 1.0)\n"
+    assert bring(model=model("        self.cache = {}\n", lines)).train(place).receipt

@@ -1,0 +1,105 @@
+"""Git, as far as `invoke init` and `invoke upgrade` need it: commands, trees as plain values."""
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockstep.ground.errors import WorkspaceError
+from lockstep.ground.processes import follow_parent
+
+Entry = tuple[str, str]  # mode and object of a file in a tree
+# Hooks, signatures and caches of the user's own commits have no part in what is prepared here.
+_SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.splitIndex=false",
+    "core.fsmonitor=false",
+    "gc.auto=0",
+)
+_NOBODY = ("-c", "user.name=Lockstep", "-c", "user.email=lockstep@localhost")
+
+
+@dataclass(frozen=True)
+class Git:
+    """A repository's commands.
+
+    ``lock`` is a file descriptor that they inherit: as long as one of them lives, what it locks is
+    locked, also when the process that started them was killed.
+    """
+
+    folder: Path
+    lock: int = -1
+
+    def __call__(self, *words: str, content: bytes = b"", index: Path | None = None) -> str:
+        """Run a command and return its output. Raises WorkspaceError with git's last line."""
+        done = self.attempt(*words, content=content, index=index)
+        if done.returncode:
+            lines = [line for line in done.stderr.decode().splitlines() if line.strip()]
+            reason = lines[-1] if lines else f"exit code {done.returncode}"
+            raise WorkspaceError(f"{self.folder}: git {' '.join(words[:2])}: {reason}")
+        return os.fsdecode(done.stdout)
+
+    def attempt(
+        self, *words: str, content: bytes = b"", index: Path | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command that may fail. Raises WorkspaceError where there is no git."""
+        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_INDEX")}
+        for name in ("GIT_DIR", "GIT_WORK_TREE"):  # set where a hook calls us
+            variables.pop(name, None)
+        variables |= {"LC_ALL": "C"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
+        try:
+            return subprocess.run(
+                ["git", *settings, *words],
+                cwd=self.folder,
+                env=variables,
+                input=content,
+                capture_output=True,
+                pass_fds=(self.lock,) if self.lock >= 0 else (),
+                preexec_fn=follow_parent,
+            )
+        except FileNotFoundError as error:
+            raise WorkspaceError(
+                "git: not found; install it, then run the same command."
+            ) from error
+
+    def path(self, name: str) -> Path:
+        """Return where a file of the repository's own is, as ``index``."""
+        return self.folder / self("rev-parse", "--git-path", name).rstrip("\n")
+
+    def tree(self, commit: str) -> dict[str, Entry]:
+        """Return path to mode and object of each file of a commit."""
+        entries = {}
+        for line in self("ls-tree", "-r", "-z", "--full-tree", commit).split("\0"):
+            if line:
+                facts, _, path = line.partition("\t")
+                mode, _, content = facts.split()
+                entries[path] = (mode, content)
+        return entries
+
+    def read(self, commit: str, path: str) -> str:
+        """Return a text file of a commit, empty if it is not there."""
+        done = self.attempt("cat-file", "blob", f"{commit}:{path}")
+        return done.stdout.decode() if done.returncode == 0 else ""
+
+    def store(self, content: str) -> str:
+        """Store a text and return its object."""
+        return self("hash-object", "-w", "--stdin", content=content.encode()).strip()
+
+    def commit(self, entries: Mapping[str, Entry], message: str, *parents: str) -> str:
+        """Store a commit of just these files, on no branch, and return it."""
+        index = self.path("index-of-a-tree").absolute()
+        index.unlink(missing_ok=True)
+        self.enter(
+            index, (f"{mode} {content}\t{path}" for path, (mode, content) in entries.items())
+        )
+        tree = self("write-tree", index=index).strip()
+        index.unlink()
+        words = [word for parent in parents for word in ("-p", parent)]
+        return self(*_NOBODY, "commit-tree", tree, *words, "-m", message).strip()
+
+    def enter(self, index: Path, lines: Iterable[str]) -> None:
+        """Enter files into an index, as lines of ``update-index --index-info``."""
+        content = "".join(f"{line}\0" for line in lines).encode(errors="surrogateescape")
+        self("update-index", "-z", "--index-info", content=content, index=index)
