@@ -161,7 +161,7 @@ def here() -> Home:
 
     Raises ModelError if there is none, or more than one is installed.
     """
-    return of(os.environ.get(PROJECT) or _package(_project()) or _installed())
+    return of(os.environ.get(PROJECT) or package_of_clone() or _installed())
 
 
 def or_here(package: str) -> Home:
@@ -209,6 +209,11 @@ def _project() -> dict[str, Any]:
 
 def _package(project: dict[str, Any]) -> str:
     return str(project.get("name", "")).replace("-", "_")
+
+
+def package_of_clone() -> str:
+    """Return the package that the clone's pyproject.toml names. Raises ModelError if it is odd."""
+    return _package(_project())
 
 
 def _installed() -> str:

@@ -165,12 +165,14 @@ def test_a_run_of_another_model_is_refused(finished_run: Run) -> None:
 def test_a_predictor_may_be_defined_in_any_module_of_its_model_or_of_the_team(
     module: str, refused: bool, finished_run: Run
 ) -> None:
-    own = type("Own", (digits.Predictor,), {"__module__": module})
+    class Own(digits.Predictor):
+        __module__ = module
+
     if refused:
         with pytest.raises(ModelError, match="found the model 'digits', expected 'apparel'"):
-            own.load(finished_run.folder)
+            Own.load(finished_run.folder)
     else:
-        assert own.load(finished_run.folder).preprocess.labels[3] == "3"
+        assert Own.load(finished_run.folder).preprocess.labels[3] == "3"
 
 
 def test_an_unknown_run_and_an_unknown_model_are_refused_with_the_nearest(

@@ -35,15 +35,8 @@ class Teams:
 
     def install(self, name: str) -> None:
         """``pip install .`` in a team's clone, with what the lock has and without an index."""
-        words = [
-            "--python",
-            self.python,
-            "install",
-            "--quiet",
-            "--no-index",
-            "--no-build-isolation",
-        ]
-        pip(*words, self.clone(name))
+        offline = ("--quiet", "--no-index", "--no-build-isolation")
+        pip("--python", self.python, "install", *offline, self.clone(name))
 
     def call(
         self, *words: str, team: str = "", code: int = 0, **variables: str
@@ -179,15 +172,13 @@ print(json.dumps({{
     "frozen": not any(one.requires_grad for one in weights),
 }}))
 """
-    variables = {"LOCKSTEP_WEIGHTS": str(published)}
-    for _ in range(2):
-        assert json.loads(teams.call("-c", code, **variables).stdout) == {
+    for storage in (str(published), ""):  # what was fetched needs none
+        assert json.loads(teams.call("-c", code, LOCKSTEP_WEIGHTS=storage).stdout) == {
             "modules": ["acme", "zenith"],
             "own": [True, True],
             "same": False,
             "frozen": True,
         }
-        variables = {"LOCKSTEP_WEIGHTS": ""}  # what was fetched needs no storage
 
 
 def run_of(teams: Teams, team: str) -> str:
