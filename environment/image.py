@@ -1,8 +1,8 @@
-"""What an image does without: bootstrap.py calls this at the end of `--image`, stdlib only."""
+"""Removes what an image can do without: the end of `bootstrap.py --image`, stdlib only."""
 
 from pathlib import Path
 
-import bootstrap
+from process import remove, write_atomically
 
 # Patterns below site-packages that training never reads, and why. Each saves more than 2 MB.
 NOT_READ = {
@@ -23,22 +23,22 @@ compileall.compile_dir(sys.argv[1], quiet=2, workers=0, invalidation_mode=hashed
 
 
 def lighten(site: Path) -> int:
-    """Take out what training never reads; the bytes that were freed."""
+    """Remove what training never reads; return how many bytes that freed."""
     freed = 0
     for pattern in NOT_READ:
         for path in sorted(site.glob(pattern)):
             freed += _size(path)
-            bootstrap.remove(path)
+            remove(path)
     return freed
 
 
-def without_times(site: Path) -> None:
-    """Take out uv's notes of when a wheel's file was last changed, which differ in each build."""
+def remove_times(site: Path) -> None:
+    """Remove uv's notes of when a wheel's file was last changed, which differ in each build."""
     for note in sorted(site.glob("*.dist-info/uv_cache.json")):
         record = note.with_name("RECORD")
         lines = record.read_text().splitlines(keepends=True)
         name = f"{note.parent.name}/{note.name},"
-        bootstrap.write_atomically(record, "".join(x for x in lines if not x.startswith(name)))
+        write_atomically(record, "".join(x for x in lines if not x.startswith(name)))
         note.unlink()
 
 

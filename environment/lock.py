@@ -12,20 +12,23 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import bootstrap
+import process
+from installers import pip_settings, tool, torch_addresses
+from lockfile import NAMES
+from process import ROOT, SetUpError, say, write_atomically
 
-FOLDER = Path(sys.argv[1]) if sys.argv[1:] else bootstrap.ROOT
+FOLDER = Path(sys.argv[1]) if sys.argv[1:] else ROOT
 PIPFILE, LOCKFILE = FOLDER / "Pipfile", FOLDER / "Pipfile.lock"
 
 
 def main() -> int:
     try:
-        bootstrap.wait_for_others()
+        process.wait_for_others()
         before = json.loads(LOCKFILE.read_text()) if LOCKFILE.exists() else {}
         after = stripped(resolved())
-        bootstrap.write_atomically(LOCKFILE, json.dumps(after, indent=4, sort_keys=True) + "\n")
-    except bootstrap.SetUpError as error:
-        bootstrap.say(str(error))
+        write_atomically(LOCKFILE, json.dumps(after, indent=4, sort_keys=True) + "\n")
+    except SetUpError as error:
+        say(str(error))
         return 2
     print("\n".join(differences(before, after)) or "Pipfile.lock: as it was")
     return 0
@@ -33,11 +36,11 @@ def main() -> int:
 
 def resolved() -> dict[str, Any]:
     """What `pipenv lock` makes of the Pipfile, aside, so that a failure changes nothing."""
-    pipenv = bootstrap.tool("pipenv")
+    pipenv = tool("pipenv")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(PIPFILE, folder)
         command = (pipenv, "lock", "--python", sys.executable)
-        bootstrap.run("locking", command, **neutral(folder))
+        process.run("locking", command, **neutral(folder))
         lock: dict[str, Any] = json.loads((Path(folder) / "Pipfile.lock").read_text())
     return lock
 
@@ -47,9 +50,9 @@ def neutral(folder: str | Path) -> dict[str, str | None]:
 
     The find-links count, they offer the +cpu wheel; an index of the machine stands in as a mirror.
     """
-    pip = bootstrap.pip_settings()
+    pip = pip_settings()
     torch = {"version": tomllib.loads(PIPFILE.read_text())["cpu"]["torch"]}
-    links = [*pip.get("find-links", "").split(), *bootstrap.torch_addresses(torch)]
+    links = [*pip.get("find-links", "").split(), *torch_addresses(torch)]
     variables: dict[str, str | None] = {}
     variables |= {f"PIP_{name.upper()}": pip[name] for name in ("cert", "proxy") if name in pip}
     if "index-url" in pip:
@@ -71,7 +74,7 @@ def stripped(lock: dict[str, Any]) -> dict[str, Any]:
     """Without the addresses and names of package indexes: any mirror serves, the hashes decide."""
     lock["_meta"]["sources"] = []
     pipfile = tomllib.loads(PIPFILE.read_text())
-    pins = {bootstrap.LOCK_NAMES.get(name, name): category for name, category in pipfile.items()}
+    pins = {NAMES.get(name, name): category for name, category in pipfile.items()}
     for category, entries in categories(lock).items():
         for name, entry in entries.items():
             entry.pop("index", None)

@@ -12,12 +12,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import bootstrap
-from bootstrap import UNPACKED, SetUpError
+import process
+from installers import PIP, tool_pins, tools_python, torch_addresses
+from lockfile import entries, export, normal, parsed
+from process import ROOT, VENV, SetUpError, remove, run, say
 
-FOLDER = bootstrap.ROOT / "wheelhouse"
+FOLDER = ROOT / "wheelhouse"
+UNPACKED = VENV / "wheelhouse"  # wheels, while they are installed without a network
 SUMS = "SHA256SUMS"  # the archive's first member, in the format of sha256sum
-ANEW = "copy it again, or remove it and `invoke wheelhouse` where there is a network"
+NEXT = "copy it again, or remove it and run `invoke wheelhouse` where there is a network"
 
 
 class Pin(NamedTuple):
@@ -34,81 +37,81 @@ def main() -> int:
     parser.add_argument("--gpu", action="store_true", help="torch with CUDA, not the CPU build")
     torch = "gpu" if parser.parse_args().gpu else "cpu"
     try:
-        bootstrap.wait_for_others()
+        process.wait_for_others()
         print(archive_of(torch))
     except SetUpError as error:
-        bootstrap.say(str(error))
+        say(str(error))
         return 2
     except OSError as error:
-        bootstrap.say(f"{error.filename or FOLDER}: {error.strerror}; cure that, then try again")
+        say(f"{error.filename or FOLDER}: {error.strerror}; correct that, then try again")
         return 2
     except KeyboardInterrupt:
-        bootstrap.say("interrupted; nothing was made")
+        say("interrupted; nothing was made")
         return 130
     return 0
 
 
 def archive_of(torch: str) -> str:
-    """Make the archive of the lock and a kind of torch, or verify the one that is there."""
-    lock = bootstrap.parsed((bootstrap.ROOT / "Pipfile.lock").read_text())
+    """Make the archive of the lock and a kind of torch, or verify the existing one."""
+    lock = parsed((ROOT / "Pipfile.lock").read_text())
     categories = ("packages", "dev-packages", torch)
     pins = pins_of(lock, categories)
     archive = FOLDER / name_of(torch)
-    shown = archive.relative_to(bootstrap.ROOT)
+    shown = archive.relative_to(ROOT)
     if archive.exists():
-        bootstrap.say(f"verifying {shown}")
+        say(f"verifying {shown}")
         sums = unpack(archive, None, set())
         check(str(archive), sums, pins)
-        return f"{shown}: was there, and its {len(sums)} wheels are as {SUMS} and the lock say"
+        return f"{shown}: exists, and its {len(sums)} wheels are as {SUMS} and the lock say"
     making = FOLDER / ".making"
-    bootstrap.remove(making)  # of a call that was killed
+    remove(making)  # of a call that was killed
     making.mkdir(parents=True)
     try:
         download(lock, categories, making)
         sums = sums_of(making)
-        check("what the package index gave", sums, pins)
-        bootstrap.say(f"writing {shown}")
+        check("the package index", sums, pins)
+        say(f"writing {shown}")
         pack(making, sums, archive)
     finally:
-        bootstrap.remove(making)
+        remove(making)
     return f"{shown}: made, {len(sums)} wheels, {archive.stat().st_size / 1e6:.0f} MB"
 
 
 def name_of(torch: str) -> str:
-    lock = (bootstrap.ROOT / "Pipfile.lock").read_bytes()
+    lock = (ROOT / "Pipfile.lock").read_bytes()
     return f"lockstep-{torch}-{hashlib.sha256(lock).hexdigest()[:8]}.tar"
 
 
 def pins_of(lock: dict[str, Any], categories: Sequence[str]) -> list[Pin]:
-    """What an installation of these categories needs, its installers included."""
+    """The packages that an installation of these categories needs, and its installers."""
     pins = []
-    for name, entry in bootstrap.entries(lock, categories).items():
+    for name, entry in entries(lock, categories).items():
         hashes = {digest.removeprefix("sha256:") for digest in entry["hashes"]}
         marker = entry.get("markers", "")
         everywhere = "platform" not in marker and "os_name" not in marker
         pins.append(Pin(name, entry["version"].lstrip("="), hashes, everywhere))
-    for pin in bootstrap.tool_pins():
+    for pin in tool_pins():
         name, _, version = pin.split(maxsplit=1)[0].partition("==")
         pins.append(Pin(name, version, set(re.findall(r"sha256:(\w+)", pin)), True))
     return pins
 
 
 def download(lock: dict[str, Any], categories: Sequence[str], folder: Path) -> None:
-    """Every wheel for this platform, by pip; it checks the hashes as well."""
-    # The tools apart, as they may have other versions of what the lock has too.
+    """Download every wheel for this platform with pip, which checks the hashes as well."""
+    # The installers apart, as they may need other versions of packages that the lock has too.
     sets = {
-        "the locked wheels": bootstrap.export(lock, categories),
-        "the installers": "\n".join(bootstrap.tool_pins()),
+        "the locked wheels": export(lock, categories),
+        "the installers": "\n".join(tool_pins()),
     }
-    bootstrap.tools_python()
-    torch = bootstrap.entries(lock, categories).get("torch", {})
-    links = [word for link in bootstrap.torch_addresses(torch) for word in ("--find-links", link)]
-    how = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), *links)
+    tools_python()
+    torch = entries(lock, categories).get("torch", {})
+    links = [word for link in torch_addresses(torch) for word in ("--find-links", link)]
+    how: list[str | Path] = ["--require-hashes", "--no-deps", "--only-binary", ":all:"]
+    how += ["--dest", folder, *links]
     for number, (what, pins) in enumerate(sets.items()):
         requirements = folder / f"{number}.txt"
         requirements.write_text(pins)
-        command = (*bootstrap.TOOLS_PIP, "download", *how, "-r", requirements)
-        bootstrap.run(f"downloading {what}", command)
+        run(f"downloading {what}", [*PIP, "download", *how, "-r", requirements])
 
 
 def sums_of(folder: Path) -> dict[str, str]:
@@ -122,22 +125,21 @@ def digest_of(path: Path) -> str:
 
 
 def check(source: str, sums: dict[str, str], pins: Sequence[Pin]) -> None:
-    """Each pin has a wheel with one of its hashes; what is for other platforms only may lack."""
+    """Raise SetUpError unless each pin has a wheel; one for other platforms only may be missing."""
     digests = set(sums.values())
     for pin in pins:
         if pin.hashes & digests:
             continue
         for name in sums:
             project, version = name.split("-")[:2]
-            if (bootstrap.normal(project), version) == (bootstrap.normal(pin.name), pin.version):
+            if (normal(project), version) == (normal(pin.name), pin.version):
                 raise SetUpError(
-                    f"{source}: {name}: found another file than the one whose sha256 Pipfile.lock"
-                    f" wants; {ANEW}"
+                    f"{source}: {name}: found another sha256 than in Pipfile.lock; {NEXT}"
                 )
         if pin.everywhere:
             raise SetUpError(
-                f"{source}: found no wheel of {pin.name}=={pin.version}, wanted one for each"
-                f" package of Pipfile.lock and environment/bootstrap.txt; {ANEW}"
+                f"{source}: no wheel of {pin.name}=={pin.version} found, expected one for each"
+                f" package of Pipfile.lock and environment/bootstrap.txt; {NEXT}"
             )
 
 
@@ -157,41 +159,41 @@ def pack(folder: Path, sums: dict[str, str], archive: Path) -> None:
 
 
 def member(name: str, size: int) -> tarfile.TarInfo:
-    """A plain file of nobody and no time."""
+    """A plain file without owner or time."""
     info = tarfile.TarInfo(name)
     info.size = size
     return info
 
 
-def unpack(archive: Path, folder: Path | None, wanted: set[str]) -> dict[str, str]:
-    """Verify an archive against its SHA256SUMS, which are returned; keep the wanted wheels."""
+def unpack(archive: Path, folder: Path | None, digests: set[str]) -> dict[str, str]:
+    """Verify an archive against its SHA256SUMS and return these; keep wheels of these digests."""
     try:
         with tarfile.open(archive, "r:") as tar:
             first = tar.next()
             listed = tar.extractfile(first) if first and first.name == SUMS else None
             if listed is None:
-                raise SetUpError(f"{archive}: found no {SUMS} as its first member; {ANEW}")
-            lines = (line.split("  ") for line in listed.read().decode().splitlines())
-            sums = {name: digest for digest, name in lines}
+                raise SetUpError(f"{archive}: {SUMS} not found as its first member; {NEXT}")
+            lines = listed.read().decode().splitlines()
+            sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
             missing = dict(sums)
-            while found := tar.next():
-                content = tar.extractfile(found)
-                if content is None or "/" in found.name or missing.pop(found.name, None) is None:
-                    raise SetUpError(f"{archive}: {found.name}: {SUMS} does not name it; {ANEW}")
-                kept = folder / found.name if folder and sums[found.name] in wanted else None
-                if copy(content, kept) != sums[found.name]:
+            while wheel := tar.next():
+                content = tar.extractfile(wheel)
+                if content is None or "/" in wheel.name or missing.pop(wheel.name, None) is None:
+                    raise SetUpError(f"{archive}: {wheel.name}: not listed in {SUMS}; {NEXT}")
+                kept = folder / wheel.name if folder and sums[wheel.name] in digests else None
+                if copy(content, kept) != sums[wheel.name]:
                     raise SetUpError(
-                        f"{archive}: {found.name}: found another content than {SUMS} says; {ANEW}"
+                        f"{archive}: {wheel.name}: found another sha256 than in {SUMS}; {NEXT}"
                     )
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise SetUpError(f"{archive}: found a damaged archive ({error}); {ANEW}") from error
+        raise SetUpError(f"{archive}: not readable as an archive ({error}); {NEXT}") from error
     if missing:
-        raise SetUpError(f"{archive}: {min(missing)}: {SUMS} names it, it is not there; {ANEW}")
+        raise SetUpError(f"{archive}: {min(missing)}: listed in {SUMS}, but not found; {NEXT}")
     return sums
 
 
 def copy(content: Any, path: Path | None) -> str:
-    """The sha256 of an open file, which is written to a path as well, if there is one."""
+    """Return the sha256 of an open file, and write it to the path, if there is one."""
     digest = hashlib.sha256()
     with path.open("wb") if path else contextlib.nullcontext() as file:
         while block := content.read(1 << 20):
@@ -203,44 +205,44 @@ def copy(content: Any, path: Path | None) -> str:
 
 @contextlib.contextmanager
 def installing(lock: dict[str, Any], categories: Sequence[str]) -> Iterator[None]:
-    """Lead the installers to the wheelhouse alone, checked, if there is one for this lock."""
+    """Let the installers use the wheelhouse alone, checked, if there is one for this lock."""
     source = chosen(categories[-1])
-    bootstrap.remove(UNPACKED)  # of a call that was killed
+    remove(UNPACKED)  # of a call that was killed
     if source is None:
         yield
         return
-    bootstrap.say(f"installing from {source} alone")
+    say(f"installing from {source} alone")
     pins = pins_of(lock, categories)
     try:
         (UNPACKED / "wheels").mkdir(parents=True)
         if source.is_dir():
             check(str(source), sums_of(source), pins)
-            lead_to(source)
+            use_only(source)
         else:
-            wanted = {digest for pin in pins for digest in pin.hashes}
-            check(str(source), unpack(source, UNPACKED / "wheels", wanted), pins)
-            lead_to(UNPACKED / "wheels")
+            digests = {digest for pin in pins for digest in pin.hashes}
+            check(str(source), unpack(source, UNPACKED / "wheels", digests), pins)
+            use_only(UNPACKED / "wheels")
         yield
     finally:
-        bootstrap.remove(UNPACKED)
+        remove(UNPACKED)
 
 
 def chosen(torch: str) -> Path | None:
-    """What LOCKSTEP_WHEELHOUSE names, else the archive in the repository for this very lock."""
+    """Return what LOCKSTEP_WHEELHOUSE names, else the repository's archive for this very lock."""
     if named := os.environ.get("LOCKSTEP_WHEELHOUSE"):
-        source = bootstrap.ROOT / Path(named).expanduser()
+        source = ROOT / Path(named).expanduser()
         if not source.exists():
             raise SetUpError(
-                f"LOCKSTEP_WHEELHOUSE: found nothing at {source}, wanted an archive of `invoke"
-                " wheelhouse` or a folder of wheels; set it so or unset it"
+                f"LOCKSTEP_WHEELHOUSE: {source} not found, expected an archive of `invoke"
+                " wheelhouse` or a folder of wheels; correct or unset it"
             )
         return source
     archive = FOLDER / name_of(torch)
     return archive if archive.exists() else None
 
 
-def lead_to(wheels: Path) -> None:
-    """Set what pip, pipenv and uv read, so that they look into this folder and nowhere else."""
+def use_only(wheels: Path) -> None:
+    """Set the variables of pip, pipenv and uv so that they search this folder and nothing else."""
     for name in list(os.environ):
         if name.startswith("PIP_") or (name.startswith("UV_") and re.search("INDEX|LINKS", name)):
             del os.environ[name]

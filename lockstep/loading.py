@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep.bundles import manifest
-from lockstep.bundles.opening import is_bundle, opened, told_as_unfit
+from lockstep.bundles.opening import is_bundle, opened, readable
 from lockstep.ground import environment, profiles
 from lockstep.ground.errors import BundleError, ModelError
-from lockstep.ground.home import Home, here
+from lockstep.ground.home import Home, or_here
 from lockstep.ground.place import Place
+from lockstep.records.checkout import FIRST_PACKAGE, package_of
 from lockstep.records.receipt import Receipt
 from lockstep.records.receipt import read as read_receipt
 from lockstep.records.run import Run, find_run
@@ -23,35 +24,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Served:
-    """What can be served: a Predictor, the name it goes by, and what is told of it as JSON."""
+    """What can be served: a Predictor, the name it goes by, and its description as JSON."""
 
     name: str
     predictor: "Predictor"
     about: dict[str, Any]
 
 
-def find(given: str, runs: Path) -> Run | Path:
-    """The bundle at a path, or else the run that is meant, as ``find_run``."""
-    path = Path(given)
-    return path if is_bundle(path) else find_run(given, runs)
+def find(name: str, runs: Path) -> Run | Path:
+    """Return the bundle at a path, or else the run of that name or path, as ``find_run``."""
+    path = Path(name)
+    return path if is_bundle(path) else find_run(name, runs)
 
 
 def served(source: Run | Path, *, onnx: bool = False) -> Served:
-    """A finished run or a bundle, to be served. To be called, and raises, as ``predictor``.
+    """Load a finished run or a bundle for a server; called, and raises, as ``predictor``.
 
     With ``onnx`` ONNX Runtime computes, whose answers have other last bits than those of training.
     """
     with _opened(source) as weights:
-        found, golden_answers = weights.loaded(here(), weights.model, _entered)
-        about = _told(weights.receipt)
-    computed_by = f"torch {environment.installed()['torch']}"
+        loaded, golden_answers = weights.load(weights.home, _enter)
+        about = _about(weights.receipt)
+    runtime = f"torch {environment.installed()['torch']}"
     if onnx:
-        computed_by, golden_answers = _by_onnx(found)
-    return Served(about["run"], found, about | {"golden": golden_answers, "runtime": computed_by})
+        runtime, golden_answers = _by_onnx(loaded)
+    return Served(about["run"], loaded, about | {"golden": golden_answers, "runtime": runtime})
 
 
-def _told(receipt: Receipt) -> dict[str, Any]:
-    """What a receipt tells those who are served."""
+def _about(receipt: Receipt) -> dict[str, Any]:
+    """Return what a server says of the run that it answers with."""
     results = receipt["results"]
     test = results["metrics"]["test"]
     return {
@@ -65,103 +66,118 @@ def _told(receipt: Receipt) -> dict[str, Any]:
 
 
 def predictor(source: Run | Path) -> "Predictor":
-    """The Predictor of a finished run or a bundle, under the profile of its training.
+    """Load the Predictor of a finished run or a bundle, under the profile of its training.
 
-    To be called before torch is loaded, which reads the profile's variables once. Raises RunError,
-    ModelError or BundleError if it is not finished, was altered or answers otherwise than in
+    Call this before torch is loaded, which reads the profile's variables once. Raises RunError,
+    ModelError or BundleError if the run is not finished, was altered or answers otherwise than in
     training, EnvironmentMismatch if torch was loaded under other variables.
     """
     with _opened(source) as weights:
-        return weights.loaded(here(), weights.model, _entered)[0]
+        return weights.load(weights.home, _enter)[0]
 
 
 def load(
     project: Home,
     model: str,
-    given: str | Path | None,
+    run: str | Path | None,
     runs: str | Path | None,
     version: str | None,
 ) -> "Predictor":
-    """Return the Predictor that a project's ``load`` gives; by default of the newest weights.
+    """Load the Predictor that a project's ``load`` returns.
 
-    If torch was loaded under other variables than the profile's, the golden answers, which may have
-    other last bits then, are not compared.
+    It is that of ``run`` (or a bundle), else of published weights: of ``version``, or the newest. If torch was loaded
+    under other variables than the profile's, the golden answers, which may have other last bits
+    then, are not compared.
     """
+    project.folder_of(model)  # refuses an unknown model before anything is fetched
     place = Place.default(str(runs) if runs else None)
-    if given is not None:
-        source = find(str(given), place.runs)
+    if run is not None:
+        source = find(str(run), place.runs)
     else:
         from lockstep.ground import console
         from lockstep.publishing.weights import fetched
 
         source = fetched(project.published_name(model), version, place.data, console.watch())
     with _opened(source) as weights:
-        return weights.loaded(project, model, profiles.prefer)[0]
+        if weights.model != model:
+            raise ModelError(
+                f"{run or weights.folder}: found the model {weights.model!r}, expected {model!r}; "
+                f"load({weights.model!r}, ...) loads it."
+            )
+        return weights.load(project, profiles.prefer)[0]
 
 
 def _by_onnx(predictor: "Predictor") -> tuple[str, str]:
-    """Have ONNX Runtime compute a Predictor's answers; its version, and what is true of them."""
+    """Let ONNX Runtime compute a Predictor's answers; return its version, and their precision."""
     from lockstep.answers import golden
     from lockstep.publishing import onnx
 
     if predictor.golden is None:
         raise ModelError(
-            "onnx: the run has no golden answers to compare with; train it again, or leave --onnx "
-            "away."
+            "onnx: the run has no golden answers to compare with; train it again, or omit --onnx."
         )
     rows = golden.examples(predictor.golden)
     content, _ = onnx.exported(predictor, rows)
     predictor.model = session = onnx.Session(content)
     predictor.narrow(rows)  # its kernels may differ by size where torch's do not
-    told = f"the same labels, probabilities within {onnx.TOLERANCE:g}: not the bits of training"
-    return f"onnxruntime {session.version}", told
+    exact = f"the same labels, probabilities within {onnx.TOLERANCE:g}: not the bits of training"
+    return f"onnxruntime {session.version}", exact
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """A folder with weights, and what is known of their training."""
+    """A folder with weights, and which model of which package was trained to have them."""
 
     folder: Path
+    package: str
     model: str
     profile: str
     receipt: Receipt
 
-    def loaded(
-        self, project: Home, model: str, settle: Callable[[str], bool]
-    ) -> tuple["Predictor", str]:
-        """The Predictor, and what came of comparing its golden answers."""
-        settled = settle(self.profile)
+    @property
+    def home(self) -> Home:
+        """The home whose code trained them, if it is installed here."""
+        return or_here(self.package)
+
+    def load(self, project: Home, enter: Callable[[str], bool]) -> tuple["Predictor", str]:
+        """Return the Predictor, and the result of comparing its golden answers.
+
+        ``enter`` enters the profile, and says whether it could.
+        """
+        entered = enter(self.profile)
         from lockstep.answers import golden
         from lockstep.training.determinism import enforce  # loads torch
 
-        if settled:
+        if entered:
             enforce(self.profile, "cpu")
-        found = project.module(model).Predictor.load(self.folder)
+        loaded = project.module(self.model).Predictor.load(self.folder)
         cpu = environment.cpu()["model"]
-        with told_as_unfit(self.folder):
-            return found, golden.compared(found, self.receipt, cpu, settled)
+        with readable(self.folder):
+            return loaded, golden.compared(loaded, self.receipt, cpu, entered)
 
 
 @contextmanager
 def _opened(source: Run | Path) -> Iterator[_Weights]:
     if isinstance(source, Path):
         with opened(source) as folder:
-            said = manifest.read(folder)
-            if said["profile"] not in profiles.PROFILES:
+            facts = manifest.read(folder)
+            if facts["profile"] not in profiles.PROFILES:
                 raise BundleError(
-                    f"{folder / manifest.NAME}: found profile {said['profile']!r:.40}, wanted "
+                    f"{folder / manifest.NAME}: found profile {facts['profile']!r:.40}, expected "
                     f"{' or '.join(profiles.PROFILES)}; use the version of Lockstep that wrote it."
                 )
             if (receipt := read_receipt(folder / "receipt.json")) is None:
-                raise BundleError(f"{folder / 'receipt.json'}: is missing; bring a good copy.")
-            yield _Weights(folder, said["model"], said["profile"], receipt)
+                raise BundleError(f"{folder / 'receipt.json'}: not found; bring a good copy.")
+            package = str(facts.get("package", FIRST_PACKAGE))
+            yield _Weights(folder, package, facts["model"], facts["profile"], receipt)
         return
     refuse_changed(source)
     experiment = source.experiment()
-    profile = experiment["training"]["profile"]
-    yield _Weights(source.folder, experiment["name"], profile, source.finished_receipt())
+    profile, model = experiment["training"]["profile"], experiment["name"]
+    package, receipt = package_of(source), source.finished_receipt()
+    yield _Weights(source.folder, package, model, profile, receipt)
 
 
-def _entered(profile: str) -> bool:
+def _enter(profile: str) -> bool:
     profiles.enter(profile)
     return True

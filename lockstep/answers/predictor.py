@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lockstep.answers import golden
 from lockstep.answers.golden import Golden
 from lockstep.answers.inputs import Answer, Takes
-from lockstep.bundles.opening import is_bundle, opened, refuse_unsigned, told_as_unfit
+from lockstep.bundles.opening import is_bundle, opened, readable, refuse_unsigned
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import DataError, ModelError
 
@@ -70,15 +70,16 @@ class Predictor:
             answers = results.get("golden_sha256")  # runs of old have none
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{folder / 'receipt.json'}: no receipt; it was altered.") from error
-        with told_as_unfit(folder):
+        with readable(folder):
             return cls._made(folder, digests, answers)
 
     @classmethod
     def _made(cls, folder: Path, digests: tuple[str, str], answers: str | None) -> Self:
         preprocess = _verified(folder / "preprocess.json", digests[0])
         weights = _verified(folder / "weights.safetensors", digests[1])
-        if (wanted := cls.__module__.split(".")[-2]) != (found := json.loads(preprocess)["model"]):
-            raise ModelError(f"{folder}: holds a model {found!r}, wanted {wanted!r}.")
+        stored, expected = json.loads(preprocess)["model"], _model_of(cls.__module__)
+        if expected and stored != expected:
+            raise ModelError(f"{folder}: found the model {stored!r}, expected {expected!r}.")
         predictor = cls.of(preprocess, weights)
         if answers:
             predictor.golden = json.loads(_verified(folder / "golden.json", answers))
@@ -159,6 +160,11 @@ class Predictor:
         confidences = dict(zip(self.preprocess.labels, probabilities, strict=True))
         label = max(confidences, key=confidences.__getitem__)
         return {"label": label, "confidence": confidences[label], "confidences": confidences}
+
+
+def _model_of(module: str) -> str:
+    """Return the model whose package has a module; "" for one that models share."""
+    return module.partition(".models.")[2].partition(".")[0]
 
 
 def _content(path: Path) -> bytes:

@@ -54,7 +54,7 @@ def unpack(path: Path, folder: Path) -> None:
     plain files (links, devices), with a name that leads elsewhere or comes twice, with too many
     files or too large ones.
     """
-    with _told(path), path.open("rb") as file:
+    with _readable(path), path.open("rb") as file:
         for _ in _members(path, file):
             pass
         file.seek(0)
@@ -70,15 +70,15 @@ def unpack(path: Path, folder: Path) -> None:
 
 def content_of(path: Path, name: str) -> bytes:
     """The content of one of an archive's files. Raises BundleError if it has none of that name."""
-    with _told(path), path.open("rb") as file:
-        for found, size, content in _members(path, file):
-            if found == name:
+    with _readable(path), path.open("rb") as file:
+        for member, size, content in _members(path, file):
+            if member == name:
                 return _exactly(path, content, size)
-    raise BundleError(f"{path}: has no {name}; wanted a bundle.")
+    raise BundleError(f"{path}: {name} not found in it, expected a bundle.")
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -87,7 +87,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of each file; what is not read of the content is passed over.
+    """Yield name, size and content of each file; content that is not read is skipped.
 
     The headers are read here, as tarfile would keep extended ones in memory, however large.
     """
@@ -114,24 +114,24 @@ def _exactly(path: Path, file: IO[bytes], size: int) -> bytes:
     """So many bytes, as gzip gives fewer at the end of a block. Raises BundleError at the end."""
     content = file.read(size)
     if len(content) != size:
-        raise BundleError(f"{path}: ends in the middle; bring a whole copy.")
+        raise BundleError(f"{path}: truncated; bring a whole copy.")
     return content
 
 
 def _refuse(path: Path, head: tarfile.TarInfo, seen: set[str], total: int) -> None:
     parts = head.name.split("/")
     if head.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-        found = "is a link, a folder, a device or no plain file"
+        problem = "is a link, a folder or a device, expected a plain file"
     elif not head.name or {"", ".", ".."} & set(parts) or "\\" in head.name:
-        found = "would be written outside of its folder"
+        problem = "would be written outside of its folder"
     elif any("/".join(parts[:n]) in seen for n in range(1, len(parts) + 1)) or any(
         other.startswith(f"{head.name}/") for other in seen
     ):
-        found = "comes twice, or is a folder as well"
+        problem = "occurs twice, or is a folder as well"
     elif len(seen) >= MEMBERS:
-        found = f"is one of more than {MEMBERS:,} files"
+        problem = f"is one of more than {MEMBERS:,} files"
     elif not 0 <= head.size <= LARGEST or total > TOTAL:
-        found = f"is too large ({head.size:,} bytes; {LARGEST:,} at most, {TOTAL:,} in all)"
+        problem = f"is too large ({head.size:,} bytes; {LARGEST:,} at most, {TOTAL:,} in all)"
     else:
         return
-    raise BundleError(f"{path}: {head.name[:100]!r} {found}; nothing was unpacked.")
+    raise BundleError(f"{path}: {head.name[:100]!r} {problem}; nothing was unpacked.")

@@ -19,11 +19,11 @@ def is_bundle(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """The folder of a verified bundle; that of a packed one goes at the end.
+    """Verify a bundle and yield its folder; a packed one is unpacked into a temporary folder.
 
     Raises BundleError that names the file which was altered, added or is missing, or says that the
-    signature is not that of LOCKSTEP_PUBLIC_KEY's owner. An error of ours that names the folder of
-    a packed one, where that is gone, is told with the bundle's path.
+    signature is not by the owner of LOCKSTEP_PUBLIC_KEY. Errors name a packed bundle's own path, as
+    the temporary folder is gone by then.
     """
     if path.is_dir():
         _verify(path, whole=False)
@@ -34,16 +34,16 @@ def opened(path: Path) -> Iterator[Path]:
         try:
             _verify(Path(folder), whole=True)
             yield Path(folder)
-        except LockstepError as error:  # also of who reads there: the folder is gone by then
+        except LockstepError as error:  # also the caller's, who reads there
             error.args = (str(error).replace(folder, str(path)),)
             raise
 
 
 @contextmanager
-def told_as_unfit(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn whatever reading the files at a path raises into a ModelError of one line.
 
-    To be entered where their digests are right: then an odd file was made so by hand.
+    For use where their digests are right: then an odd file was made so by hand.
     """
     try:
         yield
@@ -52,27 +52,27 @@ def told_as_unfit(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(
-            f"{path}: does not hold what the model reads ({reason}); it was altered, or is of "
-            "other code. Bring a good copy, or the code that trained it."
+            f"{path}: not what the model reads ({reason}); it was altered, or belongs to other "
+            "code. Bring a good copy, or the code that trained it."
         ) from error
 
 
 def refuse_unsigned(path: Path) -> None:
-    """Raise BundleError for what is no bundle where a public key is configured.
+    """Raise BundleError for anything but a bundle where a public key is configured.
 
-    Else a bundle without its manifest would pass as the folder of a run.
+    Otherwise a bundle without its manifest would pass as the folder of a run.
     """
     if key := os.environ.get(PUBLIC_KEY):
         raise BundleError(
-            f"{path}: is no signed bundle, and {PUBLIC_KEY} ({key}) lets only those be loaded; "
+            f"{path}: not a signed bundle, and {PUBLIC_KEY} ({key}) allows no other to be loaded; "
             "`invoke bundle` makes one, or unset it where models are trained."
         )
 
 
 def _verify(folder: Path, *, whole: bool) -> None:
-    with told_as_unfit(folder):
-        found = manifest.verified(folder, whole=whole)
+    with readable(folder):
+        facts = manifest.verified(folder, whole=whole)
     if key := os.environ.get(PUBLIC_KEY):
         from lockstep.bundles import signature
 
-        signature.verify(folder, Path(key), found["files"])
+        signature.verify(folder, Path(key), facts["files"])

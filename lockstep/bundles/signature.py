@@ -1,4 +1,4 @@
-"""Signatures of bundles by a key of one's own, checked without a network.
+"""Signatures of bundles by the team's own key, checked without a network.
 
 model-signing (OpenSSF) makes and checks them, so others can check them without this package; it is
 loaded when there is something to sign or to check.
@@ -19,9 +19,9 @@ _CURVES = "the elliptic curve P-256, P-384 or P-521"
 
 
 def make_keys(folder: Path) -> tuple[Path, Path]:
-    """Write a new pair of keys (elliptic curve P-256, PEM); the private one is its owner's alone.
+    """Write a new pair of keys (elliptic curve P-256, PEM), the private one readable by its owner.
 
-    Gives the paths of the private and the public key. Raises BundleError if either is there.
+    Returns the paths of the private and the public key. Raises BundleError if either exists.
     """
     _library()
     from cryptography.hazmat.primitives import serialization as forms
@@ -31,10 +31,10 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     pem, plain = forms.Encoding.PEM, forms.NoEncryption()
     private = key.private_bytes(pem, forms.PrivateFormat.PKCS8, plain)
     public = key.public_key().public_bytes(pem, forms.PublicFormat.SubjectPublicKeyInfo)
-    if there := [name for name in (PRIVATE, PUBLIC) if (folder / name).exists()]:
+    if existing := [name for name in (PRIVATE, PUBLIC) if (folder / name).exists()]:
         raise BundleError(
-            f"{folder / there[0]}: is there already, and what it signed would be lost with it; "
-            "name another folder (--output FOLDER)."
+            f"{folder / existing[0]}: already exists, and what it signed could not be checked "
+            "without it; choose another folder (--output FOLDER)."
         )
     with told_in_one_line(folder, "--output FOLDER"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -56,28 +56,27 @@ def sign(folder: Path, private_key: Path) -> None:
         signer = signing.Config().use_elliptic_key_signer(private_key=path)
     except Exception as error:  # whatever the library makes of a key of another kind
         raise BundleError(
-            f"{private_key}: no private key that signs here, one of {_CURVES} ({_line(error)}); "
+            f"{private_key}: not a private key of {_CURVES} ({_line(error)}); "
             "`invoke keys` makes one."
         ) from error
     signer.set_hashing_config(ignored).sign(folder, folder / manifest.SIGNATURE)
 
 
 def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
-    """Raise BundleError unless the key's owner signed all of a bundle's files, as its manifest has
-    them, and the manifest itself."""
+    """Raise BundleError unless the key's owner signed the manifest and all files that it names."""
     _, _, verifying = _library()
     path = folder / manifest.SIGNATURE
     if not path.is_file():
         raise BundleError(
-            f"{folder}: is not signed, and a public key is configured ({public_key}); sign the "
-            "bundle, or take LOCKSTEP_PUBLIC_KEY away to trust it as it is."
+            f"{folder}: not signed, and a public key is configured ({public_key}); sign the "
+            "bundle, or unset LOCKSTEP_PUBLIC_KEY to trust it as it is."
         )
     key = _key(public_key)
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
     except Exception as error:  # whatever the library makes of a key of another kind
         raise BundleError(
-            f"{public_key}: no public key that checks here, one of {_CURVES} ({_line(error)}); "
+            f"{public_key}: not a public key of {_CURVES} ({_line(error)}); "
             "`invoke keys` makes a pair."
         ) from error
     try:
@@ -85,12 +84,12 @@ def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
         envelope = json.loads(path.read_bytes())["dsseEnvelope"]
         payload = json.loads(base64.b64decode(envelope["payload"]))
         signed = {row["name"] for row in payload["predicate"]["resources"]}
-    except Exception as error:  # whatever an altered file makes of the rest
+    except Exception as error:  # whatever an altered file leads to
         raise BundleError(
-            f"{path}: is not the signature of these files by {public_key} ({_line(error)}); the "
+            f"{path}: not the signature of these files by {public_key} ({_line(error)}); the "
             "bundle was altered, or another key signed it."
         ) from error
-    if signed != {*files, manifest.NAME}:  # as a signature of other files by the same key would be
+    if signed != {*files, manifest.NAME}:  # by the same key
         raise BundleError(f"{path}: signs other files than the manifest names; it was altered.")
 
 
@@ -99,8 +98,8 @@ def _library() -> tuple[Any, Any, Any]:
         from model_signing import hashing, signing, verifying
     except ImportError as error:
         raise BundleError(
-            "signature: model-signing is not installed here, so none can be made or checked; "
-            "./workbench brings what is locked."
+            "signature: model-signing is not installed, so none can be made or checked; "
+            "./workbench installs what is locked."
         ) from error
     return signing, hashing, verifying
 
@@ -110,7 +109,7 @@ def _key(path: Path) -> Path:
         path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"{path}: no readable key ({error.strerror}); `invoke keys` makes a pair."
+            f"{path}: not readable as a key ({error.strerror}); `invoke keys` makes a pair."
         ) from error
     return path
 

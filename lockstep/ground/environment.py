@@ -7,7 +7,6 @@ import platform
 import re
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -123,17 +122,17 @@ def torch_category(everything: dict[str, str]) -> str:
 
 @functools.cache
 def installed() -> dict[str, str]:
-    """Every distribution in this environment: normalised name to version.
+    """Return every distribution that can be imported here: normalised name to version.
 
-    Read off the names of the ``.dist-info`` folders (the format is specified): a millisecond, where
+    Read from the names of the ``.dist-info`` folders (the format is specified): milliseconds, where
     importlib.metadata takes a hundred.
     """
-    found = {}
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    versions: dict[str, str] = {}
+    for folder in sys.path:
         for path in Path(folder).glob("*.dist-info"):
             name, _, version = path.name.removesuffix(".dist-info").partition("-")
-            found[normal(name)] = version
-    return dict(sorted(found.items()))
+            versions.setdefault(normal(name), version)  # the first on the path is imported
+    return dict(sorted(versions.items()))
 
 
 def normal(name: str) -> str:

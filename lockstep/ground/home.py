@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lockstep import __version__
 from lockstep.ground.errors import ModelError, nearest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ ROOT = ENGINE.parent  # of the clone, if there is one
 EXAMPLES = "lockstep.examples"
 PROJECT = "LOCKSTEP_PROJECT"  # names another package than pyproject.toml does
 GROUP = "lockstep.project"  # the entry points of installed teams' packages
-_SHORT = ("project", EXAMPLES)  # packages whose models have published names without the package's
+_UNNAMED = "project"  # the package of a team that has not chosen a name
 NAMES = ("Config", "Preprocess", "Model", "loss", "Predictor")  # of a model's package
 
 
@@ -62,20 +63,30 @@ class Home:
         return f"{self.package}.models.{model}"
 
     def published_name(self, model: str) -> str:
-        """The name under which a model's weights are published, apart from those of other teams."""
-        return model if self.package in _SHORT else f"{self.package}.{model}"
+        """The name of a model's published weights: ``acme.digits``, apart from other teams'.
+
+        From a package that is still called ``project``: ``digits``.
+        """
+        return model if self.package == _UNNAMED else f"{self.package}.{model}"
 
     @property
     def version(self) -> str:
-        """The version of the project, which its published weights have."""
-        try:
-            return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
-        except (OSError, ValueError, KeyError):
-            pass
+        """The version of the package, which its published weights have.
+
+        Read from the clone's pyproject.toml, or from the installed distribution. Raises ModelError
+        if neither names one.
+        """
+        if self.package == EXAMPLES:
+            return __version__
+        project = _project()
+        if _package(project) == self.package and "version" in project:
+            return str(project["version"])
         for point in metadata.entry_points(group=GROUP):
             if point.value == self.package and point.dist:
                 return point.dist.version
-        return "0.0.0"
+        raise ModelError(
+            f"{self.package}: no version found; write [project] version into pyproject.toml."
+        )
 
     def module(self, model: str) -> "Parts":
         """A model's package, with its five names. Raises ModelError if it lacks one of them."""
@@ -84,8 +95,8 @@ class Home:
             found: Any = importlib.import_module(self.name_of(model))
         except ModuleNotFoundError as error:
             raise ModelError(
-                f"{folder}: module {error.name!r} not found; correct the import, or add its package "
-                "to the Pipfile, then `invoke lock` and ./workbench."
+                f"{folder}: module {error.name!r} not found; correct the import, or add its "
+                "package to the Pipfile, then `invoke lock` and ./workbench."
             ) from error
         if missing := [name for name in NAMES if not hasattr(found, name)]:
             raise ModelError(
@@ -152,7 +163,18 @@ def here() -> Home:
 
     Raises ModelError if there is none, or more than one is installed.
     """
-    return of(os.environ.get(PROJECT) or _of_clone() or _installed())
+    return of(os.environ.get(PROJECT) or package_of_clone() or _installed())
+
+
+def or_here(package: str) -> Home:
+    """The home that a run or a bundle names; where that is not installed, ``here()``.
+
+    So the runs of a team that has renamed its package still answer.
+    """
+    try:
+        return of(package)
+    except ModelError:
+        return here()
 
 
 def examples() -> Home:
@@ -174,21 +196,38 @@ def of(package: str) -> Home:
     return Home(package, Path(next(iter(spec.submodule_search_locations))))
 
 
-def _of_clone() -> str:
-    """The package that the clone's pyproject.toml names."""
+def _project() -> dict[str, Any]:
+    """The section [project] of the clone's pyproject.toml; empty if the engine is installed."""
+    path = ROOT / "pyproject.toml"
     try:
-        content = tomllib.loads((ROOT / "pyproject.toml").read_text())
-        return str(content["project"]["name"]).replace("-", "_")
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return dict(tomllib.loads(path.read_text())["project"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path}: not readable ({error}), expected [project] with name and version; correct it."
+        ) from error
+
+
+def _package(project: dict[str, Any]) -> str:
+    return str(project.get("name", "")).replace("-", "_")
+
+
+def package_of_clone() -> str:
+    """Return the package that the clone's pyproject.toml names. Raises ModelError if it is odd."""
+    return _package(_project())
 
 
 def _installed() -> str:
-    found = sorted({point.value for point in metadata.entry_points(group=GROUP)})
-    if len(found) != 1:
-        names = ", ".join(found) or "none"
+    packages = sorted({point.value for point in metadata.entry_points(group=GROUP)})
+    if len(packages) == 1:
+        return packages[0]
+    if packages:
         raise ModelError(
-            f"project: expected one installed package with models, found {names}; name one in "
-            f"{PROJECT}."
+            f"{PROJECT}: not set, and {len(packages)} projects are installed; set it to one of "
+            f"{', '.join(packages)}."
         )
-    return found[0]
+    raise ModelError(
+        f"{PROJECT}: not set, and no project is installed; `pip install` one, or set it to the "
+        "name of a package with models."
+    )

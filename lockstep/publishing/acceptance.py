@@ -40,7 +40,7 @@ def budgets(run: Run, stated: Iterable[str] = ()) -> list[Budget]:
         if equals:
             places[measure.strip()] = (bound, f"--set {measure.strip()}")
         else:
-            problems.append(f"--set {word}: found no '=', wanted as test.accuracy='>= 0.92'")
+            problems.append(f"--set {word}: '=' not found, expected as in test.accuracy='>= 0.92'")
     for measure, (bound, place) in places.items():
         if isinstance(read := budget(measure, bound), Budget):
             found.append(read)
@@ -76,14 +76,13 @@ def latency(run: Run, place: Place, watch: Watch) -> float:
     loaded, as ``loading.predictor``, or under the run's profile.
     """
     from lockstep import loading
-    from lockstep.ground import home
 
     predictor = loading.predictor(run)
     from lockstep.run.keeping import open_data  # loads torch, for which the profile now stands
 
     experiment = run.experiment()
     example = open_data(experiment["data"]["name"], place, watch).splits["test"].inputs[0]
-    inputs = [home.here().module(experiment["name"]).Preprocess.show(example)]
+    inputs = [predictor.preprocess.show(example)]
     for _ in range(_WARM_UP):
         predictor.predict(inputs)
     took: list[float] = []
@@ -102,9 +101,9 @@ def refuse_failing(run: Run, place: Place, watch: Watch) -> list[Finding]:
     """
     found = findings(run, budgets(run), place, watch)
     if failed := [one for one in found if not one.met]:
-        told = "; ".join(f"{one.measure} {one.found:.6g}, wanted {one.wanted}" for one in failed)
+        short = "; ".join(f"{one.measure} {one.found:.6g}, expected {one.wanted}" for one in failed)
         raise RunError(
-            f"{run.name}: does not keep its recipe's budgets: {told}. Train a better one, or state "
-            "other budgets in the recipe's section accept."
+            f"{run.name}: does not keep its recipe's budgets: {short}. Train a better one, or "
+            "change the budgets in the recipe's section accept."
         )
     return found

@@ -64,19 +64,19 @@ def audit(
 def _advisories(root: Path) -> Finding:
     if not _vulnerable([_CANARY])[1]:
         return Finding(
-            "advisories", False, f"not checked: who was asked does not know {_CANARY} as vulnerable"
+            "advisories", False, f"not checked: the database does not list {_CANARY} as vulnerable"
         )
     lock = json.loads((root / "Pipfile.lock").read_bytes())
     entries = [pair for name, part in lock.items() if name != "_meta" for pair in part.items()]
-    # 2.13.0+cpu is 2.13.0, built otherwise: that is the name under which advisories are found.
+    # Advisories name 2.13.0, not its build 2.13.0+cpu.
     versions = {(name, row["version"].lstrip("=").partition("+")[0]) for name, row in entries}
     pins = sorted({f"{environment.normal(name)}=={version}" for name, version in versions})
     audited, vulnerable = _vulnerable(pins)
     if missing := [pin for pin in pins if pin not in audited]:
-        told = f"not checked: {missing[0]} and {len(missing) - 1} more"
-        return Finding("advisories", False, told)
-    told = f"{len(pins)} packages, {len(vulnerable)} known to be vulnerable"
-    return Finding("advisories", not vulnerable, "; ".join([told, *vulnerable]))
+        skipped = f"not checked: {missing[0]} and {len(missing) - 1} more"
+        return Finding("advisories", False, skipped)
+    summary = f"{len(pins)} packages, {len(vulnerable)} known to be vulnerable"
+    return Finding("advisories", not vulnerable, "; ".join([summary, *vulnerable]))
 
 
 def _vulnerable(pins: list[str]) -> tuple[set[str], list[str]]:
@@ -85,7 +85,7 @@ def _vulnerable(pins: list[str]) -> tuple[set[str], list[str]]:
         listed = Path(folder) / "requirements.txt"
         listed.write_text("".join(f"{pin} {_NO_HASH}\n" for pin in pins))
         words = ["--strict", "--disable-pip", "--require-hashes", "--requirement", str(listed)]
-        # Its own cache: what was asked some time ago is no answer.
+        # Its own cache: an old answer would hide new advisories.
         words += ["--format", "json", "--progress-spinner", "off", "--cache-dir", folder]
         if address := os.environ.get(ADVISORIES):
             words += ["--vulnerability-service", "osv", "--osv-url", address]
@@ -116,12 +116,12 @@ def _secrets(root: Path) -> Finding:
         raise OSError(f"detect-secrets failed ({done.stderr.strip()[-200:]})")
     places = [
         f"{name}:{one['line_number']} ({one['type']})"
-        for name, found in json.loads(done.stdout)["results"].items()
-        for one in found
+        for name, secrets in json.loads(done.stdout)["results"].items()
+        for one in secrets
         if not (one["type"] == "Hex High Entropy String" and _DIGESTS.fullmatch(name))
     ]
-    told = f"{len(names)} tracked files, {len(places)} with what looks like a secret"
-    return Finding("secrets", not places, "; ".join([told, *places]))
+    summary = f"{len(names)} tracked files, {len(places)} with what looks like a secret"
+    return Finding("secrets", not places, "; ".join([summary, *places]))
 
 
 def _parts(root: Path, path: Path) -> Finding:
@@ -140,9 +140,9 @@ def _licences(path: Path) -> Finding:
     write_atomically(path, done.stdout.encode(), _SETTING)
     kinds = Counter(row["License"] for row in rows)
     unknown = [row["Name"] for row in rows if row["License"] == "UNKNOWN"]
-    told = f"{len(rows)} installed packages, {len(kinds)} licences, in {path}"
-    told += f"; {', '.join(unknown)} name none" if unknown else ""
-    return Finding("licences", True, told)  # which of them will do, is for people to say
+    summary = f"{len(rows)} installed packages, {len(kinds)} licences, in {path}"
+    summary += f"; {', '.join(unknown)} name none" if unknown else ""
+    return Finding("licences", True, summary)  # which of them will do, is for people to say
 
 
 def _tool(name: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

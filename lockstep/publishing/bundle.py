@@ -1,4 +1,4 @@
-"""Writes the bundle of a run: ``model.tar.gz``, as SageMaker's PyTorch containers expect it."""
+"""The bundle of a run: ``model.tar.gz``, as SageMaker's PyTorch containers expect it."""
 
 import os
 import tempfile
@@ -24,14 +24,14 @@ NAME = "model.tar.gz"
 SIGNING_KEY = "LOCKSTEP_SIGNING_KEY"
 _OWN = ("weights.safetensors", "preprocess.json", "receipt.json", "golden.json")  # files of a run
 _INFERENCE = Path(__file__).with_name("inference.py")
-_LICENCE = Path(__file__).parents[2] / "LICENSE"
+_LICENCES = (("The team's code", home.ROOT), ("The engine, Lockstep", home.ENGINE))
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle in memory: what its manifest says of it, its digest, the archive's bytes.
+    """A bundle in memory: the facts in its manifest, and the archive's bytes.
 
-    ``facts`` has ``model``, ``version``, ``run``, ``identity`` and more.
+    ``facts`` has ``model``, ``published_name``, ``version``, ``run``, ``identity`` and more.
     """
 
     facts: dict[str, Any]
@@ -41,7 +41,7 @@ class Bundle:
 
     @property
     def sha256(self) -> str:
-        """Digest of the archive."""
+        """The digest of the archive."""
         return digest_of(self.content)
 
     def write(self, path: Path) -> None:
@@ -53,46 +53,43 @@ Exported = tuple[bytes, dict[str, Any]]
 
 
 def made(run: Run, key: Path | None = None, onnx: Callable[[], Exported] | None = None) -> Bundle:
-    """The bundle of a finished, unaltered run; the same bytes for the same run.
+    """Make the bundle of a finished, unaltered run.
 
-    Signed if a key is given or LOCKSTEP_SIGNING_KEY names one; then all but ``signature.json`` is
-    the same. ``onnx`` gives the model in that form and what is to be said of it. Raises RunError
-    or BundleError for a run that is not finished or was altered, EnvironmentMismatch if its
-    packages are not those of this environment.
+    The same run is the same bytes as long as [project] version is the same. The bundle is signed
+    with ``key``, or the key that LOCKSTEP_SIGNING_KEY names; then all but ``signature.json`` is the
+    same. ``onnx`` returns the model in that form, and facts for the manifest. Raises RunError or
+    BundleError for a run that is not finished or was altered, EnvironmentMismatch if its packages
+    are not those of this environment.
     """
     if run.receipt is None:
-        raise BundleError(f"{run.folder}: is {run.state}; wanted a finished run.")
+        raise BundleError(f"{run.folder}: {run.state}, expected a finished run.")
     if problems := verify(run):
-        raise BundleError(f"{run.folder}: was altered: {problems[0]}; put it back as it was.")
+        raise BundleError(f"{run.folder}: altered: {problems[0]}; restore it from a copy.")
     facts = _facts(run)
     files = _files(run, facts)
     if onnx:
         files["model.onnx"], facts["onnx"] = onnx()
     key = key or (Path(os.environ[SIGNING_KEY]) if os.environ.get(SIGNING_KEY) else None)
-    files[manifest.NAME] = said = manifest.written(files, facts)
+    files[manifest.NAME] = content = manifest.written(files, facts)
     if key:
         files[manifest.SIGNATURE] = _signature(files, key)
-    return Bundle(facts, digest_of(said), archive.packed(files), bool(key))
+    return Bundle(facts, digest_of(content), archive.packed(files), bool(key))
 
 
 def _facts(run: Run) -> dict[str, Any]:
     experiment, receipt = run.experiment(), run.finished_receipt()
+    team = home.or_here(package_of(run))
     return {
         "model": experiment["name"],
         "package": package_of(run),
-        "published_name": home.of(package_of(run)).published_name(experiment["name"]),
-        "version": version(run),
+        "published_name": team.published_name(experiment["name"]),
+        "version": f"{team.version}+{receipt['identity']['digest'][:8]}",
         "run": receipt["run"],  # not the folder's name: a copy may have any
         "identity": receipt["identity"]["digest"],
         "profile": experiment["training"]["profile"],
         "torch": receipt["environment"]["torch"],
         "test": receipt["results"]["metrics"]["test"],
     }
-
-
-def version(run: Run) -> str:
-    """The version of a run's weights, as ``0.1.0+3f9c1a2b``: its project's, then its identity."""
-    return f"{home.here().version}+{run.identity['digest'][:8]}"
 
 
 def _files(run: Run, facts: dict[str, Any]) -> dict[str, bytes]:
@@ -102,13 +99,21 @@ def _files(run: Run, facts: dict[str, Any]) -> dict[str, bytes]:
     files |= {f"code/{name}": content for name, content in code.items()}
     files["code/requirements.txt"] = needs.requirements(needed)
     files["sbom.json"] = needs.sbom(needed)
-    own = _LICENCE.read_text() if _LICENCE.exists() else "see its repository\n"
-    files["LICENCES.md"] = needs.licences(needed, _data(run), own)
+    files["LICENCES.md"] = needs.licences(needed, _data(run), _licences())
     return files
 
 
+def _licences() -> dict[str, str]:
+    """Return the licences of the code in a bundle, by whose it is."""
+    files = {whose: folder / "LICENSE" for whose, folder in _LICENCES}
+    return {
+        whose: path.read_text() if path.exists() else "see its repository\n"
+        for whose, path in files.items()
+    }
+
+
 def _data(run: Run) -> dict[str, str]:
-    """Name and licence of the data that a run was trained on, as its own source has them."""
+    """Return name and licence of the data that a run was trained on, from its own source."""
     name = str(run.experiment()["data"]["name"])
     files, file = source.unpacked(run.folder / "source.zip"), f"{name.partition('@')[0]}.yaml"
     folders = (f"{package_of(run).replace('.', '/')}/data", "project/data/catalog")
@@ -119,7 +124,7 @@ def _data(run: Run) -> dict[str, str]:
 
 def _signature(files: dict[str, bytes], key: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="lockstep-bundle-") as temporary:
-        folder = Path(temporary) / "model"  # which the signature says
+        folder = Path(temporary) / "model"  # a name that the signature contains
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

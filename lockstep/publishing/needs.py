@@ -19,7 +19,7 @@ from lockstep.records import source
 from lockstep.records.checkout import package_of
 from lockstep.records.run import Run
 
-# The first two check signatures, which is done before a bundle is handed to a container that has no
+# The first two check signatures, which is done before a bundle reaches a container, which has no
 # key; the last comes with the container.
 _NOT_THERE = {"cryptography", "model_signing", "sagemaker_inference"}
 _INFERENCE = "inference.py"
@@ -29,7 +29,7 @@ _CONTAINERS = "torch"  # comes with the container, with all that it needs itself
 
 @dataclass(frozen=True)
 class Package:
-    """A locked package: version, digests of its files, licence as its makers name it."""
+    """A package: version, digests of its files as locked, licence as its makers name it."""
 
     name: str
     version: str
@@ -38,15 +38,15 @@ class Package:
 
 
 def code(run: Run, model: str, inference: bytes) -> dict[str, bytes]:
-    """``inference.py`` and, of the run's own source, the files that it and the model need.
+    """Return ``inference.py`` and the files of the run's own source that it and the model need.
 
-    Path to content. Raises BundleError for a run whose source is of the first edition.
+    They are path to content. Raises BundleError for a run of the first edition.
     """
     files = source.unpacked(run.folder / "source.zip")
     if "lockstep/model.py" not in files:
         raise BundleError(
-            f"{run.folder}: its source is of the first edition, which no container of this one can "
-            "serve; `invoke train` makes the run anew, or use the edition that trained it."
+            f"{run.folder}: trained by the first edition, whose code this one cannot bundle; train "
+            "it again with `invoke train`, or make the bundle in the clone that trained it."
         )
     package = package_of(run)
     files[_INFERENCE] = inference
@@ -57,7 +57,7 @@ def code(run: Run, model: str, inference: bytes) -> dict[str, bytes]:
 
 
 def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
-    """The packages that the files import and what these need, as locked when the run was trained.
+    """Return the packages that the files import, and theirs, as locked when the run was trained.
 
     Raises EnvironmentMismatch if this environment or this lock has another version of one.
     """
@@ -65,15 +65,16 @@ def packages(run: Run, files: Mapping[str, bytes]) -> list[Package]:
     names = {
         environment.normal(owners[module][0]) for module in _modules(files) if module in owners
     }
-    queue, found = sorted(names | {_CONTAINERS}), {}
+    queue, needed = sorted(names | {_CONTAINERS}), {}
     category = environment.torch_category(environment.installed())
-    locked = environment.locked_packages("default", category)
+    # An engine that was installed by pip has no lock; then the versions count alone.
+    locked = environment.locked_packages("default", category) if environment.LOCK.exists() else {}
     while queue:
         name = queue.pop()
-        if name not in found:
-            found[name] = _package(run, name, locked)
+        if name not in needed:
+            needed[name] = _package(run, name, locked)
             queue += [] if name == _CONTAINERS else _requirements(name)
-    return [found[name] for name in sorted(found)]
+    return [needed[name] for name in sorted(needed)]
 
 
 def _modules(files: Mapping[str, bytes]) -> set[str]:
@@ -92,29 +93,29 @@ def _modules(files: Mapping[str, bytes]) -> set[str]:
 def _requirements(name: str) -> list[str]:
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(text) for text in metadata.requires(name) or ()]
+    required = [Requirement(text) for text in metadata.requires(name) or ()]
     return [
         environment.normal(one.name)
-        for one in wanted
+        for one in required
         if not one.marker or one.marker.evaluate({"extra": ""})
     ]
 
 
 def _package(run: Run, name: str, locked: Mapping[str, Locked]) -> Package:
-    version = run.finished_receipt()["environment"]["packages"].get(name, "none")
-    trained = run.parts["packages"].get(name) or [version, ""]
-    entry: Locked = locked.get(name, {"version": "none", "hashes": []})
+    unloaded = run.finished_receipt()["environment"]["packages"].get(name, "none")
+    version, file = run.parts["packages"].get(name) or (unloaded, "")
     here = environment.installed().get(name, "none")
-    hashes = digest_of(canonical_json(entry["hashes"]))
-    if (
-        trained not in ([entry["version"], hashes], [entry["version"], ""])
-        or here != entry["version"]
-    ):
+    if not locked and version == here != "none":
+        return Package(name, here, [], _licence(name))
+    entry = locked.get(name, {"version": "none", "hashes": []})
+    same_file = file in ("", digest_of(canonical_json(entry["hashes"])))
+    if not (version == here == entry["version"] and same_file):
+        other = "" if same_file else " (another file of that version)"
         raise EnvironmentMismatch(
-            f"{name}: the run was trained with {trained[0]}, the lock has {entry['version']}, "
+            f"{name}: the run was trained with {version}{other}, locked is {entry['version']}, "
             f"installed is {here}; make the bundle in the environment that trained the run."
         )
-    return Package(name, entry["version"], entry["hashes"], _licence(name))
+    return Package(name, here, entry["hashes"], _licence(name))
 
 
 def _licence(name: str) -> str:
@@ -126,8 +127,10 @@ def _licence(name: str) -> str:
 
 
 def requirements(needed: list[Package]) -> bytes:
-    """``requirements.txt`` with every digest, without torch, which the container has."""
-    lines = ["# From Pipfile.lock. torch comes with the container; the run was trained with"]
+    """Return ``requirements.txt``, with every digest of the lock, without the container's torch."""
+    locked = any(one.hashes for one in needed)
+    origin = "From Pipfile.lock" if locked else "No Pipfile.lock was at hand, so without hashes"
+    lines = [f"# {origin}. torch comes with the container; the run was trained with"]
     lines += [f"# {_CONTAINERS} {one.version}." for one in needed if one.name == _CONTAINERS]
     for one in needed:
         if one.name != _CONTAINERS:
@@ -137,9 +140,9 @@ def requirements(needed: list[Package]) -> bytes:
 
 
 def sbom(needed: list[Package]) -> bytes:
-    """The packages as CycloneDX (JSON), by the part of the lock that has them.
+    """Return the packages as CycloneDX (JSON), by the part of the lock that has them.
 
-    Raises BundleError if cyclonedx-py, which writes it, is not there.
+    Raises BundleError if cyclonedx-py, which writes it, is not installed.
     """
     parts: dict[str, dict[str, Any]] = {"default": {}, "cpu": {}}
     for one in needed:
@@ -153,24 +156,26 @@ def sbom(needed: list[Package]) -> bytes:
 
 
 def cyclonedx(folder: Path, categories: str) -> bytes:
-    """A lock's categories as CycloneDX (JSON), the same bytes for the same lock."""
-    tool = Path(sys.executable).with_name("cyclonedx-py")
-    words = [str(tool), "pipenv", str(folder), "--categories", categories, "--output-reproducible"]
+    """Return a lock's categories as CycloneDX (JSON), the same bytes for the same lock."""
+    words = [sys.executable, "-m", "cyclonedx_py", "pipenv", str(folder)]
+    words += ["--categories", categories, "--output-reproducible"]
     try:
         done = subprocess.run(words, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", b"") or str(error).encode()
-        reason = " ".join(told.decode(errors="replace").split())[-200:]
+        output = getattr(error, "stderr", b"") or str(error).encode()
+        reason = " ".join(output.decode(errors="replace").split())[-200:]
         raise BundleError(
-            f"sbom: cyclonedx-py gave none ({reason}); ./workbench brings what is locked."
+            f"sbom: cyclonedx-py failed ({reason}); ./workbench installs what is locked."
         ) from error
     return readable_json(json.loads(done.stdout))
 
 
-def licences(needed: list[Package], data: Mapping[str, str], own: str) -> bytes:
-    """``LICENCES.md``: the packages', the data's and this repository's own."""
+def licences(needed: list[Package], data: Mapping[str, str], codes: Mapping[str, str]) -> bytes:
+    """Return ``LICENCES.md``: those of the packages, of the data, and of each code by its name."""
     rows = [f"| {one.name} | {one.version} | {one.licence} |" for one in needed]
     text = ["# Licences", "", "What the code of this bundle needs, as its makers name it:", ""]
     text += ["| package | version | licence |", "|---|---|---|", *rows, ""]
-    text += [f"Trained on {data['name']}: {data['licence']}", "", "The code itself:", "", own]
+    text += [f"Trained on {data['name']}: {data['licence']}", ""]
+    for whose, licence in codes.items():
+        text += [f"## {whose}", "", licence]
     return ("\n".join(text).rstrip() + "\n").encode()

@@ -37,12 +37,12 @@ class Session(torch.nn.Module):
 
 
 def exported(predictor: Predictor, rows: Sequence[NDArray[Any]]) -> tuple[bytes, dict[str, Any]]:
-    """``model.onnx`` of a Predictor's model, and what is to be said of it in the manifest.
+    """Export a Predictor's model; return ``model.onnx``, and facts about it for the manifest.
 
     Its input ``inputs`` is what Preprocess gives, its output ``scores`` the model's, for any number
     of rows. ``rows`` are raw examples whose probabilities are compared between torch and ONNX
     Runtime. Raises BundleError if a label differs or a probability by more than TOLERANCE, or if
-    the packages that export are not there.
+    the packages that export are not installed.
     """
     inputs = predictor.preprocess(np.stack(rows))
     content = _written(predictor.model, inputs)
@@ -53,7 +53,7 @@ def exported(predictor: Predictor, rows: Sequence[NDArray[Any]]) -> tuple[bytes,
     if not apart <= TOLERANCE or (found.argmax(1) != wanted.argmax(1)).any():
         raise BundleError(
             f"model.onnx: found probabilities {apart:.2g} apart from torch's on {len(rows)} "
-            f"examples, wanted {TOLERANCE:g} at most and the same labels; leave --onnx away."
+            f"examples, expected {TOLERANCE:g} at most and the same labels; omit --onnx."
         )
     # Not how far they were apart: that depends on the CPU, and the bundle's bytes would.
     facts = {"opset": _OPSET, "input": ["n", *inputs.shape[1:]], "tolerance": TOLERANCE}
@@ -91,5 +91,5 @@ def _written(model: torch.nn.Module, inputs: torch.Tensor) -> bytes:
 
 def _missing(error: ImportError) -> BundleError:
     return BundleError(
-        f"model.onnx: {error.name} is not installed here; ./workbench brings what is locked."
+        f"model.onnx: {error.name} is not installed; ./workbench installs what is locked."
     )

@@ -1,12 +1,12 @@
 """Weights by version, for others: published once, never changed, fetched once, used offline.
 
-In a storage lies, for each model,
+A storage holds, for each published name, as ``acme.digits`` (``Home.published_name``),
 
-    weights/MODEL/VERSION/SHA256/model.tar.gz   a bundle, under its digest
-    weights/MODEL/VERSION/entry.json            which of them the version is; put once
+    weights/NAME/VERSION/SHA256/model.tar.gz   a bundle, under its digest
+    weights/NAME/VERSION/entry.json            which of them the version is; written once
 
-and the index of a model is the list of its entries: there is no file that two who publish at the
-same time could write over for each other.
+and the index of a name is the list of its entries: there is no file that two who publish at the
+same time could overwrite for each other.
 """
 
 import hashlib
@@ -35,15 +35,15 @@ from lockstep.publishing.bundle import NAME, Bundle
 
 WEIGHTS = "LOCKSTEP_WEIGHTS"
 _ENTRY = "entry.json"
-_MODEL, _DIGEST = re.compile("[a-z0-9_.]+"), re.compile("[0-9a-f]{64}")
+_NAME, _DIGEST = re.compile(r"\w+(\.\w+)*", re.ASCII), re.compile("[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9][0-9a-z.]*\+[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A published version: the digests of its archive and of its manifest, and whose it is."""
+    """A published version: its published name, and the digests of its archive and manifest."""
 
-    model: str
+    model: str  # the published name
     version: str
     sha256: str
     size: int
@@ -61,27 +61,27 @@ class Entry:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """What sorts versions: by number, as package indexes do; of equal ones by date.
+        """The key that sorts versions: by number, as package indexes do, equal ones by date.
 
-        The identity behind the plus has no order.
+        The identity after the plus has no order.
         """
         return _number(self.version), self.published, self.version
 
     def check(self) -> None:
-        """Raise ValueError for what names no weights, or facts of another kind."""
+        """Raise ValueError for a value of another type, or that cannot name weights."""
         for field in fields(self):
             value = getattr(self, field.name)
             kind = cast("type[Any]", get_origin(field.type) or field.type)
             if not isinstance(value, kind):
-                raise ValueError(f"{field.name}: found {value!r:.40}, wanted {kind.__name__}")
-        for name, form in (("model", _MODEL), ("version", _VERSION), ("sha256", _DIGEST)):
+                raise ValueError(f"{field.name}: found {value!r:.40}, expected {kind.__name__}")
+        for name, form in (("model", _NAME), ("version", _VERSION), ("sha256", _DIGEST)):
             if not form.fullmatch(getattr(self, name)):
-                raise ValueError(f"{name}: {getattr(self, name)!r:.80} names no weights")
+                raise ValueError(f"{name}: {getattr(self, name)!r:.80} cannot name weights")
         _number(self.version)
 
 
 def _number(version: str) -> Any:
-    """What stands before the plus, to be sorted by. Raises ValueError if it is no version."""
+    """Return the part before the plus for sorting. Raises ValueError if it is not a version."""
     from packaging.version import Version
 
     return Version(version.partition("+")[0])
@@ -89,7 +89,7 @@ def _number(version: str) -> Any:
 
 @contextmanager
 def moving(title: str, size: int, watch: Watch) -> Iterator[Callable[[int], None]]:
-    """What is told the bytes that go over, for people to see."""
+    """Show the progress of a transfer; yields what takes the number of bytes of each piece."""
     bar = watch.bar(title)
     if bar:
         bar.total = size
@@ -103,11 +103,11 @@ def moving(title: str, size: int, watch: Watch) -> Iterator[Callable[[int], None
 
 
 def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> tuple[Entry, bool]:
-    """Put a bundle into a storage; its entry, and whether it is new there.
+    """Put a bundle into a storage; return its entry, and whether it is new there.
 
-    A version that is there with the same files, whoever signed it, stays as it is. Raises
-    StorageError for one with other files, for one that is there unsigned where this bundle is
-    signed, and if the storage refuses.
+    A version that exists with the same files stays as it is, whoever signed it. Raises StorageError
+    if it exists with other files, if it exists unsigned and this bundle is signed, and if the
+    storage refuses.
     """
     storage.check()
     facts = bundle.facts
@@ -124,80 +124,80 @@ def publish(bundle: Bundle, storage: Storage, moved: Callable[[int], None]) -> t
         entry.check()
     except ValueError as error:
         raise StorageError(
-            f"{entry.model} {entry.version}: cannot be published ({error}); wanted a version as "
-            "0.2.0+3f9c1a2b or 0.2.0rc1+3f9c1a2b. Write [project] version in pyproject.toml so, and publish again."
+            f"{entry.model} {entry.version}: cannot be published ({error}); write [project] "
+            "version in pyproject.toml as 0.2.0 or 0.2.0rc1, and publish again."
         ) from error
     key = _key(entry.model, entry.version)
     if storage.size(key) is None:
-        # The bundle first: who sees the entry finds what it names.
+        # The bundle first: whoever sees the entry finds what it names.
         _put(storage, entry.key, bundle.content, moved)
         if _put(storage, key, readable_json(asdict(entry)), lambda _: None):
             return entry, True
-    there = _read(storage, key)
-    if there.manifest_sha256 != entry.manifest_sha256:
+    existing = _read(storage, key)
+    if existing.manifest_sha256 != entry.manifest_sha256:
         raise StorageError(
             f"{storage}: has {entry.model} {entry.version} with other files (manifest "
-            f"{there.manifest_sha256[:12]}, this one is {entry.manifest_sha256[:12]}), and a "
-            "version is never changed; raise [project] version in pyproject.toml, and publish again."
+            f"{existing.manifest_sha256[:12]}, this one is {entry.manifest_sha256[:12]}), and a "
+            "version never changes; raise [project] version in pyproject.toml, and publish again."
         )
-    if bundle.signed and not there.signed:
+    if bundle.signed and not existing.signed:
         raise StorageError(
-            f"{storage}: has {entry.model} {entry.version} unsigned, and a version is never "
-            "changed, not even to sign it; publish it to another storage (--to STORAGE), or raise "
-            "[project] version in pyproject.toml. Without a key it stays as it is."
+            f"{storage}: has {entry.model} {entry.version} unsigned, and a version never changes, "
+            "not even to be signed; raise [project] version in pyproject.toml and publish again, "
+            "or publish to another storage (--to STORAGE)."
         )
-    return there, False
+    return existing, False
 
 
 def index(storage: Storage, model: str) -> list[Entry]:
-    """The published versions of a model, the newest first. Raises StorageError.
+    """List the published versions of a name, the newest first. Raises StorageError.
 
-    An entry that is none is passed over, with a warning: it must not hide the others.
+    A broken entry is skipped with a warning, so that it does not hide the others.
     """
-    found = []
+    entries = []
     for key in storage.list(f"weights/{model}/"):
         if key.endswith(f"/{_ENTRY}"):
             content = _content(storage, key)
             try:
-                found.append(_entry(f"{storage}/{key}", key, content))
+                entries.append(_entry(f"{storage}/{key}", key, content))
             except StorageError as error:
-                warnings.warn(f"{error} Passing over it.", stacklevel=2)
-    return sorted(found, key=lambda entry: entry.order, reverse=True)
+                warnings.warn(f"{error} Skipping it.", stacklevel=2)
+    return sorted(entries, key=lambda entry: entry.order, reverse=True)
 
 
 def fetched(model: str, version: str | None, data: Path, watch: Watch) -> Path:
-    """The bundle of a version, or of the newest; downloaded once, then kept below ``data``.
+    """Return the bundle of a version, or of the newest; downloaded once, then kept below ``data``.
 
-    A version that is here needs no network, unless it was altered since it came: then it is fetched
-    anew. For the newest LOCKSTEP_WEIGHTS is asked; if that cannot be reached, the newest that is
-    here is taken, with a warning. Raises StorageError or BundleError if there is none, or if what
-    came is not what its name, entry and manifest say.
+    A version that is kept needs no network, unless it was altered since: then it is fetched again.
+    Which version is the newest is asked of LOCKSTEP_WEIGHTS; if that cannot be reached, it is the
+    newest that is kept, with a warning. Raises StorageError or BundleError if there is none, or if
+    the download is not what its name, entry and manifest say.
     """
     if version is not None and not _VERSION.fullmatch(version):
-        raise StorageError(f"{version}: is no version, wanted one as 0.1.0+3f9c1a2b.")
+        raise StorageError(f"{version}: not a version, expected one such as 0.1.0+3f9c1a2b.")
     cache, altered = data / "weights" / model, ""
-    if version and (here := cache / version / NAME).exists():
-        altered = _altered(here, model, version)
+    if version and (kept := cache / version / NAME).exists():
+        altered = _altered(kept, model, version)
         if not altered:
-            return here
+            return kept
     address = os.environ.get(WEIGHTS)
     try:
         if not address:
             raise StorageError(
-                f"{model} {version or 'weights'}: are not here, and {WEIGHTS} names no storage to "
-                "fetch them from; set it to a folder or s3://BUCKET/PREFIX."
+                f"{model} {version or 'weights'}: not on this machine, and {WEIGHTS} names no "
+                "storage to fetch them from; set it to a folder or s3://BUCKET/PREFIX."
             )
         storage = open_storage(address)
         entry = _chosen(storage, model, version)
     except (StorageError, BundleError) as error:
         if altered:
-            raise StorageError(f"{altered}; fetching it anew failed: {error}") from error
-        asked_in_vain = version is None and isinstance(error, StorageError)
-        if not asked_in_vain or not (kept := _kept(cache, model)):
+            raise StorageError(f"{altered}; fetching it again failed: {error}") from error
+        unreachable = version is None and isinstance(error, StorageError)
+        if not unreachable or not (newest := _newest(cache, model)):
             raise
         if address:
-            warnings.warn(f"{error} Taking {model} {kept}, which is here.", stacklevel=3)
-        return cache / kept / NAME
+            warnings.warn(f"{error} Using {model} {newest}, kept on this machine.", stacklevel=3)
+        return cache / newest / NAME
     _fetch(storage, entry, cache / entry.version, watch)
     return cache / entry.version / NAME
 
@@ -206,78 +206,79 @@ def _chosen(storage: Storage, model: str, version: str | None) -> Entry:
     storage.check()
     if version and storage.size(_key(model, version)) is not None:
         return _read(storage, _key(model, version))
-    found = index(storage, model)
-    if version or not found:
-        known = [entry.version for entry in found]
+    entries = index(storage, model)
+    if version or not entries:
+        known = [entry.version for entry in entries]
         raise BundleError(
-            f"{storage}: has no {model} {version or 'at all'}.{nearest(version or '', known)} "
-            f"(it has {', '.join(known[:5]) or 'none'}; `invoke publish RUN` adds one)"
+            f"{storage}: {model}{f' {version}' if version else ''} not found."
+            f"{nearest(version or '', known)} (it has {', '.join(known[:5]) or 'no version'}; "
+            "`invoke publish RUN` adds one)"
         )
-    return found[0]
+    return entries[0]
 
 
 def _fetch(storage: Storage, entry: Entry, final: Path, watch: Watch) -> None:
-    def bring(folder: Path) -> None:
+    def download(folder: Path) -> None:
         with moving(f"fetching {entry.model} {entry.version}", entry.size, watch) as moved:
             storage.get(entry.key, folder / NAME, moved)
-        if (found := digest_of(folder / NAME)) != entry.sha256:
+        if (sha256 := digest_of(folder / NAME)) != entry.sha256:
             raise StorageError(
-                f"{storage}: {entry.key} arrived with sha256 {found[:12]}, its entry says "
-                f"{entry.sha256[:12]}; it was altered there. Have it published anew."
+                f"{storage}: {entry.key}: found sha256 {sha256[:12]}, expected {entry.sha256[:12]} "
+                "as in its entry; it was altered there. Publish the run again."
             )
         with opened(folder / NAME) as unpacked:
-            said = manifest.read(unpacked)
-        if other := _other(said, entry.model, entry.version):
-            raise StorageError(f"{storage}: {entry.key} {other}; have it published anew.")
+            facts = manifest.read(unpacked)
+        if problem := _mismatch(facts, entry.model, entry.version):
+            raise StorageError(f"{storage}: {entry.key}: {problem}; publish the run again.")
         (folder / _ENTRY).write_bytes(readable_json(asdict(entry)))
-        shutil.rmtree(final, ignore_errors=True)  # what was altered, now that there is better
+        shutil.rmtree(final, ignore_errors=True)  # the altered one, now that there is a better
 
-    def is_here() -> bool:
-        here = final / NAME
-        return here.exists() and not _altered(here, entry.model, entry.version)
+    def is_kept() -> bool:
+        kept = final / NAME
+        return kept.exists() and not _altered(kept, entry.model, entry.version)
 
-    if is_here():
+    if is_kept():
         return
     with told_in_one_line(final, DATA):
         final.parent.mkdir(parents=True, exist_ok=True)
     with held(final.parent, watch.say):
-        if not is_here():  # as another process may have fetched it while this one waited
-            publish_folder(final, bring, DATA)
+        if not is_kept():  # as another process may have fetched it while this one waited
+            publish_folder(final, download, DATA)
 
 
-def _altered(here: Path, model: str, version: str) -> str:
-    """What is wrong with a bundle that was fetched before, in words; empty if nothing is.
+def _altered(kept: Path, model: str, version: str) -> str:
+    """Say what is wrong with a bundle that was fetched before; empty if nothing is.
 
-    The entry is signed by nobody, the manifest may be: so both must be of what was asked for.
+    The entry is never signed, the manifest may be: so both must be of this name and version.
     """
-    path = here.with_name(_ENTRY)
+    path = kept.with_name(_ENTRY)
     try:
         entry = _entry(str(path), _key(model, version), path.read_bytes())
-        if (found := digest_of(here)) != entry.sha256:
-            other = f"found sha256 {found[:12]}, its entry says {entry.sha256[:12]}"
+        if (sha256 := digest_of(kept)) != entry.sha256:
+            problem = f"found sha256 {sha256[:12]}, expected {entry.sha256[:12]} as in its entry"
         else:
-            said = manifest.parsed(here / manifest.NAME, content_of(here, manifest.NAME))
-            other = _other(said, model, version)
-        return f"{here}: {other}; it was altered" if other else ""
+            facts = manifest.parsed(kept / manifest.NAME, content_of(kept, manifest.NAME))
+            problem = _mismatch(facts, model, version)
+        return f"{kept}: {problem}; it was altered" if problem else ""
     except (OSError, StorageError, BundleError) as error:
-        return f"{here}: is not as it came ({error})"
+        return f"{kept}: not as it was fetched ({error})"
 
 
-def _other(said: dict[str, Any], model: str, version: str) -> str:
-    """What a manifest names, if that is not this version; else nothing."""
-    name = said.get("published_name", said["model"])
-    if (name, said["version"]) == (model, version):
+def _mismatch(facts: dict[str, Any], model: str, version: str) -> str:
+    """Say whose weights a manifest describes, if not those of this name and version."""
+    name = facts.get("published_name", facts["model"])  # the first edition had no other name
+    if (name, facts["version"]) == (model, version):
         return ""
-    return f"holds {name} {said['version']}, wanted {model} {version}"
+    return f"found {name} {facts['version']}, expected {model} {version}"
 
 
-def _kept(cache: Path, model: str) -> str | None:
-    """The newest version that is here as it came."""
+def _newest(cache: Path, model: str) -> str | None:
+    """Return the newest version that is kept as it was fetched."""
     entries = []
     for path in cache.glob(f"[!.]*/{_ENTRY}"):
         version = path.parent.name
         if altered := _altered(path.with_name(NAME), model, version):
-            warnings.warn(f"{altered}. Passing over it.", stacklevel=4)
+            warnings.warn(f"{altered}. Skipping it.", stacklevel=4)
         else:
             entries.append(_entry(str(path), _key(model, version), path.read_bytes()))
     return max(entries, key=lambda entry: entry.order).version if entries else None
@@ -302,7 +303,7 @@ def _content(storage: Storage, key: str) -> bytes:
 
 
 def _entry(place: str, key: str, content: bytes) -> Entry:
-    """The entry of a key, as found at a place. Raises StorageError for any other."""
+    """Parse the entry of a key, read from a place. Raises StorageError for any other content."""
     try:
         entry = Entry(**json.loads(content))
         entry.check()
@@ -311,7 +312,7 @@ def _entry(place: str, key: str, content: bytes) -> Entry:
         return entry
     except (ValueError, TypeError, RecursionError) as error:
         raise StorageError(
-            f"{place}: is no entry of these weights ({error}); it was altered. Remove it, and "
+            f"{place}: not an entry of these weights ({error}); it was altered. Remove it, and "
             "publish the run again."
         ) from error
 

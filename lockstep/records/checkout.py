@@ -12,6 +12,8 @@ from lockstep.records import source
 from lockstep.records.run import Run
 from lockstep.records.verify import refuse_altered
 
+FIRST_PACKAGE = "project"  # of all runs and bundles of the first edition, which do not name it
+
 
 def checkout(run: Run, folder: Path) -> Path:
     """Put a finished run's source into a new folder, and the run itself under ``runs`` in it.
@@ -42,8 +44,8 @@ def checkout(run: Run, folder: Path) -> Path:
 
 
 def package_of(run: Run) -> str:
-    """The package that has a run's model; in runs of the first edition it is ``project``."""
-    return str(run.experiment().get("package", "project"))
+    """Return the package that has a run's model."""
+    return str(run.experiment().get("package", FIRST_PACKAGE))
 
 
 def restore(run: Run, folder: Path) -> None:

@@ -120,7 +120,7 @@ def test_mistakes_in_budgets_are_told_all_at_once(copy: Run) -> None:
         acceptance.budgets(copy, ["size_mb", "latency=<= 5", "size_mb=5"])
     lines = [line.partition(" (there are")[0] for line in str(error.value).splitlines()]
     assert lines == [
-        "--set size_mb: found no '=', wanted as test.accuracy='>= 0.92'",
+        "--set size_mb: '=' not found, expected as in test.accuracy='>= 0.92'",
         f"{copy.folder}/experiment.yaml: accept.test.acuracy: no such measure. "
         "Did you mean test.accuracy?",
         "--set latency: no such measure. Did you mean latency_ms?",
@@ -142,7 +142,7 @@ def test_a_run_that_fails_is_refused_where_it_is_to_be_used(copy: Run, place: Pl
         acceptance.refuse_failing(copy, place, Watch())
     told = str(error.value)
     assert told.startswith("copy: does not keep its recipe's budgets: test.accuracy 0.")
-    assert ("size_mb 0.341136, wanted < 0.1" in told, "test.loss" in told) == (True, False)
+    assert ("size_mb 0.341136, expected < 0.1" in told, "test.loss" in told) == (True, False)
     state(copy, "accept:\n  test.loss: < 9\n")
     assert [one.met for one in acceptance.refuse_failing(copy, place, Watch())] == [True]
     state(copy, "")

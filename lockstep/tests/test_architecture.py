@@ -154,7 +154,9 @@ def test_each_big_library_has_its_owners() -> None:
     assert users == OWNERS
 
 
-def test_nothing_that_is_loaded_can_run_code(record_property: Callable[[str, object], None]) -> None:
+def test_nothing_that_is_loaded_can_run_code(
+    record_property: Callable[[str, object], None],
+) -> None:
     pickles = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
     record_property("times", len(FILES))
     for path in FILES:

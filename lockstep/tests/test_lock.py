@@ -85,12 +85,13 @@ def test_pipenv_and_uv_are_pinned_and_hashed_with_all_they_need() -> None:
     assert {"pipenv", "uv"} <= {pin.partition("==")[0] for pin in pins}
 
 
-def test_every_direct_dependency_says_why_it_is_here() -> None:
+def test_the_page_of_the_engines_dependencies_speaks_of_none_that_is_not_locked() -> None:
     rows = re.findall(
         r"^\| `([\w-]+)`", (ROOT / "lockstep" / "docs" / "dependencies.md").read_text(), re.M
     )
     direct = {name for category in CATEGORIES for name in PIPFILE[category]}
-    assert sorted(rows) == sorted(direct | {"pipenv", "uv"})
+    assert len(rows) == len(set(rows)) > 30
+    assert set(rows) <= direct | {"pipenv", "uv"}
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +113,8 @@ def python(tree: Path, *words: str) -> Any:
 
 
 VERIFY = """
-import bootstrap, lock
-bootstrap.run("verifying", (bootstrap.tool("pipenv"), "verify"), **lock.neutral(bootstrap.ROOT))
+import installers, lock, process
+process.run("verifying", (installers.tool("pipenv"), "verify"), **lock.neutral(process.ROOT))
 """
 
 
@@ -128,8 +129,9 @@ def test_pipenv_finds_that_pipfile_and_lock_agree(tree: Path) -> None:
 
 
 DIGEST = """
-import bootstrap
-print(bootstrap.pipfile_digest((bootstrap.ROOT / "Pipfile").read_text(), bootstrap.default_index()))
+import installers, lockfile, process
+pipfile = (process.ROOT / "Pipfile").read_text()
+print(lockfile.pipfile_digest(pipfile, installers.default_index()))
 """
 PIPFILES = (
     '[packages]\nPyYAML = "*"\n',

@@ -8,9 +8,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import bootstrap
 import pytest
-from bootstrap import SetUpError
+from installers import tool_pins
+from process import SetUpError
 
 import wheelhouse
 from lockstep.records.run import Run
@@ -67,7 +67,7 @@ def test_a_flipped_byte_in_a_wheel_is_refused_by_its_name(archive: Path, tmp_pat
     archive.write_bytes(content)
     with pytest.raises(SetUpError) as refused:
         wheelhouse.unpack(archive, None, set())
-    beta = "beta-1.0-py3-none-any.whl: found another content than SHA256SUMS says; "
+    beta = "beta-1.0-py3-none-any.whl: found another sha256 than in SHA256SUMS; "
     assert str(refused.value).startswith(f"{archive}: {beta}")
 
 
@@ -122,8 +122,8 @@ def test_the_archive_is_made_once_with_the_same_bytes_and_verified_after_that(
 ) -> None:
     first = small.read_bytes()
     again = make(tree, **NOWHERE)
-    wheels = len(FIRST) + len(bootstrap.tool_pins())
-    told = f"wheelhouse/{small.name}: was there, and its {wheels} wheels are as SHA256SUMS and the"
+    wheels = len(FIRST) + len(tool_pins())
+    told = f"wheelhouse/{small.name}: exists, and its {wheels} wheels are as SHA256SUMS and the"
     assert (again.returncode, again.stdout) == (0, f"{told} lock say\n"), again.stderr
     small.unlink()
     assert (make(tree).returncode, small.read_bytes()) == (0, first)
@@ -134,7 +134,7 @@ def test_the_archive_is_made_once_with_the_same_bytes_and_verified_after_that(
     tree.lock("alpha==1.0", "beta==1.0", spoil="alpha")
     refused = make(tree)
     assert refused.returncode == 2
-    assert "wants (alpha===1.0); ask who runs" in refused.stderr.splitlines()[-1]
+    assert "Pipfile.lock (alpha===1.0); ask who runs" in refused.stderr.splitlines()[-1]
     assert [path.name for path in small.parent.iterdir()] == [small.name]
 
 
@@ -179,12 +179,12 @@ def test_what_does_not_fit_is_told_in_one_line_and_changes_nothing(
     (folder / "alpha-1.1-py3-none-any.whl").write_bytes(b"another file")
     text.write_text("no archive\n")
     told = {
-        small: f"{small}: found no wheel of alpha==1.1, wanted one for each package of Pipfile.lock"
-        " and environment/bootstrap.txt; ",
-        folder: f"{folder}: alpha-1.1-py3-none-any.whl: found another file than the one whose"
-        " sha256 Pipfile.lock wants; ",
-        text: f"{text}: found a damaged archive (",
-        none: f"LOCKSTEP_WHEELHOUSE: found nothing at {none}, wanted an archive of `invoke"
+        small: f"{small}: no wheel of alpha==1.1 found, expected one for each package of Pipfile"
+        ".lock and environment/bootstrap.txt; ",
+        folder: f"{folder}: alpha-1.1-py3-none-any.whl: found another sha256 than in"
+        " Pipfile.lock; ",
+        text: f"{text}: not readable as an archive (",
+        none: f"LOCKSTEP_WHEELHOUSE: {none} not found, expected an archive of `invoke"
         " wheelhouse` or a folder of wheels; ",
     }
     before = (tree.venv / "stamp").read_bytes()
@@ -203,12 +203,15 @@ def test_the_real_lock_installs_an_image_without_a_network_that_trains_to_the_sa
 ) -> None:
     tree = Tree(tmp_path / "clone", house)
     tree.alone = False
-    for name in ("Pipfile", "Pipfile.lock", "tasks.py"):
+    for name in ("Pipfile", "Pipfile.lock", "pyproject.toml", "tasks.py"):
         shutil.copy(ROOT / name, tree.folder)
-    shutil.copytree(ROOT / "lockstep", tree.folder / "project", dirs_exist_ok=True)
+    ours = shutil.ignore_patterns("tests", "docs", "benchmarks", "__pycache__")
+    shutil.copytree(ROOT / "lockstep", tree.folder / "lockstep", ignore=ours)
     cached(tree)
     bootstrap = tree.folder / "environment" / "bootstrap.py"
-    settings = tree.environment(LOCKSTEP_DATA=str(tmp_path / "data"))
+    settings = tree.environment(
+        LOCKSTEP_DATA=str(tmp_path / "data"), LOCKSTEP_PROJECT="lockstep.examples"
+    )
     made = subprocess.run(
         offline(sys.executable, "-I", bootstrap, "--image"),
         env=settings,
@@ -222,7 +225,7 @@ def test_the_real_lock_installs_an_image_without_a_network_that_trains_to_the_sa
     assert size < 1e9
 
     brief = ("--set=training.epochs=2", "--set=data.limit=300", "--set=training.checkpoint_every=3")
-    words = (tree.folder / "workbench", "train", "--seed=42", *brief)
+    words = (tree.folder / "workbench", "train", "--model=digits", "--seed=42", *brief)
     done = subprocess.run(offline(*words), env=settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (run,) = (Run(folder) for folder in (tree.folder / "runs").iterdir())

@@ -20,7 +20,7 @@ import pytest
 from lockstep.tests.trees import FIRST, INVOKE, LOCK, ROOT, Index, Tree, files, served, write_wheel
 
 both = pytest.mark.parametrize("installer", ["uv", "pipenv"])
-WAITING = "workbench: another set-up of .venv is under way, waiting for it\n"
+WAITING = "workbench: another set-up of .venv is running, waiting for it\n"
 
 
 def until(true: Any) -> None:
@@ -73,7 +73,7 @@ def test_a_bare_tree_a_changed_lock_and_another_torch_all_end_in_the_locked_set(
     tree.lock("alpha==1.1", "gamma==1.0")  # one changed, one gone, one new
     changed = {INVOKE, "alpha==1.1", "gamma==1.0"}
     assert tree.packages(**settings) == changed | {"torch==2.13.0+cpu"}
-    assert (tree.venv / "kept").exists()  # it was brought up to date, not made anew
+    assert (tree.venv / "kept").exists()  # it was updated, not made from scratch
     # 2.13.0+cpu is offered as well; it would satisfy ==2.13.0.
     assert tree.packages(**settings, LOCKSTEP_TORCH="gpu") == changed | {"torch==2.13.0"}
     assert tree.packages(**settings, LOCKSTEP_TORCH="") == changed | {"torch==2.13.0"}
@@ -96,11 +96,13 @@ def test_an_unchanged_lock_starts_no_set_up_and_says_nothing(whole: Tree) -> Non
 
 
 @pytest.mark.slow
-def test_the_project_can_be_imported_from_any_folder(whole: Tree, tmp_path: Path) -> None:
-    where = "import project; print(project.__file__)"
+def test_the_packages_of_a_tree_can_be_imported_from_any_folder(
+    whole: Tree, tmp_path: Path
+) -> None:
+    where = "import package; print(package.__file__)"
     python = [str(whole.venv / "bin" / "python"), "-c", where]
     found = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert found == f"{whole.folder / 'project' / '__init__.py'}\n"
+    assert found == f"{whole.folder / 'package' / '__init__.py'}\n"
 
 
 @pytest.mark.slow
@@ -157,7 +159,7 @@ def kill_all_but_leaves(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_change_is_made_anew(tree: Tree, index: Index) -> None:
+def test_an_interrupted_change_is_made_from_scratch(tree: Tree, index: Index) -> None:
     tree.packages(**served(index))
     tree.lock("alpha==1.1")
     index.open.clear()
@@ -182,8 +184,8 @@ def test_a_wrong_hash_is_refused_by_name_and_the_next_call_repairs(
     code, out, err = tree.call("packages", LOCKSTEP_INSTALLER=installer)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == (
-        f"workbench: installing the locked packages with {installer}: found another file than the"
-        " one whose sha256 Pipfile.lock wants (alpha==1.0); ask who runs the package index, or"
+        f"workbench: installing the locked packages with {installer}: found a file with another"
+        " sha256 than in Pipfile.lock (alpha==1.0); ask who runs the package index, or run"
         " `invoke lock` if the new file is right, then try again;"
         f" the whole log is {tree.venv / 'setup.log'}"
     )
@@ -237,19 +239,17 @@ def test_the_cpu_wheels_address_is_asked_for_torch_alone_and_only_where_it_is_ne
 
 
 @pytest.mark.slow
-def test_where_uv_is_not_to_be_had_pipenv_stands_in(
-    tree: Tree, index: Index, tmp_path: Path
-) -> None:
+def test_where_uv_is_not_offered_pipenv_stands_in(tree: Tree, index: Index, tmp_path: Path) -> None:
     lead_to(index, tree)
     code, out, err = tree.call("packages", **lacking(tree, tmp_path, "*+cpu*", "uv-*"))
     assert (code, set(out.split())) == (0, FIRST), err
-    assert "not offered (uv==" in err and "Going on with pipenv" in err
+    assert "not offered (uv==" in err and "Continuing with pipenv" in err
     assert set(index.asked) == {"/whl/cpu/torch/", "/torch-2.13.0+cpu-py3-none-any.whl"}
 
 
 # One that names a source: its digest, which an image checks, needs no address of an index.
 PIPFILE = '[[source]]\nname = "none"\nurl = "file:///none"\nverify_ssl = true\n[packages]\n'
-OTHER = "workbench: Pipfile.lock: found a digest of another Pipfile"
+OTHER = "workbench: Pipfile.lock: made from another Pipfile"
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_an_image_is_not_made_from_the_lock_of_another_pipfile_but_a_clone_works
 ) -> None:
     (image_tree.folder / "Pipfile").write_text(f'{PIPFILE}alpha = "*"\n')
     code, err = image_tree.image()
-    line = rf"{OTHER} \([0-9a-f]{{8}}, wanted [0-9a-f]{{8}}\); `invoke lock`, then build again"
+    line = rf"{OTHER} \(found [0-9a-f]{{8}}, expected [0-9a-f]{{8}}\); run `invoke lock`, then .+"
     assert (code, bool(re.fullmatch(line, err.splitlines()[-1]))) == (2, True), err
     assert not (image_tree.venv / "stamp").exists()
     code, out, err = image_tree.call("packages")
@@ -332,10 +332,10 @@ def test_what_training_never_reads_is_taken_out_and_nothing_else(tmp_path: Path)
 
 def lead_to(index: Index, tree: Tree) -> None:
     """Put the test's index in the place of the official address, which no test asks."""
-    bootstrap = tree.folder / "environment" / "bootstrap.py"
+    installers = tree.folder / "environment" / "installers.py"
     official = "https://download.pytorch.org/whl/cpu"
-    assert bootstrap.read_text().count(official) == 1
-    bootstrap.write_text(bootstrap.read_text().replace(official, f"{index.address}/whl/cpu"))
+    assert installers.read_text().count(official) == 1
+    installers.write_text(installers.read_text().replace(official, f"{index.address}/whl/cpu"))
 
 
 def lacking(tree: Tree, folder: Path, *patterns: str) -> dict[str, str]:
@@ -358,8 +358,7 @@ def test_without_python_3_11_one_line_names_what_was_found(tree: Tree, tmp_path:
         (programs / name).write_text(f"#!/bin/sh\necho {version}\n")
         (programs / name).chmod(0o755)
     settings = {"PATH": str(programs), "LOCKSTEP_PYTHON": ""}
-    line = "workbench: Python: found none that fits (%s), wanted 3.11; install Python 3.11"
-    line += " or set LOCKSTEP_PYTHON to one\n"
+    line = "workbench: Python 3.11: not found (%s); install it or set LOCKSTEP_PYTHON to one\n"
     found = "python3.11 is missing, python3 is 3.9, python is 2.7"
     assert tree.call("packages", **settings) == (2, "", line % found)
     settings["LOCKSTEP_PYTHON"] = str(programs / "python3")
@@ -368,14 +367,14 @@ def test_without_python_3_11_one_line_names_what_was_found(tree: Tree, tmp_path:
 
 
 def test_a_setting_out_of_its_range_is_refused(tree: Tree) -> None:
-    line = "workbench: LOCKSTEP_TORCH: found 'cuda', wanted cpu or gpu; set it so or unset it\n"
+    line = "workbench: LOCKSTEP_TORCH: found 'cuda', expected cpu or gpu; correct or unset it\n"
     assert tree.call("packages", LOCKSTEP_TORCH="cuda") == (2, "", line)
 
 
 def test_a_lock_with_the_marks_of_a_merge_is_refused(tree: Tree) -> None:
     lock = tree.folder / "Pipfile.lock"
     lock.write_text("<<<<<<< HEAD\n" + lock.read_text())
-    line = f"workbench: {lock}: found Expecting value: line 1 column 1 (char 0), wanted JSON;"
+    line = f"workbench: {lock}: found Expecting value: line 1 column 1 (char 0), expected JSON;"
     line += " after a merge: git checkout Pipfile.lock, then invoke lock\n"
     assert tree.call("packages") == (2, "", line)
 

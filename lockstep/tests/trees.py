@@ -15,7 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import bootstrap
+import lockfile
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -136,8 +136,8 @@ class Tree:
         folder.mkdir(parents=True)
         shutil.copy(ROOT / "workbench", folder)
         shutil.copytree(ROOT / "environment", folder / "environment")
-        (folder / "project").mkdir()
-        (folder / "project" / "__init__.py").touch()
+        (folder / "package").mkdir()
+        (folder / "package" / "__init__.py").touch()
         (folder / "tasks.py").write_text(TASKS)
         (folder / "Pipfile").write_text("[packages]\n")
         self.lock("alpha==1.0", "beta==1.0")
@@ -161,7 +161,7 @@ class Tree:
             default |= entry(pin)
         plain = entry("torch==2.13.0")
         plain["torch"]["version"] = LOCK["gpu"]["torch"]["version"]
-        digest = bootstrap.pipfile_digest((self.folder / "Pipfile").read_text(), "")
+        digest = lockfile.pipfile_digest((self.folder / "Pipfile").read_text(), "")
         content = {
             "_meta": {"hash": {"sha256": digest}, "pipfile-spec": 6, "requires": {}, "sources": []},
             "default": default,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lockstep.ground import environment
+from lockstep.ground import environment, home
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import ImageError
 from lockstep.ground.files import write_atomically
@@ -33,7 +33,7 @@ _CAUSES = (
     (
         r"workbench: (.+; .+)",
         "the locked packages could not be installed",
-        "mend that, then build again",
+        "correct that, then build again",
     ),
     (
         r"(buildx (?:component )?is missing.*|unknown flag: --mount|the --mount option requires.*)",
@@ -43,7 +43,7 @@ _CAUSES = (
     (
         r"(manifest unknown|manifest for \S+ not found|\S+[:@]\S+: not found|unexpected .*digest.*"
         r"|failed size validation.*|failed to resolve source metadata.*|failed to do request.*)",
-        "the base image is not to be had as docker/Dockerfile wants it",
+        "the base image that docker/Dockerfile names is not offered",
         "check the network and LOCKSTEP_BASE_IMAGE, or `invoke lock --base` for a newer digest",
     ),
 )
@@ -61,12 +61,13 @@ def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str
     wheelhouse. Returns the image's name. Raises ImageError.
     """
     if not DOCKERFILE.exists():
-        raise ImageError(f"image: found no {DOCKERFILE}; work in a clone of the repository.")
+        raise ImageError(f"image: {DOCKERFILE} not found; run this in a clone of the repository.")
     refuse_without_engine()
     commit = environment.git()
     words = ["build", "--file", str(DOCKERFILE), "--target", stage, "--tag", tag(stage, torch)]
     arguments = {
         "LOCKSTEP_TORCH": torch,
+        "PROJECT": home.package_of_clone(),
         "COMMIT": f"{commit['commit']}{'-dirty' if commit['dirty'] else ''}",
         "LOCK": digest_of(environment.LOCK),
         "BASE_IMAGE": os.environ.get("LOCKSTEP_BASE_IMAGE", ""),
@@ -180,6 +181,8 @@ def run(
     for folder in folders:
         command += ["--mount", mount(folder, folder)]
     variables = {"LOCKSTEP_IMAGE": f"{image} {_id(image)}", "LOCKSTEP_DATA": str(folders[1])}
+    if package := os.environ.get(home.PROJECT):
+        variables[home.PROJECT] = package
     if lent := os.environ.get("LOCKSTEP_DATA_PATH"):
         variables["LOCKSTEP_DATA_PATH"] = lent
         for folder in (Path(word).absolute() for word in lent.split(os.pathsep) if word):
@@ -212,7 +215,7 @@ def lab(torch: str, port: int, watch: Watch) -> int:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise ImageError(
-                f"port {port}: found it taken, wanted a free one; try --port N."
+                f"port {port}: already in use, expected a free one; try --port N."
             ) from None
     return _develop(torch, watch, command, ["--publish", f"127.0.0.1:{port}:{port}"])
 
@@ -283,7 +286,7 @@ def refuse_without_engine() -> None:
         )
     except OSError:
         raise ImageError(
-            "docker: found none on PATH, wanted it for the images; install Docker 20.10 or later, "
+            "docker: not found on PATH, needed for the images; install Docker 20.10 or later, "
             "or train without --in."
         ) from None
     if asked.returncode == 0:

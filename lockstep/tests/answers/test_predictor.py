@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lockstep.examples import load
+from lockstep.examples.models import apparel, digits
 from lockstep.examples.models.digits import Preprocess
 from lockstep.ground.errors import LockstepError, ModelError, RunError
 from lockstep.ground.place import Place
@@ -142,10 +143,36 @@ def test_a_receipt_that_is_none_is_refused_by_name(copy: Path, text: str) -> Non
 
 
 def test_a_run_of_another_model_is_refused(finished_run: Run) -> None:
+    line = f"{finished_run.folder}: found the model 'digits', expected 'apparel'"
     with pytest.raises(ModelError) as error:
         load("apparel", finished_run.folder)
-    wanted = f"{finished_run.folder}: holds a model 'digits', wanted 'apparel'."
-    assert str(error.value) == wanted
+    assert str(error.value) == f"{line}; load('digits', ...) loads it."
+    with pytest.raises(ModelError) as error:
+        apparel.Predictor.load(finished_run.folder)
+    assert str(error.value) == f"{line}."
+
+
+@pytest.mark.parametrize(
+    ("module", "refused"),
+    [
+        ("acme.models.apparel", True),
+        ("acme.models.apparel.parts.inference", True),
+        ("acme.models.digits", False),
+        ("acme.models.digits.inference", False),
+        ("acme.shared", False),  # a class of several models
+    ],
+)
+def test_a_predictor_may_be_defined_in_any_module_of_its_model_or_of_the_team(
+    module: str, refused: bool, finished_run: Run
+) -> None:
+    class Own(digits.Predictor):
+        __module__ = module
+
+    if refused:
+        with pytest.raises(ModelError, match="found the model 'digits', expected 'apparel'"):
+            Own.load(finished_run.folder)
+    else:
+        assert Own.load(finished_run.folder).preprocess.labels[3] == "3"
 
 
 def test_an_unknown_run_and_an_unknown_model_are_refused_with_the_nearest(

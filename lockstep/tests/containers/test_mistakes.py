@@ -28,7 +28,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_no_docker(tmp_path: Path) -> None:
     assert refused(project(ROOT, *TRAIN, PATH=str(tmp_path))) == (
-        "error: docker: found none on PATH, wanted it for the images; install Docker 20.10 or "
+        "error: docker: not found on PATH, needed for the images; install Docker 20.10 or "
         "later, or train without --in."
     )
 
@@ -81,7 +81,7 @@ def test_a_base_image_of_another_digest(engine: None, registry: str) -> None:
     docker("rmi", f"{name}:1")
     base = f"{name}:1@sha256:{'0' * 64}"
     told = refused(project(ROOT, "image", "build", LOCKSTEP_BASE_IMAGE=base))
-    assert told.startswith("error: image: the base image is not to be had as docker/Dockerfile")
+    assert told.startswith("error: image: the base image that docker/Dockerfile names is")
     assert "`invoke lock --base` for a newer digest" in told
 
 
@@ -110,7 +110,7 @@ def test_a_port_that_is_taken(engine: None, wheelhouse: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         told = refused(project(ROOT, "image", "lab", "--port", port))
-    assert told == f"error: port {port}: found it taken, wanted a free one; try --port N."
+    assert told == f"error: port {port}: already in use, expected a free one; try --port N."
 
 
 @pytest.fixture

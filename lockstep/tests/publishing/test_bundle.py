@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import lockstep
 from lockstep import loading
 from lockstep.answers import golden
 from lockstep.bundles import manifest
@@ -35,8 +36,8 @@ SERVER = """
 import json, sys
 sys.path.insert(0, sys.argv[1] + "/code")
 import inference
-from lockstep import examples
-assert project.__file__.startswith(sys.argv[1]), project.__file__
+import lockstep
+assert lockstep.__file__.startswith(sys.argv[1]), lockstep.__file__
 model = inference.model_fn(sys.argv[1])
 for line in sys.stdin:
     kind, body = json.loads(line)
@@ -128,7 +129,8 @@ def test_it_holds_weights_code_and_what_is_to_be_said_of_them(bundle: Bundle, di
     assert kinds == {".json", ".md", ".py", ".safetensors", ".txt"}  # nothing pickled
     told = json.loads(files["manifest.json"])
     assert (told["model"], told["run"]) == ("digits", digits.name)
-    assert told["version"] == f"0.1.0+{digits.name.rpartition('-')[2]}"
+    assert told["package"] == "lockstep.examples"
+    assert told["version"] == f"{lockstep.__version__}+{digits.name.rpartition('-')[2]}"
 
 
 def test_its_code_is_what_trained_the_run_and_no_more_than_an_answer_needs(
@@ -146,7 +148,7 @@ def test_its_packages_are_those_of_the_lock_with_every_digest(bundle: Bundle) ->
     files = files_in(bundle)
     lock = json.loads((ROOT / "Pipfile.lock").read_bytes())
     wanted = {}
-    for name in ("numpy", "packaging", "pillow", "pyyaml", "safetensors"):
+    for name in ("numpy", "packaging", "pillow", "safetensors"):
         entry = lock["default"][name]
         wanted[name + entry["version"]] = set(entry["hashes"])
     text = files["code/requirements.txt"].decode().replace("\\\n", " ")
@@ -234,13 +236,13 @@ def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     )
     assert [kind for kind, _ in answers] == ["ValueError"] * 9
     assert [str(told).partition(" (")[0] for _, told in answers] == [
-        *["input: found a text, wanted pictures."] * 3,
+        *["input: found a text, expected pictures."] * 3,
         "text/csv: found a table, wanted pictures.",
-        "body: found other JSON, wanted a list of pictures or of texts.",
+        "body: found other JSON, expected a list of pictures or of texts.",
         "body: not readable as application/json",
         "picture: no readable picture",
         "body: not readable as text/plain",
-        "content type: found 'application/x-npy', wanted one of image/png, image/jpeg, "
+        "content type: found 'application/x-npy', expected one of image/png, image/jpeg, "
         "application/x-image, application/json, text/csv, text/plain.",
     ]
 
@@ -276,7 +278,7 @@ def test_it_is_loaded_packed_and_unpacked_and_refused_by_file_name(
     wanted = Predictor.load(digits.folder).predict([png])
     for place in (archive, tmp_path / "to"):
         assert Predictor.load(place).predict([png]) == wanted
-    path = tmp_path / "to" / "code" / "project" / "config.py"
+    path = tmp_path / "to" / "code" / "lockstep" / "model.py"
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(BundleError, match=f"^{path}: found sha256"):
         Predictor.load(tmp_path / "to")
@@ -299,19 +301,19 @@ def fitting(bundle: Bundle, facts: dict[str, Any], changes: dict[str, bytes | No
 @pytest.mark.parametrize(
     ("told", "facts", "changes"),
     [
-        ("/manifest.json: no manifest of a bundle (model: found None", {"model": None}, {}),
-        ("/manifest.json: no manifest of a bundle (profile: found [", {"profile": ["x"]}, {}),
-        ("/manifest.json: found profile 'xx', wanted portable or native", {"profile": "xx"}, {}),
-        ("/receipt.json: does not hold", {}, {"receipt.json": None}),
-        ("/receipt.json: does not hold", {}, {"receipt.json": b"{"}),
+        ("/manifest.json: not the manifest of a bundle (model: found None", {"model": None}, {}),
+        ("/manifest.json: not the manifest of a bundle (profile: found [", {"profile": ["x"]}, {}),
+        ("/manifest.json: found profile 'xx', expected portable or native", {"profile": "xx"}, {}),
+        ("/receipt.json: not what the model reads", {}, {"receipt.json": None}),
+        ("/receipt.json: not what the model reads", {}, {"receipt.json": b"{"}),
         ("/receipt.json: no receipt", {}, {"receipt.json": b"[]"}),
         ("/receipt.json: no receipt", {}, {"receipt.json": b'{"results": []}'}),
         ("/receipt.json: no receipt", {}, {"receipt.json": b'{"results": {}}'}),
-        (": does not hold", {}, {"weights.safetensors": b"junk"}),
-        (": does not hold", {}, {"preprocess.json": b'{"model": "digits"}'}),
-        (": does not hold", {}, {"preprocess.json": b"[]"}),
-        (": does not hold", {}, {"golden.json": b"{}"}),
-        (": holds a model 'apparel', wanted", {}, {"preprocess.json": b'{"model": "apparel"}'}),
+        (": not what the model reads", {}, {"weights.safetensors": b"junk"}),
+        (": not what the model reads", {}, {"preprocess.json": b'{"model": "digits"}'}),
+        (": not what the model reads", {}, {"preprocess.json": b"[]"}),
+        (": not what the model reads", {}, {"golden.json": b"{}"}),
+        (": found the model 'apparel'", {}, {"preprocess.json": b'{"model": "apparel"}'}),
     ],
 )
 def test_odd_content_under_right_digests_is_told_in_one_line(
@@ -339,7 +341,7 @@ def test_a_config_of_other_code_is_told_in_one_line(bundle: Bundle, tmp_path: Pa
     stored["config"]["depth"] = 3
     changes: dict[str, bytes | None] = {"preprocess.json": readable_json(stored)}
     (tmp_path / "a").write_bytes(fitting(bundle, {}, changes))
-    with pytest.raises(ModelError, match=r"unexpected keyword argument 'depth'.* of other code"):
+    with pytest.raises(ModelError, match=r"unexpected keyword argument 'depth'.* other code"):
         Predictor.load(tmp_path / "a")
 
 
@@ -349,7 +351,7 @@ def test_a_receipt_without_what_is_told_to_who_is_served_is_told_in_one_line(
     receipt = json.loads(files_in(bundle)["receipt.json"])
     del receipt["timing"]
     (tmp_path / "a").write_bytes(fitting(bundle, {}, {"receipt.json": readable_json(receipt)}))
-    with pytest.raises(ModelError, match=r"/a/receipt\.json: does not hold .*'timing'"):
+    with pytest.raises(ModelError, match=r"/a/receipt\.json: not what the model reads .*'timing'"):
         loading.served(tmp_path / "a")
 
 
@@ -365,12 +367,12 @@ def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
     bundle.write(tmp_path / "unsigned")
     monkeypatch.setenv("LOCKSTEP_PUBLIC_KEY", str(key.with_suffix(".pub")))
     Predictor.load(tmp_path / "signed")
-    with pytest.raises(BundleError, match="is not signed"):
+    with pytest.raises(BundleError, match="not signed"):
         Predictor.load(tmp_path / "unsigned")
     # As a folder of a run it would else be loaded, with its manifest taken away.
     unpack(tmp_path / "unsigned", tmp_path / "to")
     (tmp_path / "to" / manifest.NAME).unlink()
-    with pytest.raises(BundleError, match="lets only those be loaded"):
+    with pytest.raises(BundleError, match="allows no other to be loaded"):
         Predictor.load(tmp_path / "to")
 
 
@@ -387,21 +389,21 @@ def test_a_run_that_is_not_finished_or_was_altered_has_no_bundle(copy: Run) -> N
     path = copy.folder / "weights.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(BundleError, match=r"was altered: weights\.safetensors"):
+    with pytest.raises(BundleError, match=r"altered: weights\.safetensors"):
         made(copy)
     (copy.folder / "receipt.json").unlink()
-    with pytest.raises(BundleError, match="wanted a finished run"):
+    with pytest.raises(BundleError, match="expected a finished run"):
         made(copy)
 
 
-def test_a_run_of_before_golden_answers_is_told_to_be_trained_again(
+def test_a_run_of_the_first_edition_has_no_bundle_and_one_line_says_why(
     digits: Run, tmp_path: Path
 ) -> None:
     files = source.unpacked(digits.folder / "source.zip")
-    del files["lockstep/answers/golden.py"]
+    del files["lockstep/model.py"]
     (tmp_path / "source.zip").write_bytes(source.archive(files))
-    with pytest.raises(BundleError, match=r"its source has no lockstep/answers/golden\.py"):
-        needs.code(Run(tmp_path), "digits", b"from lockstep.ground.home import golden")
+    with pytest.raises(BundleError, match=r"trained by the first edition.* train it again"):
+        needs.code(Run(tmp_path), "digits", b"")
 
 
 def test_a_run_of_other_packages_has_no_bundle_here(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import lockstep
 from lockstep import examples
 from lockstep.bundles import manifest, signature
 from lockstep.bundles.archive import packed
@@ -31,6 +32,7 @@ from lockstep.tests.services import S3
 from lockstep.tests.test_acceptance import state
 from lockstep.tests.trees import offline
 
+NAME = "lockstep.examples.digits"  # of its published weights
 PNG = ROOT / "lockstep" / "docs" / "three.png"
 
 
@@ -58,14 +60,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def small(version: str, content: bytes = b"weights", key: Path | None = None) -> Bundle:
     """A bundle with nothing in it but a manifest and a file."""
-    facts = {"model": "digits", "version": version, "run": "r", "identity": "i", "test": {}}
-    facts["profile"] = "portable"
+    facts: dict[str, Any] = {"model": "digits", "published_name": "digits", "version": version}
+    facts |= {"profile": "portable", "run": "r", "identity": "i", "test": {}}
     files = {"weights.safetensors": content}
     said = manifest.written(files, facts)
     files[manifest.NAME] = said
     if key:
         files[manifest.SIGNATURE] = key.read_bytes()
     return Bundle(facts, digest_of(said), packed(files), bool(key))
+
+
+def version_of(run: Run) -> str:
+    """The version of the published weights of an example."""
+    return f"{lockstep.__version__}+{run.name.rpartition('-')[2]}"
 
 
 def put(bundle: Bundle, storage: Storage) -> tuple[Entry, bool]:
@@ -76,20 +83,20 @@ def test_what_was_published_is_fetched_once_and_then_used_offline(
     bundle: Bundle, digits: Run, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry, new = put(bundle, open_storage(address))
-    assert (new, entry.version) == (True, f"0.1.0+{digits.name.rpartition('-')[2]}")
+    assert (new, entry.version) == (True, version_of(digits))
     assert put(bundle, open_storage(address)) == (entry, False)
-    first = fetched("digits", None, tmp_path / "data", Watch())
+    first = fetched(NAME, None, tmp_path / "data", Watch())
     assert first.read_bytes() == bundle.content
     monkeypatch.setenv("LOCKSTEP_WEIGHTS", str(tmp_path / "gone"))
-    assert fetched("digits", entry.version, tmp_path / "data", Watch()) == first
-    with pytest.warns(UserWarning, match=r"gone: no such folder.* which is here"):
-        assert fetched("digits", None, tmp_path / "data", Watch()) == first
+    assert fetched(NAME, entry.version, tmp_path / "data", Watch()) == first
+    with pytest.warns(UserWarning, match=r"gone: no such folder.* kept on this machine"):
+        assert fetched(NAME, None, tmp_path / "data", Watch()) == first
     monkeypatch.delenv("LOCKSTEP_WEIGHTS")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fetched("digits", None, tmp_path / "data", Watch()) == first
-    with pytest.raises(StorageError, match="are not here, and LOCKSTEP_WEIGHTS names no storage"):
-        fetched("apparel", None, tmp_path / "data", Watch())
+        assert fetched(NAME, None, tmp_path / "data", Watch()) == first
+    with pytest.raises(StorageError, match="not on this machine, and LOCKSTEP_WEIGHTS names no"):
+        fetched("acme.apparel", None, tmp_path / "data", Watch())
 
 
 def test_a_version_with_other_bytes_is_refused_and_stays_as_it_was(address: str) -> None:
@@ -130,7 +137,7 @@ def test_versions_are_ordered_by_number_then_by_date(folder: Path) -> None:
 
 @pytest.mark.parametrize("version", ["0.2.0-rc1+12345678", "0.1.0foo+12345678", "0.1.0+s"])
 def test_a_version_that_could_not_be_ordered_is_not_published(version: str, folder: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot be published .* wanted a version as"):
+    with pytest.raises(StorageError, match=r"cannot be published .* write \[project\] version"):
         put(small(version), open_storage(str(folder)))
     assert list(folder.iterdir()) == []
 
@@ -152,7 +159,7 @@ def test_a_broken_entry_does_not_hide_the_other_versions(
     (folder / "weights" / "digits" / version).mkdir()
     rows = content if isinstance(content, list) else vars(entry) | content
     (folder / "weights" / "digits" / version / "entry.json").write_text(json.dumps(rows))
-    told = rf"digits/{re.escape(version)}/entry\.json: is no entry .* Passing over it"
+    told = rf"digits/{re.escape(version)}/entry\.json: not an entry .* Skipping it"
     with pytest.warns(UserWarning, match=told):
         assert index(open_storage(str(folder)), "digits") == [entry]
     with pytest.warns(UserWarning, match=told):
@@ -187,7 +194,7 @@ def test_what_was_altered_in_the_storage_is_refused_and_not_kept(
     changes = [{"sha256": "../.."}, {"model": "a/b"}, {"version": "1"}, {"size": "1"}, {"more": 1}]
     for change in changes:
         about.write_text(json.dumps(rows | change))
-        with pytest.raises(StorageError, match="is no entry of these weights"):
+        with pytest.raises(StorageError, match="not an entry of these weights"):
             fetched("digits", entry.version, tmp_path / "data", Watch())
 
 
@@ -198,7 +205,7 @@ def test_weights_under_the_name_of_another_version_are_refused(
     shutil.move(folder / "weights/digits/0.1.0+00000001", folder / "weights/digits/0.2.0+00000002")
     about = folder / "weights/digits/0.2.0+00000002/entry.json"
     about.write_text(about.read_text().replace(entry.version, "0.2.0+00000002"))
-    with pytest.raises(StorageError, match=r"holds digits 0\.1\.0\+00000001, wanted"):
+    with pytest.raises(StorageError, match=r"found digits 0\.1\.0\+00000001, expected"):
         fetched("digits", None, tmp_path / "data", Watch())
 
 
@@ -206,7 +213,7 @@ def test_the_entry_of_another_version_is_refused(folder: Path, tmp_path: Path) -
     first, second = (put(small(f"0.1.0+0000000{n}"), open_storage(str(folder)))[0] for n in (1, 2))
     about = folder / "weights" / "digits"
     shutil.copy(about / first.version / "entry.json", about / second.version / "entry.json")
-    told = r"0000002/entry\.json: is no entry .*it is that of digits 0\.1\.0\+00000001\)"
+    told = r"0000002/entry\.json: not an entry .*it is that of digits 0\.1\.0\+00000001\)"
     with pytest.raises(StorageError, match=told):
         fetched("digits", second.version, tmp_path / "data", Watch())
     with pytest.raises(StorageError, match=told):
@@ -229,9 +236,9 @@ def test_what_was_altered_since_it_came_is_fetched_anew(
         about = paths[1].with_name("entry.json")  # manifest, which is what is signed, does not
         about.write_text(about.read_text().replace(other.version, entry.version))
     monkeypatch.delenv("LOCKSTEP_WEIGHTS")
-    with pytest.raises(StorageError, match=r"fetching it anew failed: .* LOCKSTEP_WEIGHTS names"):
+    with pytest.raises(StorageError, match=r"fetching it again failed: .* LOCKSTEP_WEIGHTS names"):
         fetched("digits", entry.version, data, Watch())
-    with pytest.warns(UserWarning, match=r"0\.1\.0\+00000002.* Passing over it"):
+    with pytest.warns(UserWarning, match=r"0\.1\.0\+00000002.* Skipping it"):
         assert fetched("digits", None, data, Watch()) == paths[0]
     monkeypatch.setenv("LOCKSTEP_WEIGHTS", str(folder))
     assert fetched("digits", entry.version, data, Watch()).read_bytes() == bundles[1].content
@@ -279,7 +286,7 @@ def test_an_unknown_version_is_told_with_the_nearest(folder: Path, tmp_path: Pat
         fetched("digits", "0.1.0+00000002", tmp_path / "data", Watch())
     (tmp_path / "data" / "elsewhere").mkdir(parents=True)
     (tmp_path / "data" / "elsewhere" / "model.tar.gz").touch()
-    with pytest.raises(StorageError, match="is no version, wanted one as"):
+    with pytest.raises(StorageError, match="not a version, expected one such as"):
         fetched("digits", "../../elsewhere", tmp_path / "data", Watch())
 
 
@@ -300,7 +307,7 @@ def test_published_weights_are_loaded_and_their_features_are_frozen(
     assert not any(one.requires_grad for one in features.parameters())
     assert torch.equal(features(inputs), whole.model.features(inputs))  # type: ignore[operator]
     for words in ({}, {"pretrained": True, "run": digits.folder}):
-        with pytest.raises(TypeError, match="wanted a run, or pretrained=True"):
+        with pytest.raises(TypeError, match="expected one of a run, pretrained=True"):
             examples.load("digits", **words)
 
 
@@ -310,7 +317,7 @@ def test_only_what_the_key_signed_is_kept_where_a_key_is_configured(
     _, public = signature.make_keys(tmp_path / "keys")
     put(small("0.1.0+00000001"), open_storage(str(folder)))
     monkeypatch.setenv("LOCKSTEP_PUBLIC_KEY", str(public))
-    with pytest.raises(BundleError, match="is not signed"):
+    with pytest.raises(BundleError, match="not signed"):
         fetched("digits", None, tmp_path / "data", Watch())
     assert not [*(tmp_path / "data").rglob("model.tar.gz")]
 
@@ -336,7 +343,7 @@ def test_what_was_published_unsigned_is_never_called_signed(
     done = command(*words)
     assert done.stdout.splitlines()[-1].startswith("unsigned: no key was given"), done.stderr
     done = command(*words, "--key", str(private))
-    told = f"{folder}: has digits 0.1.0+{digits.name.rpartition('-')[2]} unsigned, and a version is"
+    told = f"{folder}: has {NAME} {version_of(digits)} unsigned, and a version never changes"
     assert (done.returncode, done.stdout, told in done.stderr) == (2, "", True)
     shutil.rmtree(folder / "weights")
     for more, first in (["--key", str(private)], "published"), ([], "was published before"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lockstep import __version__
-from lockstep.records.receipt import Run, runs
+from lockstep.records.run import Run, runs
 from lockstep.tests.conftest import copy_of_tracked_files, plain_environment
 from lockstep.tests.run.test_identity import FILES
 from lockstep.tests.trees import files

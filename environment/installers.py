@@ -1,0 +1,80 @@
+"""uv, pipenv and pip, pinned in bootstrap.txt, in an environment of their own; stdlib only."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from process import (
+    PYTHON,
+    ROOT,
+    TOOLS,
+    NotOfferedError,
+    content,
+    output,
+    run,
+    runs,
+    write_atomically,
+)
+
+PIP: tuple[str | Path, ...] = (TOOLS / "bin" / "python", "-m", "pip")
+
+# The one address of the project: the PyTorch project's CPU wheels. As find-links, not as an index,
+# so that it can offer nothing but torch; asked only where pip's own settings offer no +cpu wheel.
+TORCH_CPU = "https://download.pytorch.org/whl/cpu"
+
+
+def tool(name: str) -> Path:
+    """Return the program of uv or pipenv, as bootstrap.txt pins and hashes it."""
+    program, done = TOOLS / "bin" / name, TOOLS / f"{name}.txt"
+    chosen = "\n".join(pin for pin in tool_pins() if pin.startswith("uv==") == (name == "uv"))
+    tools_python()
+    if content(done) != chosen:
+        requirements = TOOLS / "requirements.txt"
+        requirements.write_text(chosen)
+        how = ("--no-compile", "--only-binary", ":all:", "--require-hashes", "-r", requirements)
+        run(f"fetching {name}", (*PIP, "install", *how))
+        write_atomically(done, chosen)
+    if not runs(program):
+        raise NotOfferedError(f"{name}: does not run on this machine")
+    return program
+
+
+def tool_pins() -> list[str]:
+    """The requirements of bootstrap.txt, one string for each with its hashes."""
+    return re.split(r"\n(?=\S)", (ROOT / "environment" / "bootstrap.txt").read_text())
+
+
+def tools_python() -> Path:
+    """Return the Python of the tools' environment, which has pip; make it if it is not there."""
+    python, home = TOOLS / "bin" / "python", TOOLS / "stamp"
+    if content(home) != str(ROOT) or not runs(python):
+        run("making an environment for the installer", (PYTHON, "-m", "venv", "--clear", TOOLS))
+        write_atomically(home, str(ROOT))
+    return python
+
+
+def pip_settings() -> dict[str, str]:
+    """pip's settings from its files and PIP_ variables, in its own order of precedence."""
+    listed = output(*PIP, "config", "list")
+    settings: dict[str, str] = {}
+    for section in ("global", "install", ":env:"):
+        for name, value in re.findall(rf"^{section}\.(\S+?)=(.+)$", listed, re.MULTILINE):
+            settings[name] = str(ast.literal_eval(value))
+    return settings
+
+
+def default_index() -> str:
+    """The index that pip asks where no setting names one; its address is pip's, not ours."""
+    code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    return output(tools_python(), "-c", code).strip()
+
+
+def torch_addresses(torch: dict[str, str]) -> list[str]:
+    """Where to find a locked +cpu wheel of torch that pip's own settings do not offer."""
+    version = torch.get("version", "").lstrip("=")
+    if not version.endswith("+cpu"):
+        return []
+    offered = output(*PIP, "index", "versions", "torch")
+    return [] if version in re.split(r"[\s,()]+", offered) else [f"{TORCH_CPU}/torch/"]
