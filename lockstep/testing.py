@@ -213,7 +213,7 @@ def _different_tensor(a: Path, b: Path) -> str:
     first, second = (safetensors.torch.load_file(run / "weights.safetensors") for run in (a, b))
     for name, tensor in first.items():
         if tensor.numpy().tobytes() != second[name].numpy().tobytes():
-            return name
+            return str(name)
     return ""
 
 

@@ -100,7 +100,7 @@ class Git:
         tree = self("write-tree", GIT_INDEX_FILE=str(index)).strip()
         index.unlink()
         words = [word for parent in parents for word in ("-p", parent)]
-        return self("commit-tree", tree, *words, "-m", message, **_NOBODY).strip()
+        return self("commit-tree", tree, *words, "-m", message, content=b"", **_NOBODY).strip()
 
     def enter(self, index: Path, lines: Iterable[str]) -> None:
         """Enter files into an index, as lines of ``update-index --index-info``."""
