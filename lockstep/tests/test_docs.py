@@ -291,7 +291,10 @@ def test_the_architecture_page_names_each_file_of_the_engine_and_no_other() -> N
         if not {"tests", "models", "networks"} & {*path.relative_to(ENGINE).parts[:-1]}
         and path.name != "__init__.py"
     }
-    assert (sorted(n for n in named if n.endswith(".py")), silent) == (sorted(files), [])
+    modules = [name for name in named if name.endswith(".py")]
+    unnamed, unknown = files - set(modules), set(modules) - files
+    assert (sorted(unnamed), sorted(unknown), silent) == ([], [], [])
+    assert len(modules) == len(set(modules))
 
 
 def test_the_page_on_models_names_what_the_contract_page_offers() -> None:
