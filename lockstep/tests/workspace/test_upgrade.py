@@ -192,7 +192,7 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
     team = work(begin(upstream, tmp_path / "team"))
     words = ("train", "rows/base", "data.limit=300", "--seed", "7")
     assert lockstep(team, *words).returncode == 0
-    assert lockstep(team, *words, "--until", "4", "--runs", "stopped").returncode == 0
+    assert lockstep(team, *words, "--until", "4", "--runs", "runs/stopped").returncode == 0
     (finished,) = runs(team / "runs")
     before = state(team)[0]
 
@@ -208,7 +208,7 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
         assert "identities: the same, so stopped runs resume" in done.stdout
 
     after = state(team)[0]
-    ours = (f"{package(team)}/", "research/", "README.md", "runs/", "stopped/", "tests/")
+    ours = (f"{package(team)}/", "research/", "README.md", "runs/", "tests/")
     assert {path: after.get(path) for path in before if path.startswith(ours)} == {
         path: content for path, content in before.items() if path.startswith(ours)
     }
@@ -230,9 +230,9 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
     assert NEXT in doctor
     reproduced = lockstep(team, "reproduce", str(finished.folder), "--steps", "3")
     assert reproduced.returncode == 0, reproduced.stderr
-    resumed = lockstep(team, *words, "--runs", "stopped")
+    resumed = lockstep(team, *words, "--runs", "runs/stopped")
     assert "goes on at step 4" in resumed.stderr or "resumes at step 4" in resumed.stderr
-    (run,) = runs(team / "stopped")
+    (run,) = runs(team / "runs/stopped")
     assert weights(run) == weights(finished)
     again = lockstep(team, "upgrade", "--from", str(upstream))
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True), again.stderr
@@ -356,6 +356,7 @@ def test_killed_at_any_act_it_leaves_the_old_tree_or_one_that_the_same_command_f
 ) -> None:
     edit(team / "tasks.py", lambda text: text.replace('"""', '"""Ours: ', 1))
     commit(team, "Ours, in conflict")
+    (team / "lockstep" / "late.txt").write_text("Not committed.\n")
     before = state(team)
     whole = shutil.copytree(team, tmp_path / "whole", symlinks=True)
     first = upgrade(whole, upstream)
