@@ -12,7 +12,6 @@ from pathlib import Path
 from invoke import Context, Exit, task
 
 ROOT = Path(__file__).parent
-CODE = ("project", "tests", "benchmarks", "environment", "notebooks", "tasks.py")
 NOTEBOOKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb"))
 
 
@@ -472,40 +471,71 @@ def new_model(_: Context, name: str, like: str | None = None) -> None:
     project("new-model", name, *given(like=like))
 
 
-@task(help={"only": "a pytest expression, as after -k"})
-def test(_: Context, only: str | None = None, fast: bool = False) -> None:
-    """Run the whole test suite; --fast leaves out what takes long."""
-    tool("pytest", *(["-k", only] if only else []), *(["-m", "not slow"] if fast else []))
+@task(
+    help={
+        "only": "the tests whose file, name or pytest expression this is, slow ones too",
+        "all": "also what takes long: containers, faults, databases, browsers",
+    }
+)
+def test(_: Context, only: str | None = None, all: bool = False) -> None:
+    """Run the project's tests and the engine's quick ones; --all runs everything."""
+    from lockstep.workspace import gate
+
+    # A process for each: the engine's tests have the examples for a project.
+    if not only:
+        tool("pytest", "tests")
+        return tool("pytest", "lockstep/tests", *([] if all else ["-m", "not slow"]))
+    matched = False
+    for folder in ("tests", "lockstep/tests"):
+        words = gate.chosen(only, ROOT / folder) or ([] if matched else [folder, "-k", only])
+        try:
+            if words:
+                tool("pytest", *words)
+                matched = True
+        except Exit as end:
+            if end.code != 5:  # pytest's code for no test at all
+                raise
+    if not matched:
+        raise Exit(f"error: --only: no test matches {only!r}; name a file or a test.", code=2)
 
 
-@task(help={"full": "kill 500 times instead of 20", "write": "put the table into the README"})
-def prove(_: Context, full: bool = False, write: bool = False) -> None:
+@task(
+    help={
+        "full": "kill 500 times instead of 20",
+        "write-claims": "put the table into lockstep/docs/claims.md",
+    }
+)
+def prove(_: Context, full: bool = False, write_claims: bool = False) -> None:
     """Try every claim on this machine and print the table of them."""
     from lockstep.tests.claims import CLAIMS
 
-    named = sorted({f"tests/{test}" for claim in CLAIMS for test in claim.tests})
-    tool("pytest", *named, *(["--full"] if full else []), *(["--write-claims"] if write else []))
+    tests = sorted({f"lockstep/tests/{test}" for claim in CLAIMS for test in claim.tests})
+    tool("pytest", *tests, *given(full=full, write_claims=write_claims))
 
 
 @task
 def lint(_: Context) -> None:
-    """Check format, style and types, notebooks, Dockerfiles and the stack."""
-    tool("black", "--check", "--quiet", *CODE)
-    tool("ruff", "check", "--quiet", *CODE)
-    tool("mypy", "project")
+    """Check format, style and types, notebooks, Dockerfiles and the stack; print sizes."""
+    from lockstep.ground import home
+    from lockstep.workspace import gate
+
+    tool("black", "--check", "--quiet", ".")
+    tool("ruff", "check", "--quiet", ".")
+    tool("mypy")
     tool("python", "environment/hooks.py", "notebooks", *NOTEBOOKS)
-    dockerfiles = [str(path) for path in ROOT.glob("docker/*Dockerfile")]
-    if dockerfiles:
+    if dockerfiles := [str(path) for path in ROOT.glob("docker/*Dockerfile")]:
         tool("hadolint", *dockerfiles)
     tool("cfn-lint", "lockstep/sagemaker/stack.yaml")
+    print(gate.sizes(home.ENGINE, home.here().folder))
 
 
 @task(name="format")
 def format_(_: Context) -> None:
     """Bring the code into its one format, and notebooks and their scripts together."""
-    tool("jupytext", "--sync", "--quiet", *NOTEBOOKS)  # the newer of the two counts
-    tool("ruff", "check", "--quiet", "--fix", "--select", "I", *CODE)
-    tool("black", "--quiet", *CODE)
+    if NOTEBOOKS:
+        tool("jupytext", "--sync", "--quiet", *NOTEBOOKS)  # the newer of the two counts
+    tool("ruff", "check", "--quiet", "--fix", "--select", "I", ".")
+    tool("black", "--quiet", ".")
     tool("python", "environment/hooks.py", "write-notebooks", *NOTEBOOKS)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockstep.bundles import manifest
 from lockstep.bundles.opening import is_bundle, opened, readable
@@ -18,13 +18,16 @@ from lockstep.records.receipt import read as read_receipt
 from lockstep.records.run import Run, find_run
 from lockstep.records.verify import refuse_changed
 
+if TYPE_CHECKING:
+    from lockstep.answers.predictor import Predictor
+
 
 @dataclass(frozen=True)
 class Served:
     """What can be served: a Predictor, the name it goes by, and its description as JSON."""
 
     name: str
-    predictor: Any
+    predictor: "Predictor"
     about: dict[str, Any]
 
 
@@ -62,7 +65,7 @@ def _about(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def predictor(source: Run | Path) -> Any:
+def predictor(source: Run | Path) -> "Predictor":
     """Load the Predictor of a finished run or a bundle, under the profile of its training.
 
     Call this before torch is loaded, which reads the profile's variables once. Raises RunError,
@@ -79,7 +82,7 @@ def load(
     run: str | Path | None,
     runs: str | Path | None,
     version: str | None,
-) -> Any:
+) -> "Predictor":
     """Load the Predictor that a project's ``load`` returns.
 
     It is that of ``run`` (or a bundle), else of published weights: of ``version``, or the newest. If torch was loaded
@@ -104,7 +107,7 @@ def load(
         return weights.load(project, profiles.prefer)[0]
 
 
-def _by_onnx(predictor: Any) -> tuple[str, str]:
+def _by_onnx(predictor: "Predictor") -> tuple[str, str]:
     """Let ONNX Runtime compute a Predictor's answers; return its version, and their precision."""
     from lockstep.answers import golden
     from lockstep.publishing import onnx
@@ -136,7 +139,7 @@ class _Weights:
         """The home whose code trained them, if it is installed here."""
         return or_here(self.package)
 
-    def load(self, project: Home, enter: Callable[[str], bool]) -> tuple[Any, str]:
+    def load(self, project: Home, enter: Callable[[str], bool]) -> tuple["Predictor", str]:
         """Return the Predictor, and the result of comparing its golden answers.
 
         ``enter`` enters the profile, and says whether it could.

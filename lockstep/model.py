@@ -9,8 +9,9 @@ model's classes need not inherit from them, but for ``Predictor``, which has a b
 
 import importlib
 from collections.abc import Callable
+from dataclasses import Field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from lockstep.answers.inputs import Picture, Takes, Text
 from lockstep.config.experiment import setting
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lockstep.answers.predictor import Predictor as Predictor
+
+    _Predictor = Predictor  # of which the name in Parts would be another
     from lockstep.ground import pictures as pictures
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "Loss",
     "Model",
     "ModelError",
+    "Parts",
     "Picture",
     "Predictor",
     "Preprocess",
@@ -51,7 +55,7 @@ class Config(Protocol):
     Recipes set them in their section ``model``. All of them are part of a run's identity.
     """
 
-    __dataclass_fields__: dict[str, Any]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 class Preprocess(Protocol):
@@ -70,7 +74,7 @@ class Preprocess(Protocol):
         """Change inputs (n, ...) at random, in training only; chance comes from the generator."""
 
     @staticmethod
-    def show(example: "NDArray[Any]") -> Any:
+    def show(example: "NDArray[Any]") -> "pictures.Picture | str":
         """Return a raw example as people see it: a picture or a text."""
 
     def state(self) -> dict[str, Any]:
@@ -99,7 +103,26 @@ Batch = tuple["torch.Tensor", "torch.Tensor"]  # inputs (n, ...) and labels (n,)
 class Loss(Protocol):
     """The mean loss of a shard of the batch, a scalar: ``loss(model, (inputs, labels))``."""
 
-    def __call__(self, model: Any, batch: Batch) -> "torch.Tensor": ...
+    def __call__(self, model: "torch.nn.Module", batch: Batch, /) -> "torch.Tensor": ...
+
+
+class Parts(Protocol):
+    """A model's package: what the five names in it are."""
+
+    @property
+    def Config(self) -> type[Config]: ...  # noqa: N802
+
+    @property
+    def Preprocess(self) -> type[Preprocess]: ...  # noqa: N802
+
+    @property
+    def Model(self) -> Callable[[Any, int], "torch.nn.Module"]: ...  # noqa: N802
+
+    @property
+    def loss(self) -> Loss: ...
+
+    @property
+    def Predictor(self) -> type["_Predictor"]: ...  # noqa: N802
 
 
 def loader_of(package: str) -> Callable[..., "Predictor"]:

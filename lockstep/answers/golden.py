@@ -1,28 +1,55 @@
 """Golden answers: what a model answered to a few examples when it was trained, kept with it."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.answers.inputs import Answer
 from lockstep.ground import home
 from lockstep.ground.digests import readable_json
-from lockstep.ground.errors import ModelError
+from lockstep.ground.errors import Diverged, ModelError
 
-_EXAMPLES = 8
+if TYPE_CHECKING:
+    from lockstep.answers.predictor import Predictor
+    from lockstep.ground import pictures
+
+_EXAMPLES, _MANY = 8, 512
+
+
+class Golden(TypedDict):
+    """The content of ``golden.json``: raw examples of a type and shape in base64, their answers."""
+
+    answers: list[Answer]
+    inputs: list[str]
+    shape: list[int]
+    type: str
 
 
 def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> bytes:
     """The content of ``golden.json``: the first raw examples of ``rows`` and their exact answers.
 
-    The answers are those of a Predictor made from the very bytes that are stored.
+    The answers are those of a Predictor made from the very bytes that are stored. An example is
+    passed over if its answer is not finite. Raises Diverged if those of many are not.
     """
     predictor = home.here().module(model).Predictor.of(preprocess, weights)
     chosen = [np.ascontiguousarray(row) for row in rows[:_EXAMPLES]]
-    content = {
-        "answers": predictor.answers(chosen),
+    answers = predictor.answers(chosen)
+    if not all(map(_is_finite, answers)):
+        many = [np.ascontiguousarray(row) for row in rows[:_MANY]]
+        pairs = list(zip(many, predictor.answers(many), strict=True))
+        good = [(row, answer) for row, answer in pairs if _is_finite(answer)][:_EXAMPLES]
+        if not good:
+            raise Diverged(
+                f"{model}: the answers to the first {len(many)} test examples are not numbers; "
+                "lower training.lr or set training.clip, which makes it another run."
+            )
+        chosen, answers = [row for row, _ in good], [answer for _, answer in good]
+    content: Golden = {
+        "answers": answers,
         "inputs": [base64.b64encode(row.tobytes()).decode() for row in chosen],
         "shape": list(rows.shape[1:]),
         "type": rows.dtype.str,
@@ -30,7 +57,11 @@ def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> b
     return readable_json(content)
 
 
-def examples(content: dict[str, Any]) -> list[NDArray[Any]]:
+def _is_finite(answer: Answer) -> bool:
+    return all(map(math.isfinite, answer["confidences"].values()))
+
+
+def examples(content: Golden) -> list[NDArray[Any]]:
     """The raw examples that golden answers are of."""
     return [
         np.frombuffer(base64.b64decode(text), content["type"]).reshape(content["shape"])
@@ -38,7 +69,7 @@ def examples(content: dict[str, Any]) -> list[NDArray[Any]]:
     ]
 
 
-def compared(predictor: Any, receipt: Mapping[str, Any], cpu: str, settled: bool) -> str:
+def compared(predictor: "Predictor", receipt: Mapping[str, Any], cpu: str, settled: bool) -> str:
     """``"equal"`` if a Predictor has every bit of its golden answers, or why nobody knows.
 
     Nobody does where the run promises nothing: in a process that is not ``settled`` in the run's
@@ -61,7 +92,7 @@ def compared(predictor: Any, receipt: Mapping[str, Any], cpu: str, settled: bool
     return "equal"
 
 
-def difference(wanted: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
+def difference(wanted: Sequence[Answer], found: Sequence[Answer]) -> str:
     """Where answers part from golden ones, in words; empty if all bits are the same."""
     for number, (old, new) in enumerate(zip(wanted, found, strict=True), 1):
         for label, confidence in old["confidences"].items():
@@ -75,7 +106,7 @@ def difference(wanted: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]
     return ""
 
 
-def as_lists(picture: Any) -> list[Any]:
+def as_lists(picture: "pictures.Picture") -> list[Any]:
     """A picture as people see it as the nested lists that JSON has."""
     lists: list[Any] = np.asarray(picture).tolist()
     return lists

@@ -1,7 +1,7 @@
-"""What a model takes, said so that an interface can be made of it: pictures or texts."""
+"""What a model takes, said so that an interface can be made of it, and what it answers."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,11 @@ class Text:
 
 
 Takes = Picture | Text
+
+
+class Answer(TypedDict):
+    """A label, its probability, and the probabilities of all labels."""
+
+    label: str
+    confidence: float
+    confidences: dict[str, float]

@@ -1,9 +1,9 @@
 """What every model's Predictor does alike: load a finished run, answer with labels."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import safetensors.torch
@@ -11,10 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.answers import golden
-from lockstep.answers.inputs import Takes
+from lockstep.answers.golden import Golden
+from lockstep.answers.inputs import Answer, Takes
 from lockstep.bundles.opening import is_bundle, opened, readable, refuse_unsigned
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from lockstep.model import Preprocess
 
 # One alone is computed by other kernels than several together, and has other bits. So what an
 # answer is, is what a block of BLOCK rows gives, padded if there are fewer.
@@ -31,12 +35,14 @@ class Predictor:
     can run code.
     """
 
-    parts: ClassVar[tuple[Any, Any, Any]]
+    parts: ClassVar[
+        tuple[Callable[..., Any], type["Preprocess"], Callable[[Any, int], torch.nn.Module]]
+    ]
     takes: ClassVar[Takes]
-    golden: dict[str, Any] | None = None  # as ``golden.made`` writes it, if it is known
+    golden: Golden | None = None  # as ``golden.made`` writes it, if it is known
     sizes: tuple[int, ...] = (BLOCK,)  # of the blocks that are computed
 
-    def __init__(self, model: torch.nn.Module, preprocess: Any):
+    def __init__(self, model: torch.nn.Module, preprocess: "Preprocess"):
         self.model, self.preprocess = model.eval(), preprocess
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.dim() == 4:  # as in training: how weights lie decides the kernel and the bits
@@ -106,16 +112,16 @@ class Predictor:
         """
         raise DataError(f"text/csv: found a table, wanted {self.takes.described()['kind']}s.")
 
-    def predict(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+    def predict(self, inputs: Sequence[Any]) -> list[Answer]:
         """``{"label", "confidence", "confidences"}`` for each input, in their order.
 
         The confidence is the probability of the label, ``confidences`` those of all labels.
         """
         return self.answers([self.read(source) for source in inputs])
 
-    def answers(self, rows: Sequence[NDArray[Any]]) -> list[dict[str, Any]]:
+    def answers(self, rows: Sequence[NDArray[Any]]) -> list[Answer]:
         """The same for raw examples, as ``read`` gives them."""
-        found: list[dict[str, Any]] = []
+        found: list[Answer] = []
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             size = next(size for size in self.sizes if size >= len(block))
@@ -150,7 +156,7 @@ class Predictor:
             scores = self.model(self.preprocess(np.stack(padded)))
             return torch.softmax(scores, dim=1)[: len(rows)]
 
-    def _answer(self, probabilities: list[float]) -> dict[str, Any]:
+    def _answer(self, probabilities: list[float]) -> Answer:
         confidences = dict(zip(self.preprocess.labels, probabilities, strict=True))
         label = max(confidences, key=confidences.__getitem__)
         return {"label": label, "confidence": confidences[label], "confidences": confidences}

@@ -15,6 +15,7 @@ from lockstep.cli import (
     publishing,
     runs,
     sagemaker,
+    schema,
     serving,
     tracking,
     training,
@@ -91,6 +92,6 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     verbs = Verbs(parser)
     parts = (training, tuning, runs, keeping, tracking, data, serving, publishing, sagemaker)
-    for part in (*parts, job, workspace, lifecycle, containers):
+    for part in (*parts, job, workspace, schema, lifecycle, containers):
         part.add_to(verbs)
     return parser, verbs.names

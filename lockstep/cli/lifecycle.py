@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lockstep.cli.verbs import Verbs
 
 if TYPE_CHECKING:
-    from lockstep.records.receipt import Run
+    from lockstep.records.run import Run
     from lockstep.workspace.golden import Bits, Golden
     from lockstep.workspace.upgrade import Report
 
@@ -64,13 +64,13 @@ def upgrade(options: argparse.Namespace) -> int:
     from lockstep.ground import console
     from lockstep.ground.home import ROOT
     from lockstep.ground.place import Place
-    from lockstep.records import receipt
+    from lockstep.records.run import runs as all_runs
     from lockstep.workspace import golden
     from lockstep.workspace.upgrade import Steps, upgrade
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     say = console.Lines(sys.stderr).say
-    runs = receipt.runs(Place.default().runs)
+    runs = all_runs(Place.default().runs)
     _refuse_running(runs)
 
     def before(report: "Report", tree: Path) -> dict[str, Any]:

@@ -4,13 +4,16 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lockstep.cli.verbs import Verbs
 
 if TYPE_CHECKING:
-    from lockstep.publishing.bundle import Bundle
+    from lockstep.ground.place import Place
+    from lockstep.ground.watch import Watch
+    from lockstep.publishing.bundle import Bundle, Exported
     from lockstep.publishing.weights import Entry
+    from lockstep.records.run import Run
 
 
 def add_to(verbs: Verbs) -> None:
@@ -129,11 +132,11 @@ def bundled(options: argparse.Namespace) -> "Bundle":
         watch.end()
 
 
-def _exporting(run: Any, place: Any, watch: Any) -> Callable[[], Any]:
+def _exporting(run: "Run", place: "Place", watch: "Watch") -> Callable[[], "Exported"]:
     """What exports a run's model as ONNX, tried on examples of its test split."""
     from lockstep import loading
 
-    def exported() -> Any:
+    def exported() -> "Exported":
         predictor = loading.predictor(run)
         from lockstep.publishing import onnx  # loads torch, for which the profile now stands
         from lockstep.run.keeping import open_data

@@ -3,13 +3,15 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lockstep.cli import schema
 from lockstep.cli.containers import in_image
 from lockstep.cli.verbs import Verbs, add_image, add_recipe
 from lockstep.ground import home
 
 if TYPE_CHECKING:
+    from lockstep.answers.inputs import Answer
     from lockstep.config.experiment import Experiment
     from lockstep.config.recipe import Source
 
@@ -35,13 +37,15 @@ def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Sour
         options.recipe, options.overrides = "", [options.recipe, *options.overrides]
     model, _, recipe = options.recipe.partition("/")
     model = model or home.here().default_model()
-    return resolve(
+    experiment = resolve(
         model,
         home.here().recipe(model, recipe or "base"),
         home.here().config_of(model),
         seed=options.seed,
         overrides=options.overrides,
     )
+    schema.refresh(model)
+    return experiment
 
 
 def train(options: argparse.Namespace) -> int:
@@ -142,7 +146,7 @@ def predict(options: argparse.Namespace) -> None:
             print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
 
 
-def _write_answers(output: str, names: list[str], answers: list[dict[str, Any]]) -> None:
+def _write_answers(output: str, names: list[str], answers: list["Answer"]) -> None:
     """A CSV file with a row for each answer: input, label, confidence."""
     import csv
     import io

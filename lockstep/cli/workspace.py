@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from lockstep.cli import schema
 from lockstep.cli.training import resolved
 from lockstep.cli.verbs import Verbs, add_recipe
 
@@ -49,4 +50,5 @@ def new_model(options: argparse.Namespace) -> None:
 
     for path in write_model(options.name, options.like or DEFAULT):
         print(path)
+    schema.refresh(options.name)
     print(f"train it: invoke train --model {options.name}")

@@ -1,5 +1,6 @@
-"""The settings of a run as frozen dataclasses: each has a default, a type, bounds and one line of help."""
+"""The settings of a run as frozen dataclasses: each has a type, a default, bounds and help."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +28,8 @@ def setting(
         "power_of_two": power_of_two,
         "bits": bits,
     }
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

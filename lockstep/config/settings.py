@@ -1,6 +1,7 @@
 """What each setting of a class may be: its type, bounds and choices.
 
-Types are bool, int, float, str and None, lists and dicts of them, and unions such as ``float | None``.
+Types are bool, int, float, str and None, lists and dicts of them, and unions such as
+``float | None``.
 """
 
 import dataclasses

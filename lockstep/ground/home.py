@@ -13,11 +13,13 @@ import tomllib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockstep import __version__
 from lockstep.ground.errors import ModelError, nearest
+
+if TYPE_CHECKING:
+    from lockstep.model import Config, Parts
 
 ENGINE = Path(__file__).parents[1]
 ROOT = ENGINE.parent  # of the clone, if there is one
@@ -86,11 +88,11 @@ class Home:
             f"{self.package}: no version found; write [project] version into pyproject.toml."
         )
 
-    def module(self, model: str) -> ModuleType:
+    def module(self, model: str) -> "Parts":
         """A model's package, with its five names. Raises ModelError if it lacks one of them."""
         folder = self.folder_of(model)
         try:
-            found = importlib.import_module(self.name_of(model))
+            found: Any = importlib.import_module(self.name_of(model))
         except ModuleNotFoundError as error:
             raise ModelError(
                 f"{folder}: module {error.name!r} not found; correct the import, or add its "
@@ -101,14 +103,14 @@ class Home:
                 f"{folder / '__init__.py'}: {missing[0]} not found, expected {', '.join(NAMES)}; "
                 "define or import it there (lockstep/docs/models.md has an example)."
             )
-        return found
+        parts: Parts = found
+        return parts
 
-    def config_of(self, model: str) -> type[Any]:
+    def config_of(self, model: str) -> "type[Config]":
         """A model's Config; from its ``config.py`` if it has one, which does not load torch."""
         path = self.folder_of(model) / "config.py"
         if not path.exists():
-            found: type[Any] = self.module(model).Config
-            return found
+            return self.module(model).Config
         qualified = f"{self.name_of(model)}.config"
         if qualified not in sys.modules:
             # Under its own name, so that the model's package finds this very class later.
@@ -117,7 +119,7 @@ class Home:
             loaded = importlib.util.module_from_spec(spec)
             sys.modules[qualified] = loaded
             spec.loader.exec_module(loaded)
-        config: type[Any] = sys.modules[qualified].Config
+        config: type[Config] = sys.modules[qualified].Config
         return config
 
     def recipes(self, model: str) -> dict[str, Path]:

@@ -8,10 +8,14 @@ import logging
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockstep.ground import profiles
 from lockstep.ground.errors import DataError
+
+if TYPE_CHECKING:
+    from lockstep.answers.inputs import Answer
+    from lockstep.answers.predictor import Predictor
 
 _PICTURES = ("image/png", "image/jpeg", "application/x-image")
 _JSON, _CSV, _PLAIN = "application/json", "text/csv", "text/plain"
@@ -25,7 +29,7 @@ class Request:
     table: str | None = None
 
 
-def model_fn(model_dir: str) -> Any:
+def model_fn(model_dir: str) -> "Predictor":
     """Load the Predictor of the bundle that was unpacked to a folder.
 
     Raises ModelError for a file that was altered, or if the golden answers differ where they must
@@ -74,7 +78,7 @@ def input_fn(body: bytes | bytearray | str | None, content_type: str | None) -> 
     raise _refused(415, f"content type: found {content_type!r:.80}, expected one of {known}.")
 
 
-def predict_fn(request: Request, predictor: Any) -> list[dict[str, Any]]:
+def predict_fn(request: Request, predictor: "Predictor") -> "list[Answer]":
     """Answer each input, in their order.
 
     Raises an error of status 400 for inputs that the model does not take.
@@ -89,11 +93,10 @@ def predict_fn(request: Request, predictor: Any) -> list[dict[str, Any]]:
         rows = [predictor.read(one) for one in inputs]
     except DataError as error:
         raise _refused(400, str(error)) from None
-    answers: list[dict[str, Any]] = predictor.answers(rows)
-    return answers
+    return predictor.answers(rows)
 
 
-def output_fn(answers: list[dict[str, Any]], accept: str) -> tuple[str, str]:
+def output_fn(answers: "list[Answer]", accept: str) -> tuple[str, str]:
     """Return the answers as JSON, and that content type.
 
     Raises an error of status 406 if the caller does not accept it.

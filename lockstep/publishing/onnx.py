@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lockstep.answers.predictor import Predictor
 from lockstep.ground.errors import BundleError
 
 TOLERANCE = 1e-4  # of a probability, between torch and ONNX Runtime
@@ -35,7 +36,7 @@ class Session(torch.nn.Module):
         return torch.from_numpy(self._session.run(["scores"], {"inputs": inputs.numpy()})[0])
 
 
-def exported(predictor: Any, rows: Sequence[NDArray[Any]]) -> tuple[bytes, dict[str, Any]]:
+def exported(predictor: Predictor, rows: Sequence[NDArray[Any]]) -> tuple[bytes, dict[str, Any]]:
     """Export a Predictor's model; return ``model.onnx``, and facts about it for the manifest.
 
     Its input ``inputs`` is what Preprocess gives, its output ``scores`` the model's, for any number

@@ -3,6 +3,7 @@
 import functools
 import json
 import types
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -59,38 +60,57 @@ def refuse_newer(path: Path, schema: object, known: int) -> None:
         )
 
 
+# What JSON and YAML make of the plain types; True is no number here.
+_PLAIN: dict[Any, set[type]] = {
+    str: {str},
+    int: {int},
+    float: {float, int},
+    bool: {bool},
+    types.NoneType: {types.NoneType},
+}
+
+
 def misfit(value: object, kind: Any, place: str = "") -> str:
     """Return where a JSON value is not of a type, in words; empty if all of it is.
 
     Types are those of JSON: TypedDicts, lists and dicts of one type, unions, str, int, float, bool,
     None and Any. A whole number is a float, too.
     """
-    if kind is Any:
+    if kind is Any or type(value) in _PLAIN.get(kind, ()):
         return ""
-    if is_typeddict(kind):
-        return _misfit_of_keys(value, kind, place)
     origin, inside = _parts(kind)
-    if origin is list and isinstance(value, list):
-        rows = (misfit(one, inside[0], f"{place}[{at}]") for at, one in enumerate(value))
-        return next(filter(None, rows), "")
-    if origin is dict and isinstance(value, dict):
-        rows = (misfit(one, inside[1], _below(place, name)) for name, one in value.items())
-        return next(filter(None, rows), "")
+    if is_typeddict(kind) and isinstance(value, dict):
+        return _misfit_of_keys(value, kind, place)
+    if origin in (list, dict) and isinstance(value, origin):
+        return _misfit_of_items(value, inside[-1], place)
     if origin in (Union, types.UnionType) and any(not misfit(value, one) for one in inside):
         return ""
-    plain = (int, float) if kind is float else kind
-    if origin is None and isinstance(value, plain) and isinstance(value, bool) == (kind is bool):
-        return ""
-    return _unexpected(value, kind, place)
+    found = (
+        _words(type(value)) if isinstance(value, list | dict) else json.dumps(value, default=str)
+    )
+    return f"{place}: found {found:.40}, expected {_words(kind)}".removeprefix(": ")
 
 
-def _misfit_of_keys(value: object, kind: Any, place: str) -> str:
-    if not isinstance(value, dict):
-        return _unexpected(value, kind, place)
+def _misfit_of_keys(value: dict[str, Any], kind: Any, place: str) -> str:
     if missing := kind.__required_keys__ - value.keys():
         return f"{_below(place, min(missing))} not found"
-    for name, inner in _hints(kind).items():
-        if name in value and (problem := misfit(value[name], inner, _below(place, name))):
+    for name, inner, plain in _keys(kind):
+        if name not in value or type(value[name]) in plain:
+            continue
+        if problem := misfit(value[name], inner, _below(place, name)):
+            return problem
+    return ""
+
+
+def _misfit_of_items(value: dict[str, Any] | list[Any], kind: Any, place: str) -> str:
+    items = value.values() if isinstance(value, dict) else value
+    if set(map(type, items)) <= _PLAIN.get(
+        kind, set()
+    ):  # most are, so a thousand receipts are fast
+        return ""
+    names = value if isinstance(value, dict) else range(len(value))
+    for name, one in zip(names, items, strict=True):
+        if problem := misfit(one, kind, _below(place, str(name))):
             return problem
     return ""
 
@@ -99,28 +119,22 @@ def _below(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def _unexpected(value: object, kind: Any, place: str) -> str:
-    found = f"{value!r:.40}" if isinstance(value, str | int | float | None) else _NAMES[type(value)]
-    where = f"{place}: " if place else ""
-    return f"{where}found {found}, expected {_name(kind)}"
-
-
-_NAMES: dict[Any, str] = {
+_WORDS: dict[Any, str] = {
     dict: "an object",
     list: "a list",
     str: "a text",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    type(None): "null",
+    types.NoneType: "null",
 }
 
 
-def _name(kind: Any) -> str:
+def _words(kind: Any) -> str:
     origin, inside = _parts(kind)
     if inside and origin not in (list, dict):
-        return " or ".join(map(_name, inside))
-    return _NAMES[dict if is_typeddict(kind) else origin or kind]
+        return " or ".join(map(_words, inside))
+    return _WORDS[dict if is_typeddict(kind) else origin or kind]
 
 
 @functools.cache
@@ -129,5 +143,7 @@ def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _keys(kind: Any) -> list[tuple[str, Any, Collection[type]]]:
+    """Each key of a TypedDict with its type, and what is of that type without a further look."""
+    hints = get_type_hints(kind).items()
+    return [(name, inner, _PLAIN.get(inner, ())) for name, inner in hints]

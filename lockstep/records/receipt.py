@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.environment import Facts
@@ -34,6 +34,7 @@ class PerClass(TypedDict):
 class Metrics(TypedDict):
     """Metrics of one split; ``confusion[i][j]`` counts examples of class i taken for class j."""
 
+    not_finite: NotRequired[int]
     accuracy: float
     f1: float
     loss: float

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 from lockstep.ground.watch import Row
 from lockstep.records.receipt import PerClass, Receipt
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lockstep.ground.pictures import Picture
+
 
 @dataclass(frozen=True)
 class Mistake:
     """A test example that the model was sure of and wrong about; ``shown`` is a picture or text."""
 
     row: int
-    shown: Any
+    shown: "Picture | str"
     label: str
     predicted: str
     confidence: float
@@ -31,10 +36,11 @@ def worst_mistakes(
     answers: NDArray[np.float32],
     labels: NDArray[np.int64],
     names: Sequence[str],
-    show: Callable[[int], Any],
+    show: "Callable[[int], Picture | str]",
     most: int = 18,
 ) -> list[Mistake]:
     """The wrong answers that the model was surest of, surest first."""
+    answers = np.nan_to_num(answers)
     predicted, sure = answers.argmax(axis=1), answers.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
@@ -168,7 +174,7 @@ def _confusion(counts: NDArray[np.int64], names: Sequence[str]) -> str:
     return svg(figure)
 
 
-def svg(figure: Any) -> str:
+def svg(figure: "Figure") -> str:
     """A drawing as text, the same for the same figures: no date, no random names."""
     import matplotlib
 

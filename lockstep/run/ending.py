@@ -23,6 +23,8 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
     with setup.training.kept_weights():
         weights = setup.weights()
         validation, test = metrics(*setup.answers("validation")), setup.answers("test")
+    if count := metrics(*test).get("not_finite"):
+        recorder.watch.say(f"warning: {count} answers on the test split are not numbers.")
     experiment, examples = setup.experiment, setup.dataset.splits["test"].inputs
     stored = setup.stored()
     files = {

@@ -51,10 +51,17 @@ class Recorder(NullRecorder):
     """Keeps a run's files while it trains, and tells those who look on."""
 
     def __init__(
-        self, run: Run, training: Training, batches: Batches, watch: Watch, settings: Settings
+        self,
+        run: Run,
+        training: Training,
+        batches: Batches,
+        watch: Watch,
+        settings: Settings,
+        origin: dict[str, str],
     ):
         self.run, self.training, self.batches, self.watch = run, training, batches, watch
         self.settings, self.doubts = settings, set[str]()
+        self.origin = origin  # digests of what the run is set up with
         self.notebook = environment.from_notebook()
         self._open, self._saved = ExitStack(), time.monotonic()
         self.checkpoints = Checkpoints(
@@ -83,6 +90,7 @@ class Recorder(NullRecorder):
                 name for name, digest in self._files().items() if digest != snapshot.state[name]
             ]
             if not altered:
+                self._refuse_other_origin(snapshot)
                 self.training.restore(snapshot)
                 self.doubts |= set(snapshot.state["doubts"])
                 self.notebook |= snapshot.state["notebook"]
@@ -91,6 +99,16 @@ class Recorder(NullRecorder):
             name = self.run.folder / altered[0]
             self.watch.say(f"warning: {name}: altered before step {snapshot.step}.")
         self._open_files(0)
+
+    def _refuse_other_origin(self, snapshot: Snapshot) -> None:
+        """Raise RunError if a run is set up otherwise than when it was begun."""
+        for name, digest in snapshot.state.get("origin", {}).items():
+            if self.origin[name] != digest:
+                raise RunError(
+                    f"{self.run.folder}: its {name} differ from those that it was begun with, from "
+                    "the same code, data and seed; make Preprocess.fit and Model independent of "
+                    "hash order, time and machine, then delete the run and train it again."
+                )
 
     def _files(self) -> dict[str, str]:
         """Fingerprints of the files that a checkpoint relies on, as they are now."""
@@ -125,6 +143,8 @@ class Recorder(NullRecorder):
 
     def epoch(self, epoch: int, step: int, better: bool, validation: Metrics) -> None:
         """Write the epoch's metrics."""
+        if count := validation.get("not_finite"):
+            self.watch.say(f"warning: {count} answers on the validation split are not numbers.")
         self.trace.write()
         losses = trace.read(self.trace.path)["loss"][-self.batches.steps_per_epoch :]
         row: Row = {
@@ -154,7 +174,11 @@ class Recorder(NullRecorder):
         """Start writing a checkpoint, which knows the files beside it as they are now."""
         self.trace.write()
         taken = snapshot()
-        kept = self._files() | {"doubts": sorted(self.doubts), "notebook": self.notebook}
+        kept = self._files() | {
+            "origin": self.origin,
+            "doubts": sorted(self.doubts),
+            "notebook": self.notebook,
+        }
         self.checkpoints.save(
             dataclasses.replace(taken, state=taken.state | kept),
             best=self.training.progress.best_step,

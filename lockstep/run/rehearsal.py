@@ -43,8 +43,8 @@ def rehearse(setup: Setup) -> None:
         setup.training.restore(before)
 
 
-def agree(setup: Setup) -> None:
-    """Compare what a worker was set up with, with the first worker's.
+def agree(setup: Setup) -> dict[str, str]:
+    """Compare what a worker was set up with, with the first worker's; return its digests.
 
     Raises EnvironmentMismatch if preprocessing or first weights differ.
     """
@@ -57,6 +57,7 @@ def agree(setup: Setup) -> None:
                 "Preprocess.fit and Model must give the same from the same data and seed (no sets "
                 "in order, no time, no files of one machine)."
             )
+    return mine
 
 
 def _fingerprints(
@@ -89,7 +90,7 @@ def _fingerprints(
         moved = flat.values != values
         raise ModelError(
             f"loss: it changed the parameter {_owner(setup, moved)}; parameters move once in a "
-            "step, by the optimizer. Keep what follows them (a teacher, a target) as buffers of float32."
+            "step, by the optimizer. Keep what follows them (a teacher, a target) as buffers."
         )
     return found
 
@@ -144,7 +145,7 @@ def _refuse_moving(first: dict[str, int], second: dict[str, int]) -> None:
     if moving := [name for name in second if first.get(name) != second[name]]:
         raise ModelError(
             f"{moving[0]}: changes in every step and is in no checkpoint, so a resumed run would "
-            "be another; keep it as a buffer (register_buffer), or make it a function of its inputs."
+            "be another; keep it as a buffer (register_buffer), or derive it from the inputs."
         )
 
 

@@ -29,19 +29,24 @@ from lockstep.training.evaluation import Metrics, metrics, probabilities
 
 
 def run_experiment(
-    experiment: Experiment, place: Place, watch: Watch, until: int = 0
+    experiment: Experiment,
+    place: Place,
+    watch: Watch,
+    until: int = 0,
+    dataset: Dataset | None = None,
 ) -> Run | None:
     """Train what the experiment says, from the start or where it was stopped, to its receipt.
 
     With ``until`` training stops at that step, saved and without a receipt. A finished run is
     returned as it is. Workers other than the first, which keeps the run's files, return None.
+    A ``dataset`` takes the place of the catalog's, as a part of it does in tests.
     Raises Interrupted when a signal asked to stop, after the state was saved; the same call
     resumes from there.
     """
     settings = experiment.training
     profiles.enter(settings.profile)
     enforce(settings.profile, settings.device)
-    dataset = open_data(experiment.data.name, place, watch)
+    dataset = dataset or open_data(experiment.data.name, place, watch)
     files = files_that_make(experiment.model)  # once, as people edit while a run starts
     parts = what_decides(experiment, dataset, files, place)
     with joined(settings.shards, settings.device) as workers:
@@ -49,7 +54,8 @@ def run_experiment(
             return None
         if not workers.first:
             if not _is_finished(parts, workers):
-                _help(*_set_up(experiment, dataset, workers, files, place), until)
+                setup, _, check = _set_up(experiment, dataset, workers, files, place)
+                _help(setup, check, until)
             return None
         run, contents = open_run(experiment, files, parts, place, watch)
         with held(run.folder, watch.say):
@@ -59,8 +65,9 @@ def run_experiment(
             )
             if not finished:
                 write(run.folder, contents())  # what stands beside the results is what ran
-                setup, check = _set_up(experiment, dataset, workers, files, place)
-                _train_to_receipt(setup, check, run, watch, until)
+                setup, origin, check = _set_up(experiment, dataset, workers, files, place)
+                recorder = Recorder(run, setup.training, setup.batches, watch, settings, origin)
+                _train_to_receipt(setup, check, recorder, until)
     return run
 
 
@@ -70,34 +77,33 @@ def _set_up(
     workers: Workers,
     files: dict[str, bytes],
     place: Place,
-) -> tuple[Setup, Callable[[], None]]:
-    """Set up a run, alike in each worker; return it and what checks it before the first step."""
+) -> tuple[Setup, dict[str, str], Callable[[], None]]:
+    """Set up a run, alike in each worker; return it, its digests, and what checks it."""
     witness = Witness(paths_of(files), [place.data / "arrays"])
     with witness.noting():
         setup = Setup(experiment, dataset, workers)
-    agree(setup)
+    origin = agree(setup)
 
     def check() -> None:
         with witness.noting():
             rehearse(setup)
         witness.refuse_unknown()
 
-    return setup, check
+    return setup, origin, check
 
 
 def _train_to_receipt(
-    setup: Setup, check: Callable[[], None], run: Run, watch: Watch, until: int
+    setup: Setup, check: Callable[[], None], recorder: Recorder, until: int
 ) -> None:
     began = time.monotonic()  # not by the clock, which people and machines set back
     environment.git()  # remembered now, because people commit while a run trains
-    recorder = Recorder(run, setup.training, setup.batches, watch, setup.experiment.training)
 
     def checked() -> None:
         check()
         recorder.doubt(doubts(setup))
 
     if train_setup(setup, recorder, checked, until):
-        end(setup, run, recorder, began)
+        end(setup, recorder.run, recorder, began)
 
 
 def _is_finished(parts: Parts, workers: Workers) -> bool:

@@ -46,9 +46,7 @@ def template() -> str:
     try:
         return _TEMPLATE.read_text()
     except OSError as error:
-        raise DeploymentError(
-            f"{_TEMPLATE}: {error.strerror}; install lockstep again."
-        ) from error
+        raise DeploymentError(f"{_TEMPLATE}: {error.strerror}; install lockstep again.") from error
 
 
 def read(text: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from lockstep.answers import golden
-from lockstep.answers.inputs import Text
+from lockstep.answers.inputs import Answer
+from lockstep.answers.predictor import Predictor
 from lockstep.loading import Served
 from lockstep.serving import description
 from lockstep.serving.asking import Asking
@@ -73,10 +74,10 @@ def _rest(served: Served, asking: Asking, metrics: Metrics) -> FastAPI:
     return rest
 
 
-def _example(predictor: Any) -> tuple[Any, list[dict[str, Any]]]:
+def _example(predictor: Predictor) -> tuple[list[Any] | str | None, list[Answer]]:
     """An input in JSON and what is answered to it, if golden answers are there to tell."""
     if predictor.golden is None:
         return None, []
     shown = predictor.preprocess.show(golden.examples(predictor.golden)[0])
-    given = shown if isinstance(predictor.takes, Text) else golden.as_lists(shown)
+    given = shown if isinstance(shown, str) else golden.as_lists(shown)
     return given, predictor.predict([shown])

@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from starlette.types import Receive
 
+from lockstep.answers.predictor import Predictor
 from lockstep.ground.errors import DataError
 from lockstep.serving.batching import Batching
 from lockstep.serving.limits import Limits, Refused, busy
@@ -25,7 +25,7 @@ class Gone(Exception):
 class Asking:
     """Predictions for callers of the web, within limits."""
 
-    def __init__(self, predictor: Any, limits: Limits, metrics: Metrics):
+    def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics):
         self._limits, self._metrics = limits, metrics
         self._reading = Reading(predictor, limits)
         self._batching = Batching(predictor.answers, limits, metrics.computed)

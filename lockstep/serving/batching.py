@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from lockstep.answers.inputs import Answer
 from lockstep.answers.predictor import BLOCK
 from lockstep.serving.limits import Limits, busy
 
@@ -46,7 +47,7 @@ class Batching:
 
     def __init__(
         self,
-        answers: Callable[[Sequence[Row]], list[dict[str, Any]]],
+        answers: Callable[[Sequence[Row]], list[Answer]],
         limits: Limits,
         note: Callable[[int], None],
     ):
@@ -125,5 +126,5 @@ class Batching:
             return [answer for row in rows for answer in self._compute([row])]
 
 
-def _as_json(answer: dict[str, Any]) -> bytes:
+def _as_json(answer: Answer) -> bytes:
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lockstep.answers.inputs import Takes, Text
+from lockstep.answers.inputs import Answer, Takes, Text
 from lockstep.serving.reading import CSV, FORM, JSON
 
 _REFUSED = {
@@ -14,7 +14,7 @@ _REFUSED = {
 }
 
 
-def path(takes: Takes, example: Any, answers: list[dict[str, Any]]) -> dict[str, Any]:
+def path(takes: Takes, example: Any, answers: list[Answer]) -> dict[str, Any]:
     """The path's description; ``example`` is an input in JSON, ``answers`` those to it."""
     responses: dict[str, Any] = {
         str(status): {"description": text, "content": {JSON: {"schema": _DETAIL}}}

@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
 
 from lockstep.answers.inputs import Picture
+from lockstep.answers.predictor import Predictor
 from lockstep.ground import pictures
 from lockstep.ground.errors import DataError
 from lockstep.serving.limits import Limits, Refused
@@ -25,13 +26,13 @@ _SHORT = 1 << 13  # bytes of JSON or of a text that are read within microseconds
 class Reading:
     """Reads what a model's Predictor takes."""
 
-    def __init__(self, predictor: Any, limits: Limits):
-        self._picture, self._limits = isinstance(predictor.takes, Picture), limits
-        self._read: Callable[[Any], NDArray[Any]] = predictor.read
-        self._table: Callable[[str], Iterable[Any]] = predictor.table
+    def __init__(self, predictor: Predictor, limits: Limits):
+        takes = predictor.takes
+        self._picture, self._limits = isinstance(takes, Picture), limits
+        self._read, self._table = predictor.read, predictor.table
         self._wanted = _WANTED["picture" if self._picture else "text"]
         # One picture in colours can always be asked, however large those of the model are.
-        one = 5 * predictor.takes.height * predictor.takes.width if self._picture else 0
+        one = 5 * takes.height * takes.width if isinstance(takes, Picture) else 0
         self._values = max(limits.values, one)
 
     def is_quick(self, kind: str, body: bytes) -> bool:

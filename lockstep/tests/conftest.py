@@ -28,7 +28,8 @@ from lockstep.tests.projects import bring  # noqa: E402, F401
 from lockstep.tests.services import aws, postgres, s3  # noqa: E402, F401
 from lockstep.tests.trees import house, index, tree  # noqa: E402, F401
 
-ROOT = Path(__file__).parents[2]
+ENGINE = Path(__file__).parents[1]
+ROOT = ENGINE.parent
 Call = Callable[..., tuple[int, str, str]]
 # Files whose tests share what takes long to make, or a port: one process runs all of it. (The mark
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
@@ -41,6 +42,7 @@ TOGETHER = (
     "lockstep/tests/publishing/test_weights.py",
     "lockstep/tests/faults/test_workers.py",
     "lockstep/tests/test_any_cpu.py",
+    "lockstep/tests/test_docs.py",
     "lockstep/tests/test_jupyterlab.py",
     "lockstep/tests/test_lock.py",
     "lockstep/tests/test_notebooks.py",
@@ -50,6 +52,32 @@ TOGETHER = (
     "lockstep/tests/test_tracking_page.py",
     "lockstep/tests/tuning/test_study.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the engine's own marks, and let no warning pass."""
+    for kind, lines in {
+        "markers": (
+            "slow: left out by `invoke test`, run by `invoke test --all`",
+            "gpu: needs a GPU; runs where there is one",
+        ),
+        "filterwarnings": (
+            "error",
+            "ignore::DeprecationWarning",
+            "ignore:This DataLoader will create",  # fewer cores than loaders
+        ),
+    }.items():
+        for line in lines:
+            config.addinivalue_line(kind, line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse to run a project's tests under the examples, which this process has for a project."""
+    if others := [item.nodeid for item in items if not item.path.is_relative_to(ENGINE)]:
+        raise pytest.UsageError(
+            f"{others[0]}: found tests of the project among those of the engine, expected a run of "
+            "pytest for each; `invoke test` does so."
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,4 @@
-"""Settings: typed, listed, and every mistake told at once, with what would be right."""
+"""Settings: typed, listed, and every mistake reported at once, with what would be right."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.config.experiment import Experiment
+from lockstep.config.experiment import Experiment, setting
 from lockstep.config.recipe import Source, explain, resolve
 from lockstep.ground import home
 from lockstep.ground.errors import SettingError
@@ -125,6 +125,33 @@ def test_settings_that_do_not_go_together_are_refused(resolved: Resolve) -> None
     ]
 
 
+def test_a_whole_number_becomes_a_float_where_that_is_the_type(resolved: Resolve) -> None:
+    config, _ = resolved("", "training.lr=1", "model.class_weights=[1, 1e-3]", model="tags")
+    assert repr((config.training.lr, config.settings.class_weights)) == "(1.0, [1.0, 0.001])"
+
+
+@pytest.mark.parametrize(
+    ("type", "default", "message"),
+    [
+        (int, 0.5, "its default does not fit: found 0.5, expected int, at least 0."),
+        (int, -1, "its default does not fit: found -1, expected int, at least 0."),
+        (float | None, "no", "its default does not fit: found 'no', expected float | None, "),
+        (complex, 1j, "found the type <class 'complex'>, expected bool, int, float, str, "),
+        (tuple[int, ...], (1,), "found the type tuple[int, ...], expected bool, int, float, "),
+        (list, [1], "found the type <class 'list'>, expected bool, int, float, str, "),
+        (dict[int, str], {}, "found the type dict[int, str], expected bool, int, float, str, "),
+        (int, dataclasses.MISSING, "has no default; write setting(DEFAULT, 'a line of help')."),
+    ],
+)
+def test_a_setting_that_no_recipe_could_state_is_refused_by_name(
+    tmp_path: Path, type: object, default: object, message: str
+) -> None:
+    item = setting(default, "help", low=0)
+    config = dataclasses.make_dataclass("Config", [("rate", type, item)], frozen=True)
+    (line,) = problems(lambda: resolve("mine", tmp_path / "none.yaml", config))
+    assert line.startswith(f"types.Config.rate: {message}")
+
+
 @pytest.mark.parametrize(
     ("recipe", "found"),
     [
@@ -162,6 +189,11 @@ def test_an_override_wins_over_the_recipe_and_1e_3_is_a_number(resolved: Resolve
     recipe = "training:\n  lr: 1e-4\n  epochs: 3\n"
     training = resolved(recipe, "training.lr=1e-3", "training.clip=1")[0].training
     assert (training.lr, training.epochs, training.clip) == (1e-3, 3, 1.0)
+
+
+def test_text_stays_the_text_that_it_is(resolved: Resolve) -> None:
+    assert resolved("", "data.name=${oc.env:HOME}")[0].data.name == "${oc.env:HOME}"
+    assert resolved("data:\n  name: '???'\n")[0].data.name == "???"
 
 
 def test_a_list_in_a_recipe_becomes_a_plain_list(resolved: Resolve) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +16,6 @@ from lockstep import cli
 from lockstep.tests.conftest import ROOT, copy_of_tracked_files
 from lockstep.tests.services import S3
 
-PAGE = (ROOT / "lockstep" / "docs" / "data.md").read_text()
-BLOCKS = re.findall(r"<!-- in a copy -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
 ACTIONS = ("list", "fetch", "add", "verify", "push", "pull", "diff")
 
 
@@ -58,25 +55,6 @@ def garments(folder: Path, count: int = 12) -> None:
         for number in range(count):
             pixels = made.integers(low, low + 100, (28, 28), np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number}.png")
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_page_run_one_after_the_other(clone: Clone) -> None:
-    lines = [f"{n},Title {n},Body {n},{1 + n % 3}" for n in range(30)]
-    head = "number,title,review,stars"
-    for name, rows in (("reviews.csv", lines), ("reviews-2.csv", lines[3:])):
-        (clone.folder / name).write_text("\n".join([head, *rows, ""]))
-    garments(clone.folder / "garments")
-    (clone.folder / "shared").mkdir()
-    commands = [line for block in BLOCKS for line in block.splitlines()]
-    assert len(commands) == 9
-    for line in commands:
-        done = clone.give("sh", "-c", line)
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
-    known = [row["data"].partition("@")[0] for row in clone.data("list")]
-    assert known == ["digits", "fashion-mnist", "garments", "reviews", "reviews", "tags"]
-    kept = [path for path in (clone.folder / "shared").rglob("*") if path.is_file()]
-    assert len(kept) == 4  # two tables, two classes
 
 
 @pytest.mark.slow

@@ -24,12 +24,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from lockstep.tests.conftest import ROOT, copy_of_tracked_files, plain_environment
 from lockstep.tests.publishing.test_audit import CANARY, advisories
+from lockstep.tests.test_data_verb import garments
 
 ENGINE = ROOT / "lockstep"
 README = ROOT / "README.md"
@@ -92,12 +91,7 @@ class Clone:
         lines = [f"{n},Title {n},Body {n},{1 + n % 3}" for n in rows]
         for name, kept in (("reviews.csv", lines), ("reviews-2.csv", lines[3:])):
             (folder / name).write_text("\n".join([head, *kept, ""]))
-        noise = np.random.default_rng(0)
-        for label, low in (("dark", 0), ("light", 150)):
-            (folder / "garments" / label).mkdir(parents=True)
-            for number in range(12):
-                pixels = noise.integers(low, low + 100, (28, 28), np.uint8)
-                Image.fromarray(pixels).save(folder / "garments" / label / f"{number}.png")
+        garments(folder / "garments")
         (folder / "shared").mkdir()
         ours = ("LOCKSTEP_PROJECT", "LOCKSTEP_DATA", "LOCKSTEP_RUNS", "PYTHONPATH")
         kept_variables = {k: v for k, v in plain_environment().items() if k not in ours}

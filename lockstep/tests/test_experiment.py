@@ -68,7 +68,17 @@ def test_the_receipt_has_its_keys(finished_run: Run) -> None:
     assert sorted(receipt["identity"]) == [
         *("data", "digest", "experiment", "packages", "profile", "python", "schema", "source")
     ]
-    wanted = {"lockstep", "python", "torch", "platform", "cpu", "threads", "git", "image", "notebook"} | {
+    wanted = {
+        "lockstep",
+        "python",
+        "torch",
+        "platform",
+        "cpu",
+        "threads",
+        "git",
+        "image",
+        "notebook",
+    } | {
         "packages",
         "drift",
     }

@@ -1,6 +1,6 @@
 """What a model is worth: its answers on a split, and the metrics of a classifier."""
 
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -24,8 +24,12 @@ class PerClass(TypedDict):
 
 
 class Metrics(TypedDict):
-    """Metrics of one split; ``confusion[i][j]`` counts examples of class i taken for class j."""
+    """Metrics of one split; ``confusion[i][j]`` counts examples of class i taken for class j.
 
+    ``not_finite`` is there only where some answers are NaN or infinite; it counts them.
+    """
+
+    not_finite: NotRequired[int]
     accuracy: float
     f1: float
     loss: float
@@ -70,16 +74,20 @@ def probabilities(
 def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
     """Accuracy, macro F1, cross-entropy, and by class precision, recall, F1 and the confusions.
 
-    ``confusion[i][j]`` counts the examples of class i that were taken for class j.
+    ``confusion[i][j]`` counts the examples of class i that were taken for class j. An answer that
+    is not finite counts as wrong, with no probability for the right class.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    predicted, classes = answers.argmax(axis=1), range(answers.shape[1])
+    broken: NDArray[np.bool_] = ~np.all(np.isfinite(answers), axis=1)
+    answers = np.where(broken[:, None], np.float32(0), answers)
+    classes = range(answers.shape[1])
+    predicted = np.where(broken, (labels + 1) % len(classes), answers.argmax(axis=1))
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0.0
     )
     right = np.maximum(answers[np.arange(len(labels)), labels].astype(np.float64), 1e-12)
-    return {
+    result: Metrics = {
         "accuracy": float((predicted == labels).mean()),
         "f1": float(f1.mean()),
         # Rounded, because numpy takes its logarithm from whatever vector unit the CPU has.
@@ -92,3 +100,6 @@ def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
         },
         "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
+    if broken.any():
+        result["not_finite"] = int(broken.sum())
+    return result

@@ -86,7 +86,9 @@ class ShardedGradient:
             parts = self._moved.split(self.flat.sizes)
             self.flat.moved.copy_(torch.stack([part.any() for part in parts]))
         if before and self.last in self.block:
-            steps = [now.long() - old.long() for now, old in zip(self.flat.counts, before)]
+            steps = [
+                now.long() - old.long() for now, old in zip(self.flat.counts, before, strict=True)
+            ]
             advance = torch.cat([step.flatten() for step in steps])
             for place, limb in enumerate(self.flat.limbs):
                 limb.copy_(advance >> 16 * place & 0xFFFF)

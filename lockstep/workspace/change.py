@@ -146,9 +146,10 @@ def begin(git: Git) -> None:
 
 
 def discard(git: Git) -> None:
-    """Remove the hidden folder; the plan first, so that nothing half-removed is published."""
-    (git.folder / _PLAN).unlink(missing_ok=True)
+    """Remove the hidden folder; the plan after the files that it names."""
     git.path(_INDEX).unlink(missing_ok=True)
+    shutil.rmtree(git.folder / TREE, ignore_errors=True)
+    (git.folder / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(git.folder / ASIDE, ignore_errors=True)
 
 

@@ -17,7 +17,12 @@ _SETTINGS = (
     "core.fsmonitor=false",
     "gc.auto=0",
 )
-_NOBODY = ("-c", "user.name=Lockstep", "-c", "user.email=lockstep@localhost")
+# The author and time of commits that only carry files to a merge: the same files, the same commit.
+_NOBODY = {
+    f"GIT_{role}_{name}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for name, value in (("NAME", "Lockstep"), ("EMAIL", "lockstep@localhost"), ("DATE", "@1 +0000"))
+}
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,9 @@ class Git:
     folder: Path
     lock: int = -1
 
-    def __call__(self, *words: str, content: bytes = b"", index: Path | None = None) -> str:
+    def __call__(self, *words: str, content: bytes = b"", **variables: str) -> str:
         """Run a command and return its output. Raises WorkspaceError with git's last line."""
-        done = self.attempt(*words, content=content, index=index)
+        done = self.attempt(*words, content=content, **variables)
         if done.returncode:
             lines = [line for line in done.stderr.decode().splitlines() if line.strip()]
             reason = lines[-1] if lines else f"exit code {done.returncode}"
@@ -41,19 +46,17 @@ class Git:
         return os.fsdecode(done.stdout)
 
     def attempt(
-        self, *words: str, content: bytes = b"", index: Path | None = None
+        self, *words: str, content: bytes = b"", **variables: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command that may fail. Raises WorkspaceError where there is no git."""
         settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_INDEX")}
-        for name in ("GIT_DIR", "GIT_WORK_TREE"):  # set where a hook calls us
-            variables.pop(name, None)
-        variables |= {"LC_ALL": "C"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
+        not_ours = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set where a hook calls us
+        kept = {name: value for name, value in os.environ.items() if name not in not_ours}
         try:
             return subprocess.run(
                 ["git", *settings, *words],
                 cwd=self.folder,
-                env=variables,
+                env=kept | {"LC_ALL": "C"} | variables,
                 input=content,
                 capture_output=True,
                 pass_fds=(self.lock,) if self.lock >= 0 else (),
@@ -94,12 +97,12 @@ class Git:
         self.enter(
             index, (f"{mode} {content}\t{path}" for path, (mode, content) in entries.items())
         )
-        tree = self("write-tree", index=index).strip()
+        tree = self("write-tree", GIT_INDEX_FILE=str(index)).strip()
         index.unlink()
         words = [word for parent in parents for word in ("-p", parent)]
-        return self(*_NOBODY, "commit-tree", tree, *words, "-m", message).strip()
+        return self("commit-tree", tree, *words, "-m", message, content=b"", **_NOBODY).strip()
 
     def enter(self, index: Path, lines: Iterable[str]) -> None:
         """Enter files into an index, as lines of ``update-index --index-info``."""
         content = "".join(f"{line}\0" for line in lines).encode(errors="surrogateescape")
-        self("update-index", "-z", "--index-info", content=content, index=index)
+        self("update-index", "-z", "--index-info", content=content, GIT_INDEX_FILE=str(index))

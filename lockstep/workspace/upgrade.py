@@ -92,6 +92,7 @@ def upgrade(
         if finished and "upgrade" in finished.report:
             return Report(**finished.report["upgrade"]), finished.report["before"]
         _refuse_merging(git)
+        _refuse_upgraded(git)
         refuse_dirty(git)
         source = source or _upstream(git)
         change.begin(git)
@@ -131,6 +132,16 @@ def _refuse_merging(git: Git) -> None:
             raise WorkspaceError(
                 f"{git.folder}: git is in the middle of a merge or rebase ({name}); finish it or "
                 "abort it (`git status` says how), then run the same command."
+            )
+
+
+def _refuse_upgraded(git: Git) -> None:
+    if git.attempt("cat-file", "-e", f":{_VERSION}").returncode == 0:
+        before, after = _version(git, "HEAD"), _version(git, "")
+        if before != after:
+            raise WorkspaceError(
+                f"engine {after}: merged and not committed; ./workbench test, then git commit, or "
+                f"back to {before} with git reset --hard."
             )
 
 

@@ -29,7 +29,8 @@ class Parts:
 
     def __init__(self, name: str, *overrides: str) -> None:
         config = experiment(f"{name}/base", *overrides)
-        found, self.module = entry(config.data.name), home.here().module(name)
+        found = entry(config.data.name)
+        self.module: Any = home.here().module(name)
         made = np.random.default_rng(0)
         if name == "tags":  # bytes at random would be no words
             words = np.array(["graph", "video", "OpenCV", "text", "deploy", "agents"])
@@ -38,13 +39,15 @@ class Parts:
         else:
             self.raw = made.integers(0, 17, (24, *found.shape), np.uint8)
         self.labels = torch.arange(24) % len(found.labels)
-        self.preprocess = self.module.Preprocess.fit(config.settings, self.raw, list(found.labels))
-        self.model = self.module.Model(config.settings, len(found.labels)).eval()
+        self.preprocess: Any = self.module.Preprocess.fit(
+            config.settings, self.raw, list(found.labels)
+        )
+        self.model: Any = self.module.Model(config.settings, len(found.labels)).eval()
 
 
 @each
 def test_a_model_has_the_same_five_names(name: str) -> None:
-    module = home.here().module(name)
+    module: Any = home.here().module(name)
     assert module.__all__ == ["Config", "Model", "Predictor", "Preprocess", "loss"]
     assert issubclass(module.Predictor, predictor.Predictor)
     assert issubclass(module.Model, torch.nn.Module)

@@ -1,4 +1,4 @@
-"""Recipes: each resolves, and says on top how to run it, what it costs and what it brings."""
+"""House rules of the examples' recipes: each says how to run it, its cost and its accuracy."""
 
 import re
 from pathlib import Path
@@ -16,10 +16,11 @@ from lockstep.run.making import Setup
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import ALONE
 
+EXAMPLES = home.examples()
 RECIPES = {
-    f"{name}/{path.stem}": path
-    for name in home.here().models()
-    for path in sorted((home.here().folder / "models" / name / "recipes").glob("*.yaml"))
+    f"{model}/{name}": path
+    for model in EXAMPLES.models()
+    for name, path in EXAMPLES.recipes(model).items()
 }
 each = pytest.mark.parametrize(
     ("model", "path"),
@@ -29,12 +30,12 @@ COST = r"# \d+ (s|min) on 2 cores, test accuracy 0\.\d{4} with seed 42"
 
 
 def test_every_model_has_a_base_recipe() -> None:
-    assert [name for name in home.here().models() if f"{name}/base" not in RECIPES] == []
+    assert [name for name in EXAMPLES.models() if f"{name}/base" not in RECIPES] == []
 
 
 @each
-def test_a_recipe_resolves_and_names_a_data_set_that_there_is(model: str, path: Path) -> None:
-    experiment, written = resolve(model, path, home.here().config_of(model), seed=42)
+def test_a_recipe_resolves_and_names_a_data_set_of_the_catalog(model: str, path: Path) -> None:
+    experiment, written = resolve(model, path, EXAMPLES.config_of(model), seed=42)
     assert (experiment.model, experiment.recipe) == (model, path.stem)
     assert catalog.entry(experiment.data.name).labels
     assert {source.place for source in written.values()} == {f"{model}/recipes/{path.name}"}
@@ -56,7 +57,7 @@ def test_the_second_line_is_the_cost_and_what_it_brings(model: str, path: Path) 
 @each
 def test_a_recipe_promises_every_cpu(model: str, path: Path, place: Place) -> None:
     """Its kernels, from the examples to the update, are among those tried on other CPUs."""
-    experiment, _ = resolve(model, path, home.here().config_of(model), seed=42)
+    experiment, _ = resolve(model, path, EXAMPLES.config_of(model), seed=42)
     enforce(experiment.training.profile, "cpu")
     dataset = open_data(experiment.data.name, place, Watch())
     assert doubts(Setup(experiment, dataset, ALONE)) == set()
@@ -64,6 +65,6 @@ def test_a_recipe_promises_every_cpu(model: str, path: Path, place: Place) -> No
 
 def test_the_best_apparel_has_at_most_half_a_million_parameters(place: Place) -> None:
     path = RECIPES["apparel/best"]
-    experiment, _ = resolve("apparel", path, home.here().config_of("apparel"))
+    experiment, _ = resolve("apparel", path, EXAMPLES.config_of("apparel"))
     setup = Setup(experiment, open_data("fashion-mnist", place, Watch()), ALONE)
     assert setup.training.flat.values.numel() == 489_042

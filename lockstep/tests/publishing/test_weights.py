@@ -392,8 +392,8 @@ def test_features_of_texts_are_those_of_the_model(
     run = accepted("tags/base")
     entry, _ = put(made(run), open_storage(str(folder)))
     features = examples.load_features("tags", version=entry.version)
-    whole = examples.load("tags", run.folder)
+    whole: Any = examples.load("tags", run.folder)
     inputs = whole.preprocess(whole.read("Finds cars, fast")[None])
     found = features(inputs)
-    assert torch.equal(whole.model.classifier(found), whole.model(inputs))  # type: ignore[operator]
+    assert torch.equal(whole.model.classifier(found), whole.model(inputs))
     assert (found.shape, found.requires_grad) == ((1, whole.preprocess.config.hidden), False)

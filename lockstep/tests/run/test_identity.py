@@ -253,7 +253,7 @@ def test_packages_are_those_that_are_loaded_while_bits_are_made(acme: Home, tmp_
     names = source.third_party(source.of_making(acme, "rows"), "acme")
     found = loaded(names, tmp_path)
     assert {"torch", "numpy"} <= {name for name, named in found.items() if named}
-    assert {"boto3", "fastapi", "omegaconf", "mlflow"} & found.keys() == set()
+    assert {"boto3", "fastapi", "mlflow"} & found.keys() == set()
     locked = environment.packages().as_identity(found)
     assert locked["torch"][0] == environment.installed()["torch"]
 

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lockstep.ground.errors import ModelError
+from lockstep.ground.errors import ModelError, RunError
 from lockstep.ground.place import Place
 from lockstep.records.run import Run
 from lockstep.tests.projects import NETWORK, Bring
@@ -255,3 +255,36 @@ def test_a_file_from_elsewhere_is_refused_and_one_beside_the_code_is_not(
 def test_a_cache_that_settles_is_no_state(bring: Bring, place: Place) -> None:
     lines = "        self.cache.setdefault(inputs.shape[-1], 1.0)\n"
     assert bring(model=model("        self.cache = {}\n", lines)).train(place).receipt
+
+
+def test_preprocessing_that_differs_when_a_run_is_resumed_is_refused(
+    bring: Bring, place: Place
+) -> None:
+    fitted = PREPROCESS.read_text().replace(
+        'float(f"{mean:.9g}")', "float(f\"{mean:.9g}\") + len(os.environ.get('SPOT', ''))"
+    )
+    project = bring(
+        preprocess=fitted.replace("import numpy as np\n", "import os\n\nimport numpy as np\n")
+    )
+    project.train(place, until=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPOT", "here")
+        with pytest.raises(RunError, match="its preprocessing differ from those"):
+            project.train(place)
+    assert project.train(place).receipt
+
+
+def test_a_model_that_answers_with_no_number_here_and_there_ends_with_a_receipt(
+    bring: Bring, place: Place
+) -> None:
+    """In evaluation only, for pictures with a certain first pixel row; counted, and as wrong."""
+    lines = "        if not self.training:\n            some, inputs = inputs[:, 0, 1, 1] > 0.5, inputs.clone()\n"
+    lines += (
+        "            inputs = inputs + torch.where(some, torch.nan, 0.0)[:, None, None, None]\n"
+    )
+    run = bring(model=model(forward=lines)).train(place)
+    assert run.receipt
+    found = run.receipt["results"]["metrics"]
+    assert 0 < found["validation"].get("not_finite", 0) < 180
+    assert 0 < found["test"].get("not_finite", 0) < 360
+    assert np.isfinite(found["test"]["loss"])

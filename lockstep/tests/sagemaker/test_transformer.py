@@ -6,10 +6,10 @@ import sysconfig
 import venv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lockstep.answers.inputs import Answer
 from lockstep.bundles.archive import unpack
 from lockstep.examples.models import tags
 from lockstep.examples.models.digits import Predictor
@@ -93,7 +93,7 @@ def sent(kind: str, **more: str) -> dict[str, str]:
     return {"Content-Type": kind, **more}
 
 
-def answered(answers: list[dict[str, Any]]) -> tuple[int, str, str, str]:
+def answered(answers: list[Answer]) -> tuple[int, str, str, str]:
     return (200, "OK", "application/json", json.dumps(answers))
 
 

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def bodies(run: Run, recipe: str) -> tuple[Bodies, list[bytes]]:
     """Requests of all kinds for a model, and what its Predictor says to each."""
     predictor = load(recipe.partition("/")[0], run.folder)
     assert predictor.golden
-    shown = [predictor.preprocess.show(row) for row in golden.examples(predictor.golden)]
+    shown: list[Any] = [predictor.preprocess.show(row) for row in golden.examples(predictor.golden)]
     text = isinstance(predictor.takes, Text)
     one: Bodies = [(shown.encode(), TEXT) if text else (content(shown), PNG) for shown in shown]
     lists = shown if text else [golden.as_lists(picture) for picture in shown]

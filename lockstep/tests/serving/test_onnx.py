@@ -20,6 +20,7 @@ def by_onnx(finished_run: Run) -> loading.Served:
 
 @pytest.fixture(scope="module")
 def rows(by_onnx: loading.Served) -> list[Any]:
+    assert by_onnx.predictor.golden
     examples = golden.examples(by_onnx.predictor.golden)
     return [examples[number % 8] for number in range(70)]
 

@@ -230,7 +230,8 @@ def test_an_apparel_picture_is_shown_as_the_documentation_has_it(
 ) -> None:
     run = brief_run("apparel/base")
     predictor = load("apparel", run.folder)
-    picture = predictor.preprocess.show(golden.examples(predictor.golden or {})[0])
+    assert predictor.golden
+    picture = predictor.preprocess.show(golden.examples(predictor.golden)[0])
     with serving(run) as port:
         page = open_page(port)
         drop(page, content(picture))

@@ -1,4 +1,4 @@
-"""What a study may try: typed, and all mistakes told at once."""
+"""What a study may try: typed, and all mistakes reported at once."""
 
 from pathlib import Path
 
@@ -11,11 +11,8 @@ from lockstep.ground import home
 from lockstep.ground.errors import SettingError
 from lockstep.tuning.space import Choice, Range, Space, overrides, read
 
-RECIPES = [
-    (n, p)
-    for n in home.here().models()
-    for p in (home.here().folder / "models" / n / "recipes").glob("*.yaml")
-]
+HOME = home.examples()
+RECIPES = [(model, path) for model in HOME.models() for path in HOME.recipes(model).values()]
 
 
 def space(section: object, folder: Path) -> Space:
@@ -25,7 +22,7 @@ def space(section: object, folder: Path) -> Space:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
 
     def resolved(overrides: list[str]) -> Experiment:
-        return resolve("digits", path, home.here().config_of("digits"), overrides=overrides)[0]
+        return resolve("digits", path, HOME.config_of("digits"), overrides=overrides)[0]
 
     return read(path, resolved)
 
@@ -90,11 +87,9 @@ def test_a_recipe_without_a_space_is_told_what_one_looks_like(
 
 
 def test_a_choice_of_lists_is_an_override_like_any(tmp_path: Path) -> None:
-    recipe = home.here().recipe("apparel", "base")
+    recipe = HOME.recipe("apparel", "base")
     values = {"model.widths": "[16, 32, 64]", "training.lr": 1e-05}
-    found, _ = resolve(
-        "apparel", recipe, home.here().config_of("apparel"), overrides=overrides(values)
-    )
+    found, _ = resolve("apparel", recipe, HOME.config_of("apparel"), overrides=overrides(values))
     assert (found.settings.widths, found.training.lr) == ([16, 32, 64], 1e-05)
 
 
@@ -104,7 +99,7 @@ def test_the_recipes_that_have_a_space_are_in_it_themselves(model: str, path: Pa
         return
 
     def resolved(overrides: list[str]) -> Experiment:
-        return resolve(model, path, home.here().config_of(model), overrides=overrides)[0]
+        return resolve(model, path, HOME.config_of(model), overrides=overrides)[0]
 
     plain = resolved([]).as_dict()
     for key, part in read(path, resolved).items():

@@ -1,0 +1,32 @@
+"""The verb that lets an editor know what recipes and catalog files may say."""
+
+import argparse
+import json
+import sys
+
+from lockstep.cli.verbs import Verbs
+from lockstep.ground import home
+from lockstep.ground.errors import LockstepError
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add schema."""
+    verbs.add(schema)
+
+
+def schema(options: argparse.Namespace) -> None:
+    """Write the JSON schemas of recipes and catalog files into .vscode, for the editor."""
+    from lockstep.config import editor
+
+    paths = [str(path) for path in editor.write()]
+    print(json.dumps(paths, indent=2) if options.json else "\n".join(paths))
+
+
+def refresh(model: str) -> None:
+    """Bring the editor's schemas up to a model's Config, where they are used; or warn."""
+    from lockstep.config import editor
+
+    try:
+        editor.refresh(home.here(), model)
+    except LockstepError as error:
+        print(f"warning: schemas for the editor: {error}", file=sys.stderr)

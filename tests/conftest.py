@@ -1,0 +1,2 @@
+"""What our tests share."""
+
