@@ -172,7 +172,7 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{path}: {error.strerror}; wanted a finished run. Run its train command to the end."
+            f"{path}: {error.strerror}, expected a finished run; run its train command to the end."
         ) from error
 
 

@@ -71,12 +71,9 @@ def what_decides(
 
 
 def _packages(names: set[str], data: Path) -> dict[str, list[str]]:
-    """What is loaded of the packages for training, and all that is imported by name.
-
-    What these load besides if it happens to be here, as pandas, differs between host and image.
-    """
+    """What is loaded of the packages for training, and all that is imported by name."""
     packages = environment.packages()
-    found = loaded(names, data)
+    found = loaded(names, packages.locked, data)
     return packages.as_identity(n for n, named in found.items() if named or n in packages.locked)
 
 

@@ -128,10 +128,10 @@ def test_an_altered_file_is_refused_by_name(copy: Path, name: str) -> None:
 def test_a_missing_file_is_named_with_what_to_do(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError) as error:
-        load("digits", copy)
+        digits.Predictor.load(copy)
     assert str(error.value) == (
-        f"{copy / name}: No such file or directory; wanted a finished run. "
-        "Run its train command to the end."
+        f"{copy / name}: No such file or directory, expected a finished run; run its train command "
+        "to the end."
     )
 
 

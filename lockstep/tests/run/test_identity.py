@@ -251,11 +251,23 @@ print("\\n".join(sorted(name for name in sys.modules if name.startswith("lockste
 
 def test_packages_are_those_that_are_loaded_while_bits_are_made(acme: Home, tmp_path: Path) -> None:
     names = source.third_party(source.of_making(acme, "rows"), "acme")
-    found = loaded(names, tmp_path)
+    packages = environment.packages()
+    found = loaded(names, packages.locked, tmp_path)
     assert {"torch", "numpy"} <= {name for name, named in found.items() if named}
     assert {"boto3", "fastapi", "mlflow"} & found.keys() == set()
-    locked = environment.packages().as_identity(found)
+    locked = packages.as_identity(found)
     assert locked["torch"][0] == environment.installed()["torch"]
+
+
+def test_packages_that_an_image_lacks_are_not_loaded_and_bring_no_others(tmp_path: Path) -> None:
+    """As scikit-learn imports pandas where it is installed, and that python-dateutil."""
+    everything = loaded(["sklearn.datasets", "pandas"], (), tmp_path)
+    assert {"pandas", "python-dateutil", "six"} <= everything.keys()
+    locked = environment.packages().locked
+    assert {"python-dateutil", "six", "scikit-learn"} <= locked.keys()
+    found = loaded(["sklearn.datasets"], locked, tmp_path)
+    assert {"pandas", "python-dateutil", "six"} & found.keys() == set()
+    assert found["scikit-learn"]
 
 
 def train(home: Home, *words: str, tree: Path = ROOT) -> "subprocess.CompletedProcess[str]":
