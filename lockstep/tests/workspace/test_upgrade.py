@@ -13,8 +13,9 @@ import pytest
 
 from lockstep import __version__
 from lockstep.records.run import Run, runs
-from lockstep.tests.conftest import copy_of_tracked_files, plain_environment
+from lockstep.tests.conftest import ROOT, copy_of_tracked_files, plain_environment
 from lockstep.tests.run.test_identity import FILES
+from lockstep.tests.test_docs import blocks
 from lockstep.tests.trees import files
 from lockstep.workspace import engine
 from lockstep.workspace.pins import merge_pins
@@ -407,6 +408,30 @@ def test_an_edit_made_after_a_kill_is_not_overwritten(team: Path, upstream: Path
     done = upgrade(team, upstream)
     assert (done.returncode, state(team)) == (2, before)
     assert done.stderr.startswith("error: tasks.py: edited after the command was interrupted")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_upgrades_run(tmp_path: Path, upstream: Path) -> None:
+    page = ROOT / "lockstep" / "docs" / "upgrade.md"
+    mark = "run by lockstep/tests/workspace/test_upgrade.py"
+    start, rename, upgrade = (block.text for block in blocks(page) if block.mark == mark)
+    first = clone(upstream, tmp_path / "first")
+    shell(first, start)
+    shell(first, rename)
+    (tmp_path / "lockstep").symlink_to(upstream)
+    shell(tmp_path / "acme", upgrade)
+    assert NEXT in (tmp_path / "acme/lockstep/__init__.py").read_text()
+    assert [package(tmp_path / name) for name in ("first", "acme")] == ["acme", "acme"]
+
+
+def shell(folder: Path, text: str) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {k: v for k, v in plain_environment().items() if k != "LOCKSTEP_PROJECT"}
+    variables = kept | IDENTITY | {"PATH": path, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        ["sh", "-ec", text], cwd=folder, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_pins_of_both_sides_are_merged_package_by_package() -> None:
