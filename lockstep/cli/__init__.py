@@ -45,6 +45,16 @@ def main(words: Sequence[str] | None = None) -> int:
         return int(options.verb(options) or 0)
     except (LockstepError, Interrupted, WorkerLost) as end:
         return _told(end)
+    except ModuleNotFoundError as error:  # of a package that only some verbs need
+        package = (error.name or "lockstep").partition(".")[0]
+        if package == "lockstep":
+            raise
+        print(
+            f"error: {package}: not installed; ./workbench installs all that is locked, elsewhere "
+            '`pip install "lockstep[all]"` does.',
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command to go on", file=sys.stderr)
         return 130

@@ -78,5 +78,8 @@ def _listen() -> None:
 def _places_of_python() -> list[Path]:
     """Where files lie that come with the system, with Python, with packages or with the engine."""
     named = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    found = [sys.prefix, sys.base_prefix, *filter(None, named), "/proc", "/sys", "/dev", "/etc"]
+    # The user's packages, or those that a .pth file adds, as a notebook service does.
+    added = {folder for folder in sys.path if any(Path(folder).glob("*.dist-info"))}
+    found = [sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc"]
+    found += [*filter(None, named), *added]
     return [Path(one).resolve() for one in found] + [Path("/usr"), home.ENGINE]

@@ -2,18 +2,23 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from lockstep import __version__
+from lockstep.ground.environment import normal
 from lockstep.ground.home import ENGINE, ROOT
+from lockstep.records import source
 from lockstep.tests.conftest import copy_of_tracked_files, plain_environment
 
 pytestmark = pytest.mark.slow
@@ -143,6 +148,24 @@ def test_the_engines_wheel_has_its_examples_and_pages_and_nothing_of_its_worksho
     of_the_folder = ("pyproject.toml", "manifest.txt", "CHANGELOG.md", "CONTRIBUTING.md")
     beside = {f"lockstep/{name}" for name in of_the_folder}
     assert names == {name for name in tracked if (ROOT / name).exists()} - beside
+
+
+def test_the_engine_declares_every_distribution_that_it_imports() -> None:
+    # Of boto3, fastapi, the build, and SageMaker's containers.
+    through_others = {"botocore", "starlette", "setuptools", "sagemaker_inference"}
+    workshop = {ENGINE / name for name in ("tests", "docs", "benchmarks")}
+    files = [path for path in ENGINE.rglob("*.py") if not workshop & {*path.parents}]
+    names = source.third_party(
+        {str(path.relative_to(ROOT)): path.read_bytes() for path in files}, ""
+    )
+    owners = metadata.packages_distributions()
+    tops = {name.partition(".")[0] for name in names} - through_others
+    imported = {normal(owner) for top in tops for owner in owners[top]} - {"mlflow-skinny"}
+    project = tomllib.loads((ENGINE / "pyproject.toml").read_text())["project"]
+    everything = [*project["dependencies"], *project["optional-dependencies"]["all"]]
+    declared = {normal(re.split("[=<>]", one)[0]) for one in everything}
+    assert imported - declared - {"mlflow-tracing"} == set()
+    assert declared - imported == {"cyclonedx-bom"}  # run as a program
 
 
 def test_of_several_installed_projects_one_has_to_be_named(teams: Teams) -> None:
