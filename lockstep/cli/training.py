@@ -33,13 +33,10 @@ def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Sour
     """The experiment that the options name, and where each setting came from."""
     from lockstep.config.recipe import resolve
 
-    if "=" in options.recipe:  # only overrides were given
-        options.recipe, options.overrides = "", [options.recipe, *options.overrides]
     model, _, recipe = options.recipe.partition("/")
-    model = model or home.here().default_model()
     experiment = resolve(
         model,
-        home.here().recipe(model, recipe or "base"),
+        home.here().recipe(model, recipe),
         home.here().config_of(model),
         seed=options.seed,
         overrides=options.overrides,
