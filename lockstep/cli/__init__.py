@@ -22,8 +22,8 @@ from lockstep.cli import (
     tuning,
     workspace,
 )
-from lockstep.cli.verbs import Verbs, attached, name_recipe
-from lockstep.ground.errors import Interrupted, LockstepError, WorkerLost, nearest
+from lockstep.cli.verbs import Verbs, attached, elsewhere, name_recipe
+from lockstep.ground.errors import Interrupted, LockstepError, WorkerLost, WriteError, nearest
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -46,6 +46,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if "overrides" in options:
             name_recipe(options)
         return int(options.verb(options) or 0)
+    except WriteError as error:
+        return _told(elsewhere(error, options))
     except (LockstepError, Interrupted, WorkerLost) as end:
         return _told(end)
     except ModuleNotFoundError as error:  # of a package that only some verbs need

@@ -156,5 +156,5 @@ def _write_answers(output: str, names: list[str], answers: list["Answer"]) -> No
     rows.writerow(("input", "label", "confidence"))
     for name, answer in zip(names, answers, strict=True):
         rows.writerow((name, answer["label"], answer["confidence"]))
-    write_atomically(Path(output), text.getvalue().encode(), "--output FILE")
+    write_atomically(Path(output), text.getvalue().encode())
     print(f"{output}: {len(answers)} answers")

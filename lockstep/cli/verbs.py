@@ -2,9 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lockstep.ground import home
-from lockstep.ground.errors import SettingError
+from lockstep.ground.errors import SettingError, WriteError
 
 
 class Verbs:
@@ -61,6 +62,26 @@ def attached(words: Sequence[str]) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+def elsewhere(error: WriteError, options: argparse.Namespace) -> WriteError:
+    """The error, with what names another place for that which cannot be written."""
+    from lockstep.ground.place import Place
+
+    place, path = Place.default(options.runs if "runs" in options else None), error.path.resolve()
+    if path.is_relative_to(place.data.resolve()):
+        option = "LOCKSTEP_DATA=DIR"
+    elif "output" in options:
+        option = "--output PATH"
+    elif "report" in options and path == Path(options.report or "").resolve():
+        option = "--report FILE"
+    elif "runs" in options and path.is_relative_to(place.runs.resolve()):
+        option = "--runs DIR"
+    else:
+        return error
+    return WriteError(
+        error.path, error.reason, f"{error.remedy} or choose another place ({option})"
+    )
 
 
 def count(text: str) -> int:

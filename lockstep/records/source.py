@@ -21,6 +21,7 @@ _GIVEN_BY_NAME = {"lockstep.model.pictures": "lockstep.ground.pictures"}
 _VERSION = "lockstep/__init__.py"
 _NOT_READ = ("__pycache__", "recipes")  # folders of a model that its code does not depend on
 
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Find = Callable[[str], tuple[str, bytes] | None]
 
 
@@ -209,11 +210,11 @@ def _essence(tree: ast.Module, *, messages: bool) -> str:
         isinstance(n, ast.Name | ast.Attribute) and "__doc__" in _name(n) for n in nodes
     )
     for node in nodes:
-        if not documented and isinstance(
+        defines = isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        )
+        if not documented and defines and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
         if messages:
             continue
         if isinstance(node, ast.Assert):
