@@ -39,7 +39,7 @@ def project(folder: Path, *words: str, **variables: str) -> subprocess.Completed
 
 def clone(folder: Path) -> Path:
     """A copy of the package and its lock, to be edited."""
-    shutil.copytree(ROOT / "lockstep", folder / "project")
+    shutil.copytree(ROOT / "lockstep", folder / "lockstep")
     shutil.copy(ROOT / "Pipfile.lock", folder)
     return folder
 
@@ -171,7 +171,7 @@ def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
     kept = source.unpacked(finished_run.folder / "source.zip")
     ran = set(finished_run.parts["source"])
     beside = {
-        "project/__main__.py",
+        "lockstep/__main__.py",
         "lockstep/cli/__init__.py",
         "lockstep/examples/data/digits.yaml",
     }
@@ -201,8 +201,8 @@ def test_an_unfinished_run_is_refused(
     code, told = cli.main(["reproduce", str(copy)]), capsys.readouterr().err
     assert (code, told) == (
         2,
-        f"error: {copy}: is stopped at step 10 and has no receipt to be held against; finish it "
-        "first.\n",
+        f"error: {copy}: is stopped at step 10, expected a finished run; run its train command to "
+        "the end.\n",
     )
 
 
