@@ -471,6 +471,45 @@ def new_model(_: Context, name: str, like: str | None = None) -> None:
     project("new-model", name, *given(like=like))
 
 
+@task
+def schema(_: Context, json: bool = False) -> None:
+    """Write the JSON schemas of recipes and catalog files into .vscode, for the editor."""
+    project("schema", *given(json=json))
+
+
+@task(
+    positional=["path"][: words_after("init")],
+    help={"path": "a new folder; without it, this clone is renamed", "name": "of your package"},
+)
+def init(_: Context, path: str | None = None, name: str | None = None, json: bool = False) -> None:
+    """Create your own tree in a new folder, or give this clone's package your own name."""
+    project("init", *([path] if path else []), *given(name=name, json=json))
+
+
+@task(
+    positional=["tag"][: words_after("upgrade")],
+    help={
+        "tag": "the engine's version; the newest unless another is named",
+        "from": "the engine's repository; default: [tool.lockstep] upstream of pyproject.toml",
+        "dry-run": "only show what would change",
+        "no-lock": "leave Pipfile.lock to a later `invoke lock`",
+        "no-test": "neither compare bits nor run the contract tests",
+    },
+)
+def upgrade(
+    _: Context,
+    tag: str | None = None,
+    from_: str | None = None,
+    dry_run: bool = False,
+    no_lock: bool = False,
+    no_test: bool = False,
+    json: bool = False,
+) -> None:
+    """Take a newer engine: replace lockstep/, merge what both sides edit, compare bits, test."""
+    options = given(from_=from_, dry_run=dry_run, no_lock=no_lock, no_test=no_test, json=json)
+    project("upgrade", *([tag] if tag else []), *options)
+
+
 @task(
     help={
         "only": "the tests whose file, name or pytest expression this is, slow ones too",

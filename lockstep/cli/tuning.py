@@ -36,7 +36,7 @@ def tune(options: argparse.Namespace) -> None:
 
     if not find_spec("optuna"):
         raise EnvironmentMismatch(
-            "optuna: found none here, wanted it for the search; it is in the environment of "
+            "optuna: not found, expected for the search; it is in the environment of "
             "./workbench and in the image of the stage develop."
         )
     profiles.enter(_experiment(options, []).training.profile)
@@ -95,7 +95,7 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     from lockstep.tuning.study import Study
 
     if "=" in options.recipe:
-        raise SettingError(f"{options.recipe}: found an override first, wanted MODEL[/RECIPE].")
+        raise SettingError(f"{options.recipe}: found an override first, expected MODEL[/RECIPE].")
     model, recipe = _recipe(options)
     space = spaces.read(recipe, lambda overrides: _experiment(options, overrides))
     if twice := [o for o in options.overrides if o.partition("=")[0].strip() in space]:

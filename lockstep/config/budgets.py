@@ -46,17 +46,17 @@ class Budget:
 
 
 def budget(measure: str, text: object) -> Budget | str:
-    """The budget that a measure and a text such as ``">= 0.92"`` state, or what is wrong with it.
+    """Return the budget that a measure and a text such as ``">= 0.92"`` state.
 
-    What is wrong is told without the measure's name, which the caller knows the place of.
+    Or what is wrong with them, in words, without the measure's place, which the caller knows.
     """
     if measure not in MEASURES:
         return f"no such measure.{nearest(measure, MEASURES)} (there are {', '.join(MEASURES)})"
-    found = _BOUND.fullmatch(text) if isinstance(text, str) else None
+    parts = _BOUND.fullmatch(text) if isinstance(text, str) else None
     try:
-        bound = float(found[2]) if found else math.nan
+        bound = float(parts[2]) if parts else math.nan
     except ValueError:
         bound = math.nan
-    if found is None or not math.isfinite(bound):
+    if parts is None or not math.isfinite(bound):
         return f"found {text!r}, expected a bound such as '>= 0.92' or '<= 5'"
-    return Budget(measure, found[1], bound)
+    return Budget(measure, parts[1], bound)

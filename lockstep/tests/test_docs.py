@@ -6,6 +6,7 @@ Each block of shell or Python in a page has a mark in the line above it, an HTML
 - ``run slow``: it runs in a clone that has a finished run of digits with seed 42;
 - ``run slow, serving at PORT``: the same, in the background until the page's last block has run;
 - ``file PATH``: it is the content of this file, for the blocks below it;
+- ``run by TEST``: this test runs it, in a place that it needs;
 - ``not run: needs X``: it cannot run here, for a reason out of NEEDS.
 """
 
@@ -233,9 +234,8 @@ def test_the_first_command_gives_the_digest_and_the_accuracy_that_the_readme_pri
 @pytest.mark.parametrize("page", PAGES, ids=_named)
 def test_each_block_says_how_it_is_run(page: Path) -> None:
     known = re.compile(
-        r"run|run slow|run slow, serving at \d+|file [\w./-]+|not run: needs ("
-        + "|".join(map(re.escape, NEEDS))
-        + r")(; .*)?"
+        r"run|run slow|run slow, serving at \d+|file [\w./-]+|run by lockstep/tests/[\w/.]+"
+        r"|not run: needs (" + "|".join(map(re.escape, NEEDS)) + r")(; .*)?"
     )
     found = blocks(page)
     assert [b.text for b in found if not b.language] == []
@@ -291,7 +291,10 @@ def test_the_architecture_page_names_each_file_of_the_engine_and_no_other() -> N
         if not {"tests", "models", "networks"} & {*path.relative_to(ENGINE).parts[:-1]}
         and path.name != "__init__.py"
     }
-    assert (sorted(n for n in named if n.endswith(".py")), silent) == (sorted(files), [])
+    modules = [name for name in named if name.endswith(".py")]
+    unnamed, unknown = files - set(modules), set(modules) - files
+    assert (sorted(unnamed), sorted(unknown), silent) == ([], [], [])
+    assert len(modules) == len(set(modules))
 
 
 def test_the_page_on_models_names_what_the_contract_page_offers() -> None:

@@ -1,6 +1,7 @@
 """The schemas by which an editor checks recipes and catalog files say what reading them says."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from lockstep.ground.errors import SettingError
 from lockstep.tests.conftest import ROOT
 
 EXAMPLES = home.examples()
+Lockstep = Callable[..., "subprocess.CompletedProcess[str]"]
 RECIPES = [
     (model, path) for model in EXAMPLES.models() for path in EXAMPLES.recipes(model).values()
 ]
@@ -198,7 +200,7 @@ def test_the_schema_of_the_catalog_knows_every_decoder() -> None:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+def clone(tmp_path: Path) -> Lockstep:
     """Run ``python -m lockstep`` in a copy of engine and project, which lies in ``tmp_path``."""
     left_out = shutil.ignore_patterns("tests", "docs", "benchmarks", "__pycache__")
     for name in ("lockstep", "project"):
@@ -220,7 +222,7 @@ def schemas(root: Path) -> Any:
 
 
 def test_each_recipe_and_catalog_file_has_its_schema_in_the_settings_of_the_workspace(
-    tmp_path: Path, clone: Callable[..., "subprocess.CompletedProcess[str]"]
+    tmp_path: Path, clone: Lockstep
 ) -> None:
     (tmp_path / ".vscode").mkdir()
     kept = {"editor.tabSize": 4, "yaml.schemas": {"mine.json": "mine/*.yaml"}}
@@ -245,8 +247,20 @@ def test_each_recipe_and_catalog_file_has_its_schema_in_the_settings_of_the_work
             in schema_of_file.items()} == {0}  # fmt: skip
 
 
+@pytest.mark.parametrize("folder", [".devcontainer", ".devcontainer/gpu"])
+def test_a_dev_container_writes_the_schemas_when_it_is_created(
+    tmp_path: Path, clone: Lockstep, folder: str
+) -> None:
+    text = (ROOT / folder / "devcontainer.json").read_text()
+    begin = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+    assert "redhat.vscode-yaml" in begin["customizations"]["vscode"]["extensions"]
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    subprocess.run(["sh", "-c", begin["postCreateCommand"]["schemas"]], cwd=tmp_path, check=True)
+    assert all((tmp_path / path).exists() for path in schemas(tmp_path))
+
+
 def test_a_new_model_and_a_changed_one_have_their_schema_at_once(
-    tmp_path: Path, clone: Callable[..., "subprocess.CompletedProcess[str]"]
+    tmp_path: Path, clone: Lockstep
 ) -> None:
     assert clone("config").returncode == 0
     assert not (tmp_path / ".vscode").exists()  # nobody has asked for schemas
@@ -264,9 +278,7 @@ def test_a_new_model_and_a_changed_one_have_their_schema_at_once(
     assert mistakes(json.loads((tmp_path / path).read_text()), recipe) == []
 
 
-def test_settings_with_comments_are_left_as_they_are(
-    tmp_path: Path, clone: Callable[..., "subprocess.CompletedProcess[str]"]
-) -> None:
+def test_settings_with_comments_are_left_as_they_are(tmp_path: Path, clone: Lockstep) -> None:
     (tmp_path / ".vscode").mkdir()
     (tmp_path / editor.SETTINGS).write_text("{} // mine\n")
     done = clone("schema")
@@ -278,7 +290,7 @@ def test_settings_with_comments_are_left_as_they_are(
 
 
 def test_a_model_without_a_schema_is_named_and_the_others_have_theirs(
-    tmp_path: Path, clone: Callable[..., "subprocess.CompletedProcess[str]"]
+    tmp_path: Path, clone: Lockstep
 ) -> None:
     config = tmp_path / "project" / "models" / "digits" / "config.py"
     config.write_text(config.read_text().replace("width: int", "width: complex"))

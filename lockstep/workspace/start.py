@@ -23,9 +23,8 @@ TEAM = frozenset({"tests", "notebooks", "README.md", "LICENSE", "Pipfile.lock"})
 # Where files that engine and team share name the team's package, or the engine's repository.
 _PACKAGE = {
     "pyproject.toml": (r'(?m)^(name = ")[\w-]+(")',),
-    ".dockerignore": (r"(?m)^(!){}($)",),
-    "docker/Dockerfile": (r"(?m)^(COPY ){}( )", r"(?m)^(COPY \S+ ){}($)"),
-    ".pre-commit-config.yaml": (r"(\bmypy ){}(\b)", r"(\^){}(/)"),
+    "docker/Dockerfile": (r"(?m)^(ARG PROJECT=){}($)",),
+    "docker/compose.yaml": (r"(\$\{PROJECT:-){}(\})",),
 }
 _UPSTREAM = r'(?m)^(upstream = ")[^"]*(")'
 _PACKAGE_DOC = '"""Our models and data: a folder each in ``models``, a file each in ``data``."""\n'

@@ -116,6 +116,15 @@ def test_it_trains_without_another_command_and_the_files_are_the_users(
     }
 
 
+def test_the_editor_has_the_schema_of_each_recipe_from_the_start(up: Exec, checkout: Path) -> None:
+    settings = checkout / ".vscode" / "settings.json"
+    schemas = json.loads(settings.read_text())["yaml.schemas"]
+    assert schemas[".vscode/schemas/project.digits.json"] == [
+        "project/models/digits/recipes/*.yaml"
+    ]
+    assert settings.stat().st_uid == pwd.getpwnam(USER).pw_uid
+
+
 def test_lint_and_tests_run_in_it(up: Exec) -> None:
     done = up("invoke", "lint", "test", "--only", "test_config or test_batches")
     assert re.search(r"\d+ passed", done.stdout)

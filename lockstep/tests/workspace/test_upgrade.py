@@ -13,8 +13,9 @@ import pytest
 
 from lockstep import __version__
 from lockstep.records.run import Run, runs
-from lockstep.tests.conftest import copy_of_tracked_files, plain_environment
+from lockstep.tests.conftest import ROOT, copy_of_tracked_files, plain_environment
 from lockstep.tests.run.test_identity import FILES
+from lockstep.tests.test_docs import blocks
 from lockstep.tests.trees import files
 from lockstep.workspace import engine
 from lockstep.workspace.pins import merge_pins
@@ -192,7 +193,7 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
     team = work(begin(upstream, tmp_path / "team"))
     words = ("train", "rows/base", "data.limit=300", "--seed", "7")
     assert lockstep(team, *words).returncode == 0
-    assert lockstep(team, *words, "--until", "4", "--runs", "stopped").returncode == 0
+    assert lockstep(team, *words, "--until", "4", "--runs", "runs/stopped").returncode == 0
     (finished,) = runs(team / "runs")
     before = state(team)[0]
 
@@ -208,7 +209,7 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
         assert "identities: the same, so stopped runs resume" in done.stdout
 
     after = state(team)[0]
-    ours = (f"{package(team)}/", "research/", "README.md", "runs/", "stopped/", "tests/")
+    ours = (f"{package(team)}/", "research/", "README.md", "runs/", "tests/")
     assert {path: after.get(path) for path in before if path.startswith(ours)} == {
         path: content for path, content in before.items() if path.startswith(ours)
     }
@@ -230,9 +231,9 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
     assert NEXT in doctor
     reproduced = lockstep(team, "reproduce", str(finished.folder), "--steps", "3")
     assert reproduced.returncode == 0, reproduced.stderr
-    resumed = lockstep(team, *words, "--runs", "stopped")
+    resumed = lockstep(team, *words, "--runs", "runs/stopped")
     assert "goes on at step 4" in resumed.stderr or "resumes at step 4" in resumed.stderr
-    (run,) = runs(team / "stopped")
+    (run,) = runs(team / "runs/stopped")
     assert weights(run) == weights(finished)
     again = lockstep(team, "upgrade", "--from", str(upstream))
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True), again.stderr
@@ -356,6 +357,7 @@ def test_killed_at_any_act_it_leaves_the_old_tree_or_one_that_the_same_command_f
 ) -> None:
     edit(team / "tasks.py", lambda text: text.replace('"""', '"""Ours: ', 1))
     commit(team, "Ours, in conflict")
+    (team / "lockstep" / "late.txt").write_text("Not committed.\n")
     before = state(team)
     whole = shutil.copytree(team, tmp_path / "whole", symlinks=True)
     first = upgrade(whole, upstream)
@@ -406,6 +408,30 @@ def test_an_edit_made_after_a_kill_is_not_overwritten(team: Path, upstream: Path
     done = upgrade(team, upstream)
     assert (done.returncode, state(team)) == (2, before)
     assert done.stderr.startswith("error: tasks.py: edited after the command was interrupted")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_upgrades_run(tmp_path: Path, upstream: Path) -> None:
+    page = ROOT / "lockstep" / "docs" / "upgrade.md"
+    mark = "run by lockstep/tests/workspace/test_upgrade.py"
+    start, rename, upgrade = (block.text for block in blocks(page) if block.mark == mark)
+    first = clone(upstream, tmp_path / "first")
+    shell(first, start)
+    shell(first, rename)
+    (tmp_path / "lockstep").symlink_to(upstream)
+    shell(tmp_path / "acme", upgrade)
+    assert NEXT in (tmp_path / "acme/lockstep/__init__.py").read_text()
+    assert [package(tmp_path / name) for name in ("first", "acme")] == ["acme", "acme"]
+
+
+def shell(folder: Path, text: str) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {k: v for k, v in plain_environment().items() if k != "LOCKSTEP_PROJECT"}
+    variables = kept | IDENTITY | {"PATH": path, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        ["sh", "-ec", text], cwd=folder, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_pins_of_both_sides_are_merged_package_by_package() -> None:
