@@ -11,12 +11,14 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import image
 import pytest
 
+from lockstep.records.source import imports
 from lockstep.tests.trees import FIRST, INVOKE, LOCK, ROOT, Index, Tree, files, served, write_wheel
 
 both = pytest.mark.parametrize("installer", ["uv", "pipenv"])
@@ -307,6 +309,16 @@ def test_an_image_runs_its_tasks_and_a_clone_makes_a_working_environment_of_it(
     assert image_tree.packages() == mine
     image_tree.lock("alpha==1.1", dev="gamma==1.0")
     assert image_tree.packages() == {INVOKE, "alpha==1.1", "gamma==1.0", "torch==2.13.0+cpu"}
+
+
+def test_imports_in_the_folder_of_the_environment_go_one_way() -> None:
+    files = {path.stem: path for path in (ROOT / "environment").glob("*.py")}
+    arrows = {
+        name: {one for one in imports(path.read_bytes(), "") if one in files}
+        for name, path in files.items()
+    }
+    order = list(TopologicalSorter(arrows).static_order())
+    assert order.index("process") < order.index("installers") < order.index("bootstrap")
 
 
 def test_what_training_never_reads_is_taken_out_and_nothing_else(tmp_path: Path) -> None:
