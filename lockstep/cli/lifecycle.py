@@ -167,6 +167,7 @@ def _summary(
     yield from (f"your edit of the engine: {p}" for p in report.edited if p not in report.conflicts)
     yield from (f"note: {note}" for note in report.notes)
     yield f"Pipfile.lock: {report.lock}"
+    yield from (f"  {line}" for line in report.locked)
     yield from (f"CONFLICT: {path}" for path in report.conflicts)
     yield from bits.lines() if bits else ()
     if passed is not None:
