@@ -142,7 +142,7 @@ def _refresh(root: Path, say: Callable[[str], None]) -> None:
     """Bring .venv to the new lock, if this process runs in it."""
     if Path(sys.prefix) == root / ".venv":
         say("bringing .venv to Pipfile.lock")
-        subprocess.run([root / "workbench", "--version"], stdout=sys.stderr)
+        subprocess.run([root / "workbench", "--version"], stdout=subprocess.DEVNULL)
 
 
 def _contract_tests(root: Path, say: Callable[[str], None]) -> bool:
