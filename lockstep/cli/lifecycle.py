@@ -174,8 +174,9 @@ def _summary(
         yield f"contract tests: {'passed' if passed else 'FAILED, see above'}"
     if dry_run:
         return
+    lock = "invoke lock, " if report.lock.startswith("to be made") else ""
     if report.conflicts:
-        yield "next: resolve each conflict, `git add` it, ./workbench test, git commit"
+        yield f"next: resolve each conflict, `git add` it, {lock}./workbench test, git commit"
     else:
-        yield "next: git diff --staged, ./workbench test, git commit"
+        yield f"next: git diff --staged, {lock}./workbench test, git commit"
     yield "to take it back: git reset --hard"
