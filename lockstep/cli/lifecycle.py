@@ -29,9 +29,9 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("--from", dest="source", default="", metavar="REPOSITORY", help=text)
     verb.add_argument("--dry-run", action="store_true", help="only show what would change")
     text = "leave Pipfile.lock to a later `invoke lock`"
-    verb.add_argument("--no-lock", dest="lock", action="store_false", help=text)
+    verb.add_argument("--no-lock", action="store_true", help=text)
     text = "neither compare bits nor run the contract tests"
-    verb.add_argument("--no-test", dest="test", action="store_false", help=text)
+    verb.add_argument("--no-test", action="store_true", help=text)
 
 
 def init(options: argparse.Namespace) -> None:
@@ -78,12 +78,12 @@ def upgrade(options: argparse.Namespace) -> int:
         if any(path.startswith("lockstep/") for path in report.conflicts):
             return before
         before["files"] = _differing(_making(ROOT), _making(tree))
-        if not options.test or options.dry_run:
+        if options.no_test or options.dry_run:
             return before
         say("training the golden run with the present engine")
         return before | {"golden": vars(golden.golden(ROOT))}
 
-    steps = Steps(lock=options.lock, publish=not options.dry_run, before=before)
+    steps = Steps(lock=not options.no_lock, publish=not options.dry_run, before=before)
     report, kept = upgrade(ROOT, options.tag, options.source, steps, say)
     bits, passed = None, None
     if report.changes and "files" in kept:
