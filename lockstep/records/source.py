@@ -21,7 +21,6 @@ _GIVEN_BY_NAME = {"lockstep.model.pictures": "lockstep.ground.pictures"}
 _VERSION = "lockstep/__init__.py"
 _NOT_READ = ("__pycache__", "recipes")  # folders of a model that its code does not depend on
 
-_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Find = Callable[[str], tuple[str, bytes] | None]
 
 
