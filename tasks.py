@@ -106,7 +106,7 @@ def lint(_: Context) -> None:
     from lockstep.ground import home
     from lockstep.workspace import gate
 
-    tool("black", "--check", "--quiet", ".")
+    tool("black", "--check", ".")
     tool("ruff", "check", "--quiet", ".")
     tool("mypy")
     tool("python", "environment/hooks.py", "notebooks", *NOTEBOOKS)

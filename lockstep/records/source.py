@@ -209,11 +209,11 @@ def _essence(tree: ast.Module, *, messages: bool) -> str:
         isinstance(n, ast.Name | ast.Attribute) and "__doc__" in _name(n) for n in nodes
     )
     for node in nodes:
-        defines = isinstance(
+        if not documented and isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        )
-        if not documented and defines and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        ):
+            has_docstring = ast.get_docstring(node, clean=False) is not None
+            node.body = (node.body[1:] or [ast.Pass()]) if has_docstring else node.body
         if messages:
             continue
         if isinstance(node, ast.Assert):
