@@ -85,9 +85,9 @@ def load(
 ) -> "Predictor":
     """Load the Predictor that a project's ``load`` returns.
 
-    It is that of ``run`` (or a bundle), else of published weights: of ``version``, or the newest. If torch was loaded
-    under other variables than the profile's, the golden answers, which may have other last bits
-    then, are not compared.
+    It is that of ``run`` (or a bundle), else of published weights: of ``version``, or the newest.
+    If torch was loaded under other variables than the profile's, the golden answers, which may have
+    other last bits then, are not compared.
     """
     project.folder_of(model)  # refuses an unknown model before anything is fetched
     place = Place.default(str(runs) if runs else None)
