@@ -115,8 +115,9 @@ def check_data_set(name: str) -> None:
         path = catalog.file_of(name)
         for entry in catalog.versions(name):
             decoders = decode.READERS.keys() | decode.DECODERS.keys()
+            known = ", ".join(sorted(decoders))
             whole: dict[str, bool] = {
-                f"decoder: found {entry.decoder!r}, expected one of {', '.join(sorted(decoders))}": (
+                f"decoder: found {entry.decoder!r}, expected one of {known}": (
                     entry.decoder in decoders
                 ),
                 f"labels: found {list(entry.labels)}, expected different texts": (

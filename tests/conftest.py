@@ -1,2 +1,1 @@
 """What our tests share."""
-

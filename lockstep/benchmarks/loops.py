@@ -1,4 +1,4 @@
-"""The loops that Lockstep is measured against: ``python -m lockstep.benchmarks.loops bare cnn 230``.
+"""The loops to measure against: ``python -m lockstep.benchmarks.loops bare cnn 230``.
 
 Under torchrun the bare loop is plain DDP: each of N processes takes an N-th of every batch.
 """

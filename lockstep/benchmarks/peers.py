@@ -1,4 +1,4 @@
-"""What people write to serve the same model: ``python -m lockstep.benchmarks.peers def|async RUN PORT``.
+"""Servers of the same model: ``python -m lockstep.benchmarks.peers def|async RUN PORT``.
 
 It runs in an environment of its own, as `litserver.py`; of Lockstep they have the model and its
 weights alone.

@@ -1,4 +1,4 @@
-"""``python -m lockstep.benchmarks.probe 230 train cnn ...``: the real command line, watched, then stopped.
+"""``python -m lockstep.benchmarks.probe 230 train cnn ...``: the command line, timed, stopped.
 
 After so many steps the process is told to stop as a scheduler tells it, by SIGTERM, so it saves and
 ends with 143. Printed is when each step was done, as JSON. With ``trace/10`` in front every other

@@ -12,7 +12,7 @@ from typing import Any
 
 from lockstep.bundles import manifest
 from lockstep.ground.errors import BundleError
-from lockstep.ground.files import told_in_one_line
+from lockstep.ground.files import write_errors
 
 PRIVATE, PUBLIC = "lockstep.key", "lockstep.pub"
 _CURVES = "the elliptic curve P-256, P-384 or P-521"
@@ -36,7 +36,7 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
             f"{folder / existing[0]}: already exists, and what it signed could not be checked "
             "without it; choose another folder (--output FOLDER)."
         )
-    with told_in_one_line(folder, "--output FOLDER"):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, content, mode in ((PRIVATE, private, 0o600), (PUBLIC, public, 0o644)):
             handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -22,17 +22,18 @@ from lockstep.cli import (
     tuning,
     workspace,
 )
-from lockstep.cli.verbs import Verbs, attached
-from lockstep.ground.errors import Interrupted, LockstepError, WorkerLost, nearest
+from lockstep.cli.verbs import Verbs, attached, elsewhere, name_recipe
+from lockstep.ground.errors import Interrupted, LockstepError, WorkerLost, WriteError, nearest
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 for "no", 2 for a mistake, 128 + signal when stopped."""
-    parser, verbs = _parser()
+    parser, verbs = command_line()
     words = sys.argv[1:] if words is None else words
-    if words and words[0][:1] != "-" and words[0] not in verbs:
+    if words and words[0][:1] != "-" and words[0] not in verbs.names:
         parser.error(
-            f"{words[0]}: no such verb.{nearest(words[0], verbs)} (there are {', '.join(verbs)})"
+            f"{words[0]}: no such verb.{nearest(words[0], verbs.names)} (there are "
+            f"{', '.join(verbs.names)})"
         )
     # argparse takes positional words only in one piece; overrides may also follow the options.
     options, more = parser.parse_known_args(attached(words))
@@ -42,7 +43,11 @@ def main(words: Sequence[str] | None = None) -> int:
         options.overrides += more
     options.words = words
     try:
+        if "overrides" in options:
+            name_recipe(options)
         return int(options.verb(options) or 0)
+    except WriteError as error:
+        return _told(elsewhere(error, options))
     except (LockstepError, Interrupted, WorkerLost) as end:
         return _told(end)
     except ModuleNotFoundError as error:  # of a package that only some verbs need
@@ -96,7 +101,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (`python -m {self.prog} --help` tells more)\n")
 
 
-def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+def command_line() -> tuple[argparse.ArgumentParser, Verbs]:
+    """Return the parser of all verbs, and the verbs."""
     parser = _Parser(
         prog="lockstep", description="Lockstep: training runs with the same bits, and a receipt."
     )
@@ -104,4 +110,4 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parts = (training, tuning, runs, keeping, tracking, data, serving, publishing, sagemaker)
     for part in (*parts, job, workspace, schema, lifecycle, containers):
         part.add_to(verbs)
-    return parser, verbs.names
+    return parser, verbs

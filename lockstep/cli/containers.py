@@ -4,7 +4,7 @@ import argparse
 import json
 
 from lockstep.cli.verbs import Verbs, port
-from lockstep.ground.errors import ImageError
+from lockstep.ground.errors import ContainerError
 
 
 def add_to(verbs: Verbs) -> None:
@@ -51,7 +51,7 @@ def image(options: argparse.Namespace) -> int:
         done = {"before": before, "after": after}
     elif options.action == "push":
         if not options.name:
-            raise ImageError("image push: found no repository, wanted one: image push HOST/NAME.")
+            raise ContainerError("image push: no repository named; image push HOST/NAME.")
         done = {"pushed": containers.push(options.name, options.stage, torch, watch)}
     else:
         done = {"built": containers.build(options.stage, torch, watch, offline=options.offline)}

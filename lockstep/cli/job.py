@@ -8,7 +8,7 @@ from lockstep.cli.verbs import Verbs
 
 def add_to(verbs: Verbs) -> None:
     """Add container."""
-    verb = verbs.add(container, json=False)
+    verb = verbs.add(container, json=False, listed=False)
     verb.add_argument("action", choices=("train", "serve"))
 
 

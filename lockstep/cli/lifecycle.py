@@ -29,9 +29,9 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("--from", dest="source", default="", metavar="REPOSITORY", help=text)
     verb.add_argument("--dry-run", action="store_true", help="only show what would change")
     text = "leave Pipfile.lock to a later `invoke lock`"
-    verb.add_argument("--no-lock", dest="lock", action="store_false", help=text)
+    verb.add_argument("--no-lock", action="store_true", help=text)
     text = "neither compare bits nor run the contract tests"
-    verb.add_argument("--no-test", dest="test", action="store_false", help=text)
+    verb.add_argument("--no-test", action="store_true", help=text)
 
 
 def init(options: argparse.Namespace) -> None:
@@ -78,12 +78,12 @@ def upgrade(options: argparse.Namespace) -> int:
         if any(path.startswith("lockstep/") for path in report.conflicts):
             return before
         before["files"] = _differing(_making(ROOT), _making(tree))
-        if not options.test or options.dry_run:
+        if options.no_test or options.dry_run:
             return before
         say("training the golden run with the present engine")
         return before | {"golden": vars(golden.golden(ROOT))}
 
-    steps = Steps(lock=options.lock, publish=not options.dry_run, before=before)
+    steps = Steps(lock=not options.no_lock, publish=not options.dry_run, before=before)
     report, kept = upgrade(ROOT, options.tag, options.source, steps, say)
     bits, passed = None, None
     if report.changes and "files" in kept:
@@ -142,7 +142,7 @@ def _refresh(root: Path, say: Callable[[str], None]) -> None:
     """Bring .venv to the new lock, if this process runs in it."""
     if Path(sys.prefix) == root / ".venv":
         say("bringing .venv to Pipfile.lock")
-        subprocess.run([root / "workbench", "--version"], stdout=sys.stderr)
+        subprocess.run([root / "workbench", "--version"], stdout=subprocess.DEVNULL)
 
 
 def _contract_tests(root: Path, say: Callable[[str], None]) -> bool:
@@ -167,14 +167,16 @@ def _summary(
     yield from (f"your edit of the engine: {p}" for p in report.edited if p not in report.conflicts)
     yield from (f"note: {note}" for note in report.notes)
     yield f"Pipfile.lock: {report.lock}"
+    yield from (f"  {line}" for line in report.locked)
     yield from (f"CONFLICT: {path}" for path in report.conflicts)
     yield from bits.lines() if bits else ()
     if passed is not None:
         yield f"contract tests: {'passed' if passed else 'FAILED, see above'}"
     if dry_run:
         return
+    lock = "invoke lock, " if report.lock.startswith("to be made") else ""
     if report.conflicts:
-        yield "next: resolve each conflict, `git add` it, ./workbench test, git commit"
+        yield f"next: resolve each conflict, `git add` it, {lock}./workbench test, git commit"
     else:
-        yield "next: git diff --staged, ./workbench test, git commit"
+        yield f"next: git diff --staged, {lock}./workbench test, git commit"
     yield "to take it back: git reset --hard"

@@ -128,7 +128,7 @@ def compare(options: argparse.Namespace) -> int:
     a, b = find_run(options.a, folder), find_run(options.b, folder)
     found = comparing.compare(a, b)
     if options.report:
-        write_atomically(Path(options.report), comparing.page(a, b, found), "--report FILE")
+        write_atomically(Path(options.report), comparing.page(a, b, found))
     if options.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:

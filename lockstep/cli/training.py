@@ -33,13 +33,10 @@ def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Sour
     """The experiment that the options name, and where each setting came from."""
     from lockstep.config.recipe import resolve
 
-    if "=" in options.recipe:  # only overrides were given
-        options.recipe, options.overrides = "", [options.recipe, *options.overrides]
     model, _, recipe = options.recipe.partition("/")
-    model = model or home.here().default_model()
     experiment = resolve(
         model,
-        home.here().recipe(model, recipe or "base"),
+        home.here().recipe(model, recipe),
         home.here().config_of(model),
         seed=options.seed,
         overrides=options.overrides,
@@ -159,5 +156,5 @@ def _write_answers(output: str, names: list[str], answers: list["Answer"]) -> No
     rows.writerow(("input", "label", "confidence"))
     for name, answer in zip(names, answers, strict=True):
         rows.writerow((name, answer["label"], answer["confidence"]))
-    write_atomically(Path(output), text.getvalue().encode(), "--output FILE")
+    write_atomically(Path(output), text.getvalue().encode())
     print(f"{output}: {len(answers)} answers")

@@ -82,8 +82,7 @@ def _experiment(options: argparse.Namespace, overrides: list[str]) -> "Experimen
 
 def _recipe(options: argparse.Namespace) -> tuple[str, Path]:
     model, _, recipe = options.recipe.partition("/")
-    model = model or home.here().default_model()
-    return model, home.here().recipe(model, recipe or "base")
+    return model, home.here().recipe(model, recipe)
 
 
 def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
@@ -94,8 +93,6 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     from lockstep.tuning import space as spaces
     from lockstep.tuning.study import Study
 
-    if "=" in options.recipe:
-        raise SettingError(f"{options.recipe}: found an override first, expected MODEL[/RECIPE].")
     model, recipe = _recipe(options)
     space = spaces.read(recipe, lambda overrides: _experiment(options, overrides))
     if twice := [o for o in options.overrides if o.partition("=")[0].strip() in space]:

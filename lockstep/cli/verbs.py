@@ -2,6 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lockstep.ground import home
+from lockstep.ground.errors import SettingError, WriteError
 
 
 class Verbs:
@@ -9,6 +13,7 @@ class Verbs:
 
     def __init__(self, parser: argparse.ArgumentParser):
         self._verbs = parser.add_subparsers(required=True, metavar="VERB")
+        self.sentences: dict[str, str] = {}  # of each verb, for people
 
     @property
     def names(self) -> list[str]:
@@ -22,13 +27,23 @@ class Verbs:
         *,
         json: bool = True,
         runs: bool = False,
+        listed: bool = True,
     ) -> argparse.ArgumentParser:
-        """A verb named as its function, with the first line of its docstring as its help.
+        """Add a verb named as its function, with the first line of its docstring as its help.
 
-        It has ``--json`` and, for those that look into the folder of the runs, ``--runs``.
+        It has ``--json`` and, for those that look into the folder of the runs, ``--runs``. What
+        only programs call is not ``listed`` among the tasks.
         """
         text = (function.__doc__ or "").partition("\n")[0]
-        added = self._verbs.add_parser(name or function.__name__, help=text, description=text)
+        name = name or function.__name__
+        added = self._verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        if listed:
+            self.sentences[name] = text
         added.set_defaults(verb=function)
         if json:
             added.add_argument("--json", action="store_true", help="print JSON for a script")
@@ -49,6 +64,26 @@ def attached(words: Sequence[str]) -> list[str]:
     return found
 
 
+def elsewhere(error: WriteError, options: argparse.Namespace) -> WriteError:
+    """The error, with what names another place for that which cannot be written."""
+    from lockstep.ground.place import Place
+
+    place, path = Place.default(options.runs if "runs" in options else None), error.path.resolve()
+    if path.is_relative_to(place.data.resolve()):
+        option = "LOCKSTEP_DATA=DIR"
+    elif "output" in options:
+        option = "--output PATH"
+    elif "report" in options and path == Path(options.report or "").resolve():
+        option = "--report FILE"
+    elif "runs" in options and path.is_relative_to(place.runs.resolve()):
+        option = "--runs DIR"
+    else:
+        return error
+    return WriteError(
+        error.path, error.reason, f"{error.remedy} or choose another place ({option})"
+    )
+
+
 def count(text: str) -> int:
     """A whole number from 1, for argparse."""
     if (number := int(text)) < 1:
@@ -65,9 +100,37 @@ def port(text: str) -> int:
 
 def add_recipe(verb: argparse.ArgumentParser) -> None:
     """What names an experiment: a recipe, overrides, a seed."""
-    verb.add_argument("recipe", nargs="?", default="", metavar="MODEL[/RECIPE]")
-    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    verb.add_argument("--seed", type=int, default=0)
+    text = "a model, and one of its recipes (default: base)"
+    verb.add_argument("recipe", nargs="?", default="", metavar="MODEL[/RECIPE]", help=text)
+    text = "a setting, as training.lr=0.01; `invoke config` lists all"
+    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    text = "the same as the first word; the only model there is, if it is left out"
+    verb.add_argument("--model", dest="model_name", metavar="MODEL", help=text)
+    verb.add_argument("--recipe", dest="recipe_name", metavar="RECIPE", help="base if left out")
+    text = "the same as KEY=VALUE; may be repeated"
+    verb.add_argument("--set", dest="sets", action="append", metavar="KEY=VALUE", help=text)
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="decides all chance")
+
+
+def name_recipe(options: argparse.Namespace) -> None:
+    """Bring what ``add_recipe`` added into one form: ``recipe`` as MODEL/RECIPE, ``overrides``.
+
+    Raises SettingError if two models or recipes are named, ModelError if none is and there are
+    several.
+    """
+    word, overrides = options.recipe, [*options.overrides, *(options.sets or ())]
+    if "=" in word:  # only overrides were given
+        word, overrides = "", [word, *overrides]
+    model, _, recipe = word.partition("/")
+    for kind, first, second in (
+        ("model", model, options.model_name),
+        ("recipe", recipe, options.recipe_name),
+    ):
+        if first and second and first != second:
+            raise SettingError(f"{kind}: found {first} and {second}, expected one of them.")
+    model = model or options.model_name or home.here().default_model()
+    options.recipe = f"{model}/{recipe or options.recipe_name or 'base'}"
+    options.overrides = overrides
 
 
 def add_image(verb: argparse.ArgumentParser) -> None:

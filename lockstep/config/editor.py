@@ -9,7 +9,7 @@ from typing import Any
 
 from lockstep.config.schema import recipe_schema
 from lockstep.ground.errors import LockstepError, SettingError
-from lockstep.ground.files import told_in_one_line, write_atomically
+from lockstep.ground.files import write_atomically, write_errors
 from lockstep.ground.home import ENGINE, ROOT, Home, examples, here
 
 SETTINGS, SCHEMAS = Path(".vscode/settings.json"), Path(".vscode/schemas")
@@ -39,10 +39,10 @@ def write(root: Path = ROOT) -> list[Path]:
     named = {str(path): globs for path, globs in files.items()}
     settings[_KEY] = settings.get(_KEY, {}) | named
     texts[SETTINGS] = json.dumps(settings, indent=4, ensure_ascii=False) + "\n"
-    with told_in_one_line(root / SCHEMAS, setting=""):
+    with write_errors(root / SCHEMAS):
         (root / SCHEMAS).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        write_atomically(root / path, text.encode(), setting="")
+        write_atomically(root / path, text.encode())
     if problems:
         raise SettingError("\n".join(problems))
     return [root / path for path in texts]

@@ -19,7 +19,7 @@ from lockstep.data.split import Examples
 from lockstep.data.store import Store
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import DataError
-from lockstep.ground.files import DATA, held, remove_abandoned, told_in_one_line, write_atomically
+from lockstep.ground.files import held, remove_abandoned, write_atomically, write_errors
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
@@ -56,7 +56,7 @@ def add(
     """
     _refuse_nonsense(request)
     store = Store(data)
-    with told_in_one_line(store.folder, DATA):
+    with write_errors(store.folder):
         store.folder.mkdir(parents=True, exist_ok=True)
         for path in store.folder.glob(".adding-*"):  # of one that was killed
             remove_abandoned(path)
@@ -224,7 +224,7 @@ def _keep(
         before = path.read_text() if newer else None
         text = _written(entry, before, request)
         catalog.parsed(path, text)  # so that no edit of the file by hand spoils it
-        write_atomically(path, text.encode(), "")
+        write_atomically(path, text.encode())
     except BaseException:
         for one in put:
             one.unlink(missing_ok=True)

@@ -14,13 +14,12 @@ from lockstep.data.catalog import SPLITS, Entry
 from lockstep.data.dataset import Dataset, Split
 from lockstep.data.store import signature
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
-from lockstep.ground.errors import DataError, RunError
+from lockstep.ground.errors import DataError, WriteError
 from lockstep.ground.files import (
-    DATA,
     held,
     publish_folder,
-    told_in_one_line,
     write_atomically,
+    write_errors,
     write_flushed,
 )
 
@@ -37,7 +36,7 @@ def open_dataset(
     changed since they were last checked are hashed again. Raises DataError if they were altered.
     """
     home = folder / _name(entry)
-    with told_in_one_line(home, DATA):
+    with write_errors(home):
         if not (home / "manifest.json").exists():
             _prepare(entry, home, fetch, say)
         manifest = _manifest(entry, home)
@@ -86,7 +85,7 @@ def _prepare(
     home.parent.mkdir(parents=True, exist_ok=True)
     with held(home.parent, say):
         if not (home / "manifest.json").exists():  # another process may have been faster
-            publish_folder(home, write, DATA)
+            publish_folder(home, write)
 
 
 def _manifest(entry: Entry, home: Path) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def _verify(entry: Entry, home: Path, manifest: dict[str, Any], say: Callable[[s
                     f"data {entry.name}: {home / name} is altered (sha256 {found[:12]}, wanted "
                     f"{wanted[:12]}); remove the folder {home} and it is prepared again."
                 )
-        with suppress(RunError):  # where this cannot be noted, each opening hashes again
+        with suppress(WriteError):  # where this cannot be noted, each opening hashes again
             write_atomically(home / "checked.json", readable_json(present))
 
 

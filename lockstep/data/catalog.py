@@ -1,8 +1,8 @@
 """What data sets there are: a file for each, with its versions, known by digests.
 
-``data/<name>.yaml`` in the project's package has title, licence and origin, and under ``versions`` what
-decides the arrays, the newest first. An address is only a place to look: ``package:`` is a file
-inside a locked package, the rest are mirrors; a file without any is had from a remote.
+``data/<name>.yaml`` in the project's package has title, licence and origin, and under ``versions``
+what decides the arrays, the newest first. An address is only a place to look: ``package:`` is a
+file inside a locked package, the rest are mirrors; a file without any comes from a remote.
 """
 
 import re

@@ -9,8 +9,8 @@ from typing import Any
 
 from lockstep.data.catalog import Entry, SourceFile
 from lockstep.data.store import Store
-from lockstep.ground.errors import DataError, RunError, StorageError
-from lockstep.ground.files import DATA, told_in_one_line
+from lockstep.ground.errors import DataError, StorageError, WriteError
+from lockstep.ground.files import write_errors
 from lockstep.ground.storage import Storage, open_storage
 
 SYSTEM_FOLDER = Path("/usr/share/datasets")
@@ -89,7 +89,7 @@ def _fetched(
         address += file.name if address.endswith("/") else ""
         try:
             return _downloaded(address, file, store, say, bar)
-        except RunError:  # our own folder, not the mirror
+        except WriteError:  # our own folder, not the mirror
             raise
         except Exception as error:  # whatever one mirror does, the next may be well
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -130,7 +130,7 @@ def _downloaded(
     pooch.get_logger().setLevel(logging.ERROR)
     say(f"fetching {file.name} from {address}")
     final = store.path(file.sha256)
-    with told_in_one_line(final, DATA):
+    with write_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
     downloader = pooch.HTTPDownloader(progressbar=bar(file.name) if bar else False, timeout=30)
     # pooch downloads to a temporary file, checks the digest and only then renames.

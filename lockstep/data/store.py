@@ -12,8 +12,8 @@ from typing import Any
 
 from lockstep.data.catalog import SourceFile
 from lockstep.ground.digests import digest_of, readable_json
-from lockstep.ground.errors import DataError, RunError, StorageError
-from lockstep.ground.files import DATA, flush_folder, told_in_one_line, write_atomically
+from lockstep.ground.errors import DataError, StorageError, WriteError
+from lockstep.ground.files import flush_folder, write_atomically, write_errors
 from lockstep.ground.storage import Storage
 
 
@@ -58,7 +58,7 @@ class Digests:
         """Keep what was learnt; where that is not possible, files are hashed again next time."""
         if self.checked:
             known = {name: row for name, row in self._known.items() if Path(name).exists()}
-            with suppress(RunError, OSError):
+            with suppress(WriteError, OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(self._path, readable_json(known))
 
@@ -85,7 +85,7 @@ class Store:
         if self.has(sha256):
             return final
         part = final.with_name(f".{sha256}.{os.getpid()}.part")
-        with told_in_one_line(final, DATA):
+        with write_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
                 # No hard link: who edits the original in place would alter the store.
@@ -109,7 +109,7 @@ class Store:
                 "machine that has it (`invoke data push NAME`)."
             )
         part = final.with_name(f".{file.sha256}.part")
-        with told_in_one_line(final, DATA):
+        with write_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX)  # another process may be bringing it

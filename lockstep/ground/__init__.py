@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, digests, processes, places. It imports nothing of the rest."""
+"""What everything stands on: errors, files, digests, processes, places; it imports no part."""

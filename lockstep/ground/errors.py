@@ -7,8 +7,9 @@ LockstepError
 ├── ModelError        a model folder or a stored model is missing or incomplete
 │   └── BundleError       a bundle was altered, is not signed as wanted, or cannot be made
 ├── RunError          the runs folder or one run in it cannot be used
-│   └── CheckpointError   a checkpoint cannot be written or read back
-├── ImageError        a container image cannot be built or run here
+│   └── CheckpointError   a checkpoint cannot be read back, or would hold what is not finite
+├── WriteError        a file or folder cannot be written
+├── ContainerError    a container image cannot be built or run here
 ├── ServingError      a run cannot be served where it was asked for
 ├── DeploymentError   an account refuses a deployment, or it was asked for what cannot be
 ├── TrackingError     MLflow cannot be reached, or refuses what is sent
@@ -22,6 +23,7 @@ A message names the thing, what was found, what was wanted and the next move; ne
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 def public(text: str) -> str:
@@ -70,10 +72,24 @@ class RunError(LockstepError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint cannot be written or read back."""
+    """A checkpoint cannot be read back, or would hold what is not finite."""
 
 
-class ImageError(LockstepError):
+class WriteError(LockstepError):
+    """A file or folder cannot be written: a full disk, a missing permission, a read-only mount.
+
+    Whoever knows how the user names another ``path`` adds that to the ``remedy``.
+    """
+
+    def __init__(self, path: Path, reason: str, remedy: str):
+        super().__init__(path, reason, remedy)
+        self.path, self.reason, self.remedy = path, reason, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}; {self.remedy}, then run the same command again."
+
+
+class ContainerError(LockstepError):
     """A container image cannot be built or run here."""
 
 

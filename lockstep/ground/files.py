@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lockstep.ground.errors import RunError
-
-RUNS, DATA = "--runs DIR", "LOCKSTEP_DATA=DIR"  # how a user names another folder for either
+from lockstep.ground.errors import WriteError
 
 
-def write_atomically(path: Path, content: bytes, setting: str = RUNS) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or not at all, also when the power goes.
 
-    Raises RunError if the disk is full or the folder cannot be written; nothing is left behind.
+    Raises WriteError if the disk is full or the folder cannot be written; nothing is left behind.
     """
     part = path.with_name(f".{path.name}.part")
-    with told_in_one_line(path, setting):
+    with write_errors(path):
         try:
             write_flushed(part, content)
             os.replace(part, path)
@@ -46,14 +44,14 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def publish_folder(final: Path, write: Callable[[Path], None], setting: str = RUNS) -> None:
+def publish_folder(final: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a folder beside ``final``, then give it that name by one rename.
 
-    A folder that a killed process left half-written is removed first. Raises RunError as
+    A folder that a killed process left half-written is removed first. Raises WriteError as
     write_atomically does, and then leaves nothing behind.
     """
     part = final.with_name(f".{final.name}.part")
-    with told_in_one_line(final, setting):
+    with write_errors(final):
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
@@ -67,23 +65,19 @@ def publish_folder(final: Path, write: Callable[[Path], None], setting: str = RU
 
 
 @contextmanager
-def told_in_one_line(path: Path, setting: str = RUNS) -> Iterator[None]:
-    """Turn the operating system's refusal to write into a RunError that says what to do.
-
-    ``setting`` is how the user names another folder; empty where there is no other.
-    """
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write ``path`` into a WriteError."""
     try:
         yield
     except OSError as error:
-        other = f" or name another ({setting})" if setting else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing_parent(path)).free
-            reason = f"no space left on the disk ({free / 1e6:.1f} MB free); free some"
+            reason, remedy = f"no space left on the disk ({free / 1e6:.1f} MB free)", "free some"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            reason = f"the folder cannot be written; make it writable{other}"
+            reason, remedy = "the folder cannot be written", "make it writable"
         else:
-            reason = f"{error.strerror or error}; mend that{other}"
-        raise RunError(f"{path}: {reason}, then run the same command again.") from error
+            reason, remedy = error.strerror or str(error), "correct that"
+        raise WriteError(path, reason, remedy) from error
 
 
 def _existing_parent(path: Path) -> Path:

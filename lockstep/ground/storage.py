@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 from lockstep.ground import aws
 from lockstep.ground.errors import StorageError
-from lockstep.ground.files import flush_folder, told_in_one_line
+from lockstep.ground.files import flush_folder, write_errors
 
 PART = 16 << 20  # of a file that is sent in parts; what a kill costs at most
 _PARTS_AT_ONCE = 4
@@ -96,7 +96,7 @@ class Folder:
         final = self.folder / key
         # One name for each machine, so that what a killed process left is written over by the next.
         part = final.with_name(f".{final.name}.{os.uname().nodename}.part")
-        with told_in_one_line(final, setting=""):
+        with write_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as target, path.open("rb") as source:
                 fcntl.flock(target, fcntl.LOCK_EX)

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from lockstep.ground import environment
 from lockstep.ground.errors import LockstepError
-from lockstep.ground.files import told_in_one_line, write_atomically
+from lockstep.ground.files import write_atomically, write_errors
 from lockstep.publishing.needs import cyclonedx
 
 ADVISORIES = "LOCKSTEP_ADVISORIES"
 CATEGORIES = {"default": "packages", "develop": "dev-packages"}  # as the Pipfile calls them
 # Known to be vulnerable for years: an advisory service that does not say so, knows nothing.
 _CANARY = "jinja2==2.4.1"
-_SETTING = "--output FOLDER"  # how a user names another folder
 _NO_HASH = f"--hash=sha256:{'0' * 64}"  # pip-audit wants one, and fetches nothing
 # What is a digest, not a secret, in the files whose purpose is to hold digests.
 _DIGESTS = re.compile(r"(.*/)?(golden\.json|[\w.-]+\.lock|data/[\w.-]+\.yaml|tests/.*)")
@@ -40,10 +39,10 @@ def audit(
 ) -> list[Finding]:
     """Check a clone's lock and tracked files; ``sbom.json`` and ``licences.json`` go to a folder.
 
-    Nothing passes that could not be checked, such as advisories without a network. Raises RunError
-    if the folder cannot be written.
+    Nothing passes that could not be checked, such as advisories without a network. Raises
+    WriteError if the folder cannot be written.
     """
-    with told_in_one_line(output, _SETTING):
+    with write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     checks: dict[str, Callable[[], Finding]] = {
         "advisories": lambda: _advisories(root),
@@ -128,7 +127,7 @@ def _parts(root: Path, path: Path) -> Finding:
     lock = json.loads((root / "Pipfile.lock").read_bytes())
     categories = [CATEGORIES.get(name, name) for name in lock if name != "_meta"]
     content = cyclonedx(root, ",".join(sorted(categories)))
-    write_atomically(path, content, _SETTING)
+    write_atomically(path, content)
     return Finding("parts list", True, f"{len(json.loads(content)['components'])} parts in {path}")
 
 
@@ -137,7 +136,7 @@ def _licences(path: Path) -> Finding:
     if done.returncode:
         raise OSError(f"pip-licenses failed ({done.stderr.strip()[-200:]})")
     rows = json.loads(done.stdout)
-    write_atomically(path, done.stdout.encode(), _SETTING)
+    write_atomically(path, done.stdout.encode())
     kinds = Counter(row["License"] for row in rows)
     unknown = [row["Name"] for row in rows if row["License"] == "UNKNOWN"]
     summary = f"{len(rows)} installed packages, {len(kinds)} licences, in {path}"

@@ -45,8 +45,8 @@ class Bundle:
         return digest_of(self.content)
 
     def write(self, path: Path) -> None:
-        """Write the archive, as a whole or not at all. Raises RunError if that is refused."""
-        write_atomically(path, self.content, "--output FILE")
+        """Write the archive, as a whole or not at all. Raises WriteError if that is refused."""
+        write_atomically(path, self.content)
 
 
 Exported = tuple[bytes, dict[str, Any]]

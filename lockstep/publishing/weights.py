@@ -28,7 +28,7 @@ from lockstep.bundles.archive import content_of
 from lockstep.bundles.opening import opened
 from lockstep.ground.digests import digest_of, readable_json
 from lockstep.ground.errors import BundleError, StorageError, nearest
-from lockstep.ground.files import DATA, held, publish_folder, told_in_one_line
+from lockstep.ground.files import held, publish_folder, write_errors
 from lockstep.ground.storage import Storage, open_storage
 from lockstep.ground.watch import Watch
 from lockstep.publishing.bundle import NAME, Bundle
@@ -239,11 +239,11 @@ def _fetch(storage: Storage, entry: Entry, final: Path, watch: Watch) -> None:
 
     if is_kept():
         return
-    with told_in_one_line(final, DATA):
+    with write_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
     with held(final.parent, watch.say):
         if not is_kept():  # as another process may have fetched it while this one waited
-            publish_folder(final, download, DATA)
+            publish_folder(final, download)
 
 
 def _altered(kept: Path, model: str, version: str) -> str:

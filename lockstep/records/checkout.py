@@ -39,7 +39,7 @@ def checkout(run: Run, folder: Path) -> Path:
         for path in part.rglob("*"):
             flush_folder(path)  # or file: the system makes no difference
 
-    publish_folder(folder, write, setting="checkout RUN DIR")
+    publish_folder(folder, write)
     return folder / place
 
 

@@ -8,7 +8,7 @@ import xxhash
 
 from lockstep.ground.digests import canonical_json
 from lockstep.ground.errors import RunError
-from lockstep.ground.files import told_in_one_line
+from lockstep.ground.files import write_errors
 from lockstep.ground.watch import Row
 
 
@@ -20,7 +20,7 @@ class Journal:
 
     def __init__(self, path: Path, step: int = 0):
         self.path = path
-        with told_in_one_line(path):
+        with write_errors(path):
             self._file = path.open("a+b")
             self._file.seek(0)
             lines = self._file.readlines() if step else []
@@ -31,7 +31,7 @@ class Journal:
                 break
             kept.append(line)
         self._digest = xxhash.xxh3_128(b"".join(kept))
-        with told_in_one_line(path):
+        with write_errors(path):
             self._file.truncate(sum(map(len, kept)))
             self._file.seek(0, os.SEEK_END)
 
@@ -52,13 +52,13 @@ class Journal:
         """Add a line and hand it to the operating system."""
         line = canonical_json(row) + b"\n"
         self._digest.update(line)
-        with told_in_one_line(self.path):
+        with write_errors(self.path):
             self._file.write(line)
             self._file.flush()
 
     def flush(self) -> None:
         """Wait until the disk has it; may be called from another thread."""
-        with told_in_one_line(self.path):
+        with write_errors(self.path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -212,8 +212,8 @@ def _essence(tree: ast.Module, *, messages: bool) -> str:
         if not documented and isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         ):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+            has_docstring = ast.get_docstring(node, clean=False) is not None
+            node.body = (node.body[1:] or [ast.Pass()]) if has_docstring else node.body
         if messages:
             continue
         if isinstance(node, ast.Assert):

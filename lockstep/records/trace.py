@@ -8,7 +8,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from lockstep.ground.errors import RunError
-from lockstep.ground.files import told_in_one_line
+from lockstep.ground.files import write_errors
 from lockstep.records.receipt import Seen
 
 # One record for each step, 48 bytes, little-endian; the columns stand in the order in which a
@@ -28,7 +28,7 @@ class Trace:
     def __init__(self, path: Path, steps: int = 0):
         """Open the trace to go on after ``steps`` steps; records beyond are cut off."""
         self.path = path
-        with told_in_one_line(path):
+        with write_errors(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         kept = os.pread(self._file, steps * RECORD.itemsize, 0)
         if len(kept) < steps * RECORD.itemsize:
@@ -38,7 +38,7 @@ class Trace:
         self._chain = kept[-16:] if kept else bytes(16)
         self._prefix = xxhash.xxh3_128(kept)
         self._buffer = bytearray()
-        with told_in_one_line(path):
+        with write_errors(path):
             os.ftruncate(self._file, len(kept))
             os.lseek(self._file, 0, os.SEEK_END)
 
@@ -69,13 +69,13 @@ class Trace:
 
     def write(self) -> None:
         """Hand what is buffered to the operating system."""
-        with told_in_one_line(self.path):
+        with write_errors(self.path):
             while self._buffer:
                 del self._buffer[: os.write(self._file, self._buffer)]
 
     def flush(self) -> None:
         """Wait until the disk has what was written; may be called from another thread."""
-        with told_in_one_line(self.path):
+        with write_errors(self.path):
             os.fsync(self._file)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lockstep.ground.errors import RunError, nearest
-from lockstep.ground.files import flush_folder, held, is_held, told_in_one_line
+from lockstep.ground.files import flush_folder, held, is_held, write_errors
 from lockstep.records.run import Run, runs
 
 NAME = ".trash"  # in the folder of the runs; a name with a dot is in no list of runs
@@ -29,7 +29,7 @@ def delete(run: Run) -> Path:
     If the trash has the name already, the run gets a number after it. Raises RunError if it runs.
     """
     trash = run.folder.parent / NAME
-    with told_in_one_line(trash):
+    with write_errors(trash):
         trash.mkdir(exist_ok=True)
     with _held(trash):
         refuse_undeletable(run)
@@ -97,7 +97,7 @@ def _remove_parts(trash: Path) -> None:
 
 @contextmanager
 def _held(trash: Path) -> Iterator[None]:
-    with told_in_one_line(trash), held(trash, lambda _: None):
+    with write_errors(trash), held(trash, lambda _: None):
         yield
 
 

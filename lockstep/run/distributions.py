@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lockstep.ground import environment
 from lockstep.ground.digests import canonical_json, digest_of
-from lockstep.ground.errors import EnvironmentMismatch, RunError
+from lockstep.ground.errors import EnvironmentMismatch, WriteError
 from lockstep.ground.files import write_atomically
 
 # What this process has loaded says little: a terminal's progress bar, a notebook or a test brings
@@ -72,7 +72,7 @@ def loaded(names: Iterable[str], locked: Iterable[str], data: Path) -> dict[str,
         raise EnvironmentMismatch(f"packages: importing {', '.join(asked[0])} failed: {reason}")
     found = json.loads(done.stdout.splitlines()[-1])
     result = {environment.normal(name): named for name, named in sorted(found.items())}
-    with suppress(OSError, RunError):  # where it cannot be kept it is found again
+    with suppress(OSError, WriteError):  # where it cannot be kept it is found again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, canonical_json(result))
     return result

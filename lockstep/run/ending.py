@@ -68,7 +68,7 @@ def _results(
         "metrics_sha256": digest_of(folder / "metrics.jsonl"),
         "source_sha256": digest_of(folder / "source.zip"),
         "golden_sha256": digest_of(files["golden.json"]),
-        "labels": list(setup.dataset.labels),
+        "labels": [str(label) for label in setup.dataset.labels],  # a catalog may have numbers
         "data_version": setup.dataset.version,
         "data": trace.epochs_seen(folder / "trace.bin", per_epoch),
         "metrics": splits,

@@ -16,7 +16,7 @@ from lockstep.data.fetch import fetch
 from lockstep.ground import environment, home
 from lockstep.ground.digests import readable_json
 from lockstep.ground.errors import RunError
-from lockstep.ground.files import held, publish_folder, told_in_one_line, write_atomically
+from lockstep.ground.files import held, publish_folder, write_atomically, write_errors
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source
@@ -109,7 +109,7 @@ def open_run(
             "identity.json": readable_json(identifier),
         }
 
-    with told_in_one_line(place.runs):
+    with write_errors(place.runs):
         place.runs.mkdir(parents=True, exist_ok=True)
         with held(place.runs, lambda _: None):
             if not run.folder.exists():

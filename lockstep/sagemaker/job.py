@@ -148,7 +148,7 @@ def hand_over(run: Path, model: Path) -> None:
     model.mkdir(parents=True, exist_ok=True)
     for path in run.iterdir():
         if path.is_file() and not path.is_symlink():
-            write_atomically(model / path.name, path.read_bytes(), setting="")
+            write_atomically(model / path.name, path.read_bytes())
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -330,7 +330,7 @@ def test_a_folder_has_one_follower_which_ends_when_nothing_runs_there(tmp_path: 
     assert (first.returncode, seen(address)[0].info.status) == (0, "KILLED")
 
 
-def test_a_dead_server_is_told_in_one_line_and_training_ends_well(tmp_path: Path) -> None:
+def test_a_dead_server_is_write_errors_and_training_ends_well(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     address = f"http://user:hush@127.0.0.1:{port}"  # pragma: allowlist secret
     dead = ON | {"MLFLOW_TRACKING_URI": address}
@@ -368,7 +368,8 @@ def test_the_process_that_trains_never_loads_mlflow_and_the_identity_knows_nothi
     tmp_path: Path,
 ) -> None:
     words = [*BRIEF, *ALONE, "--until", "5", "--runs", str(tmp_path / "runs")]
-    code = f"import sys; from lockstep.cli import main; main({words!r}); print('mlflow' in sys.modules)"
+    code = f"import sys; from lockstep.cli import main; main({words!r})"
+    code += "; print('mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain_environment() | ON,
                           capture_output=True, text=True)  # fmt: skip
     assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lockstep.ground.errors import RunError, TrackingError, public
-from lockstep.ground.files import held, told_in_one_line
+from lockstep.ground.files import held, write_errors
 from lockstep.ground.watch import Watch
 from lockstep.records.run import runs
 from lockstep.tracking.shown import FINISHED, IDENTITY, RUN, RUNNING, SENT, Shown, shown
@@ -46,7 +46,7 @@ def _default(folder: Path) -> str:
 
 def home(folder: Path) -> Path:
     """The folder for what is noted beside the runs, made if it is not there."""
-    with told_in_one_line(folder):
+    with write_errors(folder):
         (folder / HOME).mkdir(parents=True, exist_ok=True)
     return folder / HOME
 

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 
 from lockstep.ground.digests import canonical_json, digest_of
-from lockstep.ground.errors import CheckpointError, RunError
-from lockstep.ground.files import publish_folder, told_in_one_line, write_flushed
+from lockstep.ground.errors import CheckpointError, WriteError
+from lockstep.ground.files import publish_folder, write_errors, write_flushed
 
 _TENSORS = "tensors.safetensors"
 
@@ -40,7 +40,7 @@ class Checkpoints:
         self.folder, self.keep, self.say = folder, keep, say
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._in_flight: Future[None] | None = None
-        with told_in_one_line(folder):
+        with write_errors(folder):
             folder.mkdir(exist_ok=True)
             for leftover in folder.glob(".*"):
                 if leftover.is_symlink():
@@ -93,10 +93,9 @@ class Checkpoints:
         self._discard(final)
         try:
             publish_folder(final, write)
-        except RunError as error:
-            raise CheckpointError(
-                f"checkpoint {snapshot.step} is not written and the one before stays: {error}"
-            ) from error
+        except WriteError as error:
+            stays = f"checkpoint {snapshot.step} is not written and the one before stays"
+            raise WriteError(final, f"{stays}: {error.reason}", error.remedy) from error
         self._settle(snapshot.step, best)
 
     def _settle(self, newest: int, best: int | None) -> None:
@@ -111,7 +110,7 @@ class Checkpoints:
 
     def _point(self, name: str, step: int) -> None:
         """Let ``latest`` or ``best`` lead to a checkpoint: for people, nothing here reads them."""
-        with told_in_one_line(self.folder):
+        with write_errors(self.folder):
             part = self.folder / f".{name}"
             part.unlink(missing_ok=True)
             part.symlink_to(f"{step:08d}")
@@ -120,14 +119,14 @@ class Checkpoints:
     def _discard(self, folder: Path) -> None:
         """Remove a checkpoint; it loses its name before it loses a byte."""
         if folder.exists():
-            with told_in_one_line(folder):
+            with write_errors(folder):
                 away = folder.with_name(f".{folder.name}.old")
                 os.rename(folder, away)
                 shutil.rmtree(away)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in no order."""
-        with told_in_one_line(self.folder):
+        with write_errors(self.folder):
             names = [path.name for path in self.folder.iterdir()]
         return [int(name) for name in names if re.fullmatch(r"\d{8,}", name)]
 

@@ -20,7 +20,7 @@ class PerClass(TypedDict):
     precision: list[float]
     recall: list[float]
     f1: list[float]
-    support: list[int]
+    support: list[float]
 
 
 class Metrics(TypedDict):

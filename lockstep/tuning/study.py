@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lockstep.ground.digests import canonical_json, digest_of, key_of
 from lockstep.ground.errors import RunError
-from lockstep.ground.files import told_in_one_line
+from lockstep.ground.files import write_errors
 from lockstep.tuning.space import Choice, Range, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -266,7 +266,7 @@ def _opened(
     name: str, folder: Path, direction: Direction, sampler: _Law, url: str | None
 ) -> optuna.Study:
     """The study in its storage, made if it is not there. Several may try at once."""
-    with told_in_one_line(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for left in reversed(range(5)):
         try:

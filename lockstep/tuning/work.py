@@ -166,4 +166,4 @@ def write_recipe(
         content[section] = (content.get(section) or {}) | {name: read_value(value)}
     text = "".join(f"# {line}\n" for line in first_lines)
     text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    write_atomically(path, text.encode(), setting="")
+    write_atomically(path, text.encode())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lockstep.ground import environment, home
 from lockstep.ground.digests import digest_of
-from lockstep.ground.errors import ImageError
+from lockstep.ground.errors import ContainerError
 from lockstep.ground.files import write_atomically
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
@@ -58,10 +58,12 @@ def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str
     """Build an image of this working tree; what has not changed is not built again.
 
     ``torch`` is ``cpu`` or ``gpu``. ``offline`` allows no network: the packages come from the
-    wheelhouse. Returns the image's name. Raises ImageError.
+    wheelhouse. Returns the image's name. Raises ContainerError.
     """
     if not DOCKERFILE.exists():
-        raise ImageError(f"image: {DOCKERFILE} not found; run this in a clone of the repository.")
+        raise ContainerError(
+            f"image: {DOCKERFILE} not found; run this in a clone of the repository."
+        )
     refuse_without_engine()
     commit = environment.git()
     words = ["build", "--file", str(DOCKERFILE), "--target", stage, "--tag", tag(stage, torch)]
@@ -99,7 +101,7 @@ def _build(words: Sequence[str], watch: Watch) -> None:
                 watch.doing(f"image: {step[1]} {' '.join(doing.split())[:60]}")
     watch.end()
     if process.returncode:
-        raise ImageError(_failure("".join(said)))
+        raise ContainerError(_failure("".join(said)))
 
 
 def _failure(said: str) -> str:
@@ -164,7 +166,7 @@ def run(
 
     It runs as the user who calls, with nothing writable but the folders of ``place``, which have
     the same names inside, and a temporary folder, which outlives the container if it ``keeps``
-    something there. SIGTERM and SIGINT are handed on. Raises ImageError.
+    something there. SIGTERM and SIGINT are handed on. Raises ContainerError.
     """
     image = build("train", torch, watch)
     if gpus:
@@ -214,7 +216,7 @@ def lab(torch: str, port: int, watch: Watch) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise ImageError(
+            raise ContainerError(
                 f"port {port}: already in use, expected a free one; try --port N."
             ) from None
     return _develop(torch, watch, command, ["--publish", f"127.0.0.1:{port}:{port}"])
@@ -240,7 +242,7 @@ def push(repository: str, stage: str, torch: str, watch: Watch) -> str:
     """
     commit = environment.git()
     if commit["commit"] is None or commit["dirty"]:
-        raise ImageError(
+        raise ContainerError(
             "image push: the working tree has changes that no commit names; commit them first."
         )
     image = build(stage, torch, watch)
@@ -261,7 +263,9 @@ def update_base(watch: Watch) -> tuple[str, str]:
     text = DOCKERFILE.read_text()
     found = re.search(r"^FROM \$\{BASE_IMAGE:-(\S+)@(sha256:\w{64})\}", text, re.MULTILINE)
     if not found:
-        raise ImageError(f"{DOCKERFILE}: found no base image with a digest in its first FROM line.")
+        raise ContainerError(
+            f"{DOCKERFILE}: found no base image with a digest in its first FROM line."
+        )
     name, before = found.groups()
     watch.doing(f"asking for {name}")
     try:
@@ -279,36 +283,36 @@ def update_base(watch: Watch) -> tuple[str, str]:
 
 
 def refuse_without_engine() -> None:
-    """Raise ImageError unless a Docker engine answers."""
+    """Raise ContainerError unless a Docker engine answers."""
     try:
         asked = subprocess.run(
             ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True
         )
     except OSError:
-        raise ImageError(
+        raise ContainerError(
             "docker: not found on PATH, needed for the images; install Docker 20.10 or later, "
             "or train without --in."
         ) from None
     if asked.returncode == 0:
         return
     if "permission denied" in asked.stderr.lower():
-        raise ImageError(
+        raise ContainerError(
             "docker: the engine's socket may not be used by this user; add the user to the group "
             "docker (sudo usermod -aG docker $USER) and log in again."
         )
     where = os.environ.get("DOCKER_HOST", "its usual socket")
-    raise ImageError(
+    raise ContainerError(
         f"docker: no engine answers at {where}; start it (sudo systemctl start docker, or Docker "
         "Desktop), then give the command again."
     )
 
 
 def _refuse_without_gpu(image: str) -> None:
-    """Raise ImageError unless containers get a GPU here."""
+    """Raise ContainerError unless containers get a GPU here."""
     command = ["docker", "run", "--rm", "--gpus", "all", image, "nvidia-smi", "--list-gpus"]
     asked = subprocess.run(command, capture_output=True, text=True)
     if asked.returncode:
-        raise ImageError(
+        raise ContainerError(
             f"GPU: the engine gives containers none ({last_line(asked.stderr)}); install the "
             "driver and the NVIDIA container toolkit, or use --in cpu."
         )
@@ -377,7 +381,7 @@ def _id(image: str) -> str:
 def _docker(*words: str) -> str:
     done = subprocess.run(["docker", *words], capture_output=True, text=True)
     if done.returncode:
-        raise ImageError(f"docker {shlex.join(words[:2])}: {last_line(done.stderr)}")
+        raise ContainerError(f"docker {shlex.join(words[:2])}: {last_line(done.stderr)}")
     return done.stdout
 
 

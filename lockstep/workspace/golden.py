@@ -51,7 +51,8 @@ class Bits:
     """What an upgrade means for bits: ``files`` of the engine that make them and do otherwise.
 
     ``packages`` are those in identities of which the version changed, ``stopped`` the runs that
-    are not finished. ``before`` and ``after`` are digests of the golden run's weights.
+    are not finished. ``before`` and ``after`` are digests of the golden run's weights; empty if it
+    was not trained, and then packages were not compared either.
     """
 
     files: list[str]
@@ -75,6 +76,9 @@ class Bits:
                 f"bits: CHANGED: the golden run has other weights ({self.after[:8]}, before "
                 f"{self.before[:8]})"
             )
+        if self.same_identities and not self.after:
+            lines.append("identities: the engine changes none; packages were not compared")
+            return lines
         if self.same_identities:
             return [*lines, "identities: the same, so stopped runs resume"]
         what = [f"files that make bits: {_some(self.files)}"] if self.files else []

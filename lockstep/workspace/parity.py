@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lockstep.ground.errors import ImageError
+from lockstep.ground.errors import ContainerError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.workspace import containers
@@ -88,7 +88,7 @@ def parity(recipe: str, data: Path, watch: Watch, *, gpu: bool = False) -> list[
                     receipt = _in_dev_container(words, watch)
                 else:
                     receipt = _in_image(name.removeprefix("image "), words, place, watch)
-            except ImageError as error:
+            except ContainerError as error:
                 trials.append(Trial(name, failure=str(error)))
             else:
                 trials.append(Trial(name, receipt))
@@ -100,7 +100,7 @@ def _lacking(name: str) -> str:
     try:
         if name != "host":
             containers.refuse_without_engine()
-    except ImageError as error:
+    except ContainerError as error:
         return str(error)
     if name == "dev container" and not shutil.which("devcontainer"):
         return "no command devcontainer; npm install -g @devcontainers/cli"
@@ -142,7 +142,7 @@ def _in_image(torch: str, words: Sequence[str], place: Place, watch: Watch) -> d
 def _receipt(place: Place, code: int) -> dict[str, Any]:
     found = list(place.runs.glob("*/receipt.json"))
     if code or len(found) != 1:
-        raise ImageError(f"training ended with exit code {code}, see above")
+        raise ContainerError(f"training ended with exit code {code}, see above")
     return dict(json.loads(found[0].read_bytes()))
 
 
@@ -164,14 +164,16 @@ def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
         done = subprocess.run(up, env=variables, capture_output=True, text=True)
         watch.end()
         if done.returncode:
-            raise ImageError(f"devcontainer up: {containers.last_line(done.stdout or done.stderr)}")
+            raise ContainerError(
+                f"devcontainer up: {containers.last_line(done.stdout or done.stderr)}"
+            )
         # Runs and data of its own: the workspace may belong to another user than the container's.
         command = ["devcontainer", "exec", *where, "--remote-env", "LOCKSTEP_DATA=/tmp/parity/data"]
         command += ["--remote-env", "LOCKSTEP_TRACK=off"]
         command += ["python", "-m", "lockstep", *words, "--runs", "/tmp/parity/runs", "--json"]
         done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            raise ImageError(f"training ended with exit code {done.returncode}, see above")
+            raise ContainerError(f"training ended with exit code {done.returncode}, see above")
         return dict(json.loads(done.stdout))
     finally:
         containers.remove_containers(label)

@@ -218,7 +218,7 @@ def _refuse_name(name: str, taken: set[str]) -> None:
         reason = "not a name for a Python package, expected lowercase letters, digits and _"
     elif name in sys.stdlib_module_names:
         reason = "a module of Python's own has this name"
-    elif name in taken | {"data", "runs", "keys", "audit", "build", "dist"}:
+    elif name in taken | {"tests", "data", "runs", "keys", "audit", "build", "dist"}:
         reason = "the tree has a folder or file of this name"
     elif _is_installed(name):
         reason = "an installed package has this name"

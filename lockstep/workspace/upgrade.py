@@ -38,6 +38,7 @@ Say = Callable[[str], None]
 class Report:
     """What an upgrade did: versions, then paths; ``lock`` says what became of Pipfile.lock.
 
+    ``locked`` has a line for each package that has another version in a lock that was made anew.
     ``edited`` are files of the engine in which the team's edits were merged, ``merged`` the other
     files that changed, ``notes`` what was decided where one side had removed a file.
     """
@@ -49,6 +50,7 @@ class Report:
     conflicts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lock: str = "as it was"
+    locked: list[str] = field(default_factory=list)
 
     @property
     def changes(self) -> bool:
@@ -332,7 +334,7 @@ def _make_lock(git: Git, work: Git, ours: Entry, report: Report, wanted: bool, s
             f"Pipfile.lock: cannot be made of the merged Pipfile: {reason}. Nothing was changed; "
             "upgrade with --no-lock to look at the Pipfile first."
         )
-    report.lock = "made of the merged Pipfile: " + "; ".join(done.stdout.strip().splitlines())
+    report.lock, report.locked = "made of the merged Pipfile", done.stdout.strip().splitlines()
 
 
 def _prepare(git: Git, work: Git, trees: _Trees, report: Report, before: dict[str, Any]) -> Change:

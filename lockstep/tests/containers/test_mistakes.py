@@ -42,9 +42,10 @@ def test_an_engine_that_does_not_run(engine: None, tmp_path: Path) -> None:
 def test_a_socket_of_others(engine: None) -> None:
     code = (
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
-        "from lockstep.workspace.containers import refuse_without_engine; from lockstep.ground.errors import ImageError\n"
+        "from lockstep.workspace.containers import refuse_without_engine;"
+        "from lockstep.ground.errors import ContainerError\n"
         "try: refuse_without_engine()\n"
-        "except ImageError as error: print(error)"
+        "except ContainerError as error: print(error)"
     )
     # Its own interpreter lies where another user cannot read: it is changed after the start.
     import sys

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,73 +165,57 @@ def test_a_small_apparel_model_trains(train_briefly: Callable[..., Run]) -> None
     assert run.receipt["results"]["labels"][1] == "Trouser"
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package and of what its tests need, with a model named `mine` added."""
-    folder = tmp_path_factory.mktemp("tree")
-    dust = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "lockstep", folder / "project", ignore=dust)
-    shutil.copytree(ROOT / "environment", folder / "environment", ignore=dust)
-    (folder / "tests" / "models").mkdir(parents=True)
-    for name in (
-        "Pipfile.lock",
-        "pyproject.toml",
-        *(
-            f"lockstep/tests/{name}.py"
-            for name in ("conftest", "claims", "services", "trees", "__init__")
-        ),
-    ):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / "tests" / "models" / "__init__.py").touch()
-    done = python(folder, "-m", "lockstep", "new-model", "mine")
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def acme(tmp_path: Path) -> Path:
+    """A project without a model yet."""
+    folder = tmp_path / "acme"
+    (folder / "models").mkdir(parents=True)
+    for path in (folder, folder / "models"):
+        (path / "__init__.py").touch()
     return folder
 
 
-def python(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """A Python that runs in a tree of its own."""
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def new_model(acme: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    paths = os.pathsep.join([str(acme.parent), str(ROOT)])
+    variables = os.environ | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "lockstep", "new-model", *words]
+    return subprocess.run(command, env=variables, capture_output=True, text=True)
 
 
-def test_a_new_model_is_a_folder_like_the_others_and_nothing_else_changes(tree: Path) -> None:
-    def files(package: Path) -> dict[str, bytes]:
-        found = [path for path in package.rglob("*") if path.is_file()]
-        kept = [path for path in found if "__pycache__" not in path.parts]
-        return {path.relative_to(package).as_posix(): path.read_bytes() for path in kept}
-
-    before, after = files(ROOT / "lockstep"), files(tree / "project")
-    added = set(after) - set(before)
-    model = {name.replace("digits", "mine") for name in before if name.startswith("models/digits/")}
-    assert (added, [name for name in before if before[name] != after[name]]) == (model, [])
-    assert (tree / "tests" / "models" / "test_mine.py").exists()
+def files(folder: Path) -> dict[str, bytes]:
+    kept = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in kept if p.is_file()}
 
 
-def test_a_new_model_is_clean_at_once(tree: Path) -> None:
-    tools = (("-m", "black", "--check", "-q"), ("-m", "ruff", "check", "-q"))
-    for words in tools:
-        done = python(
-            tree, *words, "lockstep/ground/home/mine", "lockstep/tests/models/test_mine.py"
-        )
-        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+@pytest.mark.parametrize("like", NAMES)
+def test_a_new_model_is_a_copy_of_an_example_with_its_data_and_is_clean(
+    acme: Path, like: str
+) -> None:
+    done = new_model(acme, "mine", "--like", like)
+    assert done.returncode == 0, done.stderr
+    example = home.examples().folder / "models" / like
+    assert files(acme / "models" / "mine").keys() == files(example).keys()
+    assert len(files(acme / "data")) == 1
+    settings = ("--config", str(ROOT / "pyproject.toml"))
+    for words in (("black", "--check", "-q"), ("ruff", "check", "-q")):
+        command = [sys.executable, "-m", *words, *settings, str(acme)]
+        checked = subprocess.run(command, cwd=ROOT, capture_output=True)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
-@pytest.mark.slow
-def test_a_new_model_trains_and_passes_its_own_test(tree: Path) -> None:
-    done = python(tree, "-m", "pytest", "-n", "0", "lockstep/tests/models/test_mine.py")
-    assert (done.returncode, done.stdout.split()[0]) == (0, "."), done.stdout + done.stderr
+@pytest.mark.parametrize("name", ["Mine", "2mine", "my-mine", "../mine", "mine/more", ""])
+def test_a_name_that_cannot_be_a_package_is_refused(acme: Path, name: str) -> None:
+    before = files(acme)
+    done = new_model(acme, name)
+    assert (done.returncode, len(done.stderr.splitlines()), files(acme)) == (2, 1, before)
 
 
-@pytest.mark.parametrize("name", ["Mine", "2mine", "my-mine", "../mine", "mine/more", "digits"])
-def test_a_name_that_is_taken_or_cannot_be_a_package_is_refused(tree: Path, name: str) -> None:
-    before = sorted(tree.glob("project/**/*.py"))
-    done = python(tree, "-m", "lockstep", "new-model", name)
-    taken = f"{tree}/lockstep/examples/models/digits: is there already; choose another name or remove it."
-    wrong = f"{name}: no name for a model; wanted small letters, digits and _."
-    wanted = taken if name == "digits" else wrong
-    assert (done.returncode, done.stderr) == (2, f"error: {wanted}\n")
-    assert sorted(tree.glob("project/**/*.py")) == before
+def test_a_name_that_is_taken_is_refused(acme: Path) -> None:
+    assert new_model(acme, "mine").returncode == 0
+    before = files(acme)
+    taken = f"{acme / 'models' / 'mine'}: already exists; choose another name or remove it."
+    done = new_model(acme, "mine")
+    assert (done.returncode, done.stderr, files(acme)) == (2, f"error: {taken}\n", before)
 
 
 def test_an_apparel_model_with_a_mirror_answers_with_the_mean_of_both_views() -> None:

@@ -51,7 +51,9 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_a_read_only_runs_folder_is_told(tmp_path: Path) -> None:
     done = on_a_mount("size=1m,ro", tmp_path / "runs", training(tmp_path / "runs"))
-    assert "cannot be written; make it writable or name another (--runs DIR)" in one_line(done)
+    assert "cannot be written; make it writable or choose another place (--runs DIR)" in one_line(
+        done
+    )
 
 
 def test_a_full_runs_folder_is_told_and_nothing_is_left(tmp_path: Path) -> None:
@@ -67,8 +69,14 @@ def test_a_full_runs_folder_is_told_and_nothing_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ("size=1m,ro", "cannot be written; make it writable or name another (LOCKSTEP_DATA=DIR)"),
-        ("size=1m,mode=0", "cannot be written; make it writable or name another (LOCKSTEP_DATA"),
+        (
+            "size=1m,ro",
+            "cannot be written; make it writable or choose another place (LOCKSTEP_DATA=DIR)",
+        ),
+        (
+            "size=1m,mode=0",
+            "cannot be written; make it writable or choose another place (LOCKSTEP_DATA",
+        ),
         ("size=64k", "no space left on the disk"),
     ],
     ids=["read-only", "closed", "full"],

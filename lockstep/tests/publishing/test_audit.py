@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.ground.errors import RunError
+from lockstep.ground.errors import WriteError
 from lockstep.publishing.audit import audit
 from lockstep.tests.conftest import ROOT, plain_environment
 from lockstep.tests.trees import offline
@@ -165,14 +165,14 @@ def test_without_a_network_the_audit_fails_and_says_what_it_could_not_check(
     assert rows["secrets"]["found"].endswith(" 0 with what looks like a secret")
 
 
-def test_a_folder_that_cannot_be_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_is_write_errors(tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.touch()
     ways = {taken: "File exists", taken / "a": "Not a directory", Path("/proc/a"): "No such file"}
     for output, why in ways.items():
-        with pytest.raises(RunError) as error:
+        with pytest.raises(WriteError) as error:
             audit(output, lambda _: None)
         told = str(error.value)
         assert told.startswith(f"{output}: {why}") and told.endswith(
-            "; mend that or name another (--output FOLDER), then run the same command again."
+            "; correct that, then run the same command again."
         )

@@ -47,7 +47,10 @@ def test_a_folder_that_is_empty_is_used_and_one_that_is_not_is_left_alone(
 def test_a_run_that_was_altered_or_is_not_finished_is_refused_and_leaves_nothing(
     finished_run: Run, tmp_path: Path
 ) -> None:
-    for name, told in (("source.zip", "was altered: source.zip"), ("receipt.json", "no weights")):
+    for name, told in (
+        ("source.zip", "was altered: source.zip"),
+        ("receipt.json", "expected a finished"),
+    ):
         copy = Run(shutil.copytree(finished_run.folder, tmp_path / name / "run", symlinks=True))
         path = copy.folder / name
         path.unlink() if name == "receipt.json" else os.truncate(path, 1000)

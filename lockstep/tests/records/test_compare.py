@@ -186,14 +186,14 @@ def test_another_setting_is_named_with_both_values(train_briefly: Train, finishe
 def test_files_packages_and_profiles_are_named(finished_run: Run) -> None:
     mine, other = finished_run.parts, finished_run.parts
     other["source"]["lockstep/training/loop.py"] = "f" * 64
-    del other["source"]["lockstep/ground/place.py"]
+    del other["source"]["lockstep/training/checkpoint.py"]
     other["packages"] |= {"numpy": ["0.1", "not as locked"], "more": ["1", "not as locked"]}
     other["packages"]["xxhash"][1] = "not as locked"
     other["profile"] = {"name": "native", "device": "cpu", "cpu": "a CPU"}
     found = between_parts(mine, other)
     assert {(row.part, row.name): row.b for row in found} == {
         ("source", "lockstep/training/loop.py"): "sha256 ffffffffffff",
-        ("source", "lockstep/ground/place.py"): "not there",
+        ("source", "lockstep/training/checkpoint.py"): "not there",
         ("package", "numpy"): "0.1",
         ("package", "xxhash"): f"{mine['packages']['xxhash'][0]}, not as locked",
         ("package", "more"): "1",
@@ -274,7 +274,7 @@ def test_a_file_that_was_rewritten_with_care_is_found_all_the_same(copied: Run) 
     assert [problem.partition(":")[0] for problem in verify(copied)] == ["receipt.json"]
     del receipt["digest"]
     (copied.folder / "receipt.json").write_bytes(readable_json(receipt))
-    assert verify(copied)[0].startswith("receipt.json: its digest is none")
+    assert verify(copied)[0].startswith("receipt.json: digest not found")
     (copied.folder / "receipt.json").write_bytes(written)
 
     yaml = copied.folder / "experiment.yaml"

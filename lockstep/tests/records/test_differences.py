@@ -53,8 +53,8 @@ def test_source_is_told_file_by_file_and_the_patch_leads_from_one_to_the_other(
     gone = source.unpacked(finished_run.folder / "source.zip")["lockstep/workspace/parity.py"]
     assert found.files == [
         FileDifference(name, "changed", 3, 2, False),
-        FileDifference("project/new.py", "only in B", 2, 0, False),
         FileDifference("lockstep/workspace/parity.py", "only in A", 0, gone.count(b"\n"), False),
+        FileDifference("project/new.py", "only in B", 2, 0, False),
     ]
     assert [(one.name, one.b) for one in found.metrics] == [("test.accuracy", 0.5)]
 

@@ -134,6 +134,7 @@ def test_the_doctor_holds_the_lock_against_what_is_installed_both_ways(lock: Loc
 def test_the_facts_are_those_of_this_process() -> None:
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
     assert list(facts) == [
+        "lockstep",
         "python",
         "torch",
         "platform",

@@ -39,7 +39,7 @@ def project(folder: Path, *words: str, **variables: str) -> subprocess.Completed
 
 def clone(folder: Path) -> Path:
     """A copy of the package and its lock, to be edited."""
-    shutil.copytree(ROOT / "lockstep", folder / "project")
+    shutil.copytree(ROOT / "lockstep", folder / "lockstep")
     shutil.copy(ROOT / "Pipfile.lock", folder)
     return folder
 
@@ -145,10 +145,11 @@ def test_a_run_on_data_that_is_not_here_is_told_and_parts_at_its_first_use(
     run = run_experiment(experiment("digits/base", *overrides), elsewhere, Watch())
     assert run
     done = project(ROOT, "reproduce", str(run.folder), "--json", TMPDIR=str(tmp_path))
+    assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
     digest = run.parts["data"][:12]
     assert f"data of digest {digest} is not prepared here; " in done.stderr
-    assert (done.returncode, found["step"], found["column"]) == (1, 1, "batch")
+    assert (found["step"], found["column"]) == (1, "batch")
     told = [(row["part"], row["name"], row["a"]) for row in found["differences"]]
     assert told == [("data", "digest", f"sha256 {digest}")]
 
@@ -171,7 +172,7 @@ def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
     kept = source.unpacked(finished_run.folder / "source.zip")
     ran = set(finished_run.parts["source"])
     beside = {
-        "project/__main__.py",
+        "lockstep/__main__.py",
         "lockstep/cli/__init__.py",
         "lockstep/examples/data/digits.yaml",
     }
@@ -201,8 +202,8 @@ def test_an_unfinished_run_is_refused(
     code, told = cli.main(["reproduce", str(copy)]), capsys.readouterr().err
     assert (code, told) == (
         2,
-        f"error: {copy}: is stopped at step 10 and has no receipt to be held against; finish it "
-        "first.\n",
+        f"error: {copy}: is stopped at step 10, expected a finished run; run its train command to "
+        "the end.\n",
     )
 
 
@@ -228,7 +229,7 @@ def test_every_difference_between_the_receipt_and_here_is_named(
     here = environment.facts(1, environment.torch_version())
     assert found == {
         "package numpy": (installed["numpy"][0], "0.1"),
-        "package xxhash": (installed["xxhash"][0], "not there"),
+        "package xxhash": (installed["xxhash"][0], "none"),
         "environment python": ("3.9.1", here["python"]),
         "environment torch": ("2.0.0", here["torch"]),
         "environment platform": ("Linux x86_64, glibc 2.1", here["platform"]),

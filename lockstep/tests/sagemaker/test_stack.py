@@ -387,7 +387,7 @@ def far(cloud: Cloud) -> list[str]:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_and_nothing_is_made(
+def test_a_mistake_is_write_errors_and_nothing_is_made(
     mistake: str, cloud: Cloud, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
@@ -421,7 +421,7 @@ def test_the_task_hands_on_what_it_is_given(cloud: Cloud) -> None:
 def test_the_commands_of_the_page_are_such_as_the_verb_takes() -> None:
     page = (ROOT / "lockstep" / "docs" / "deploy.md").read_text()
     lines = [line.split() for line in page.splitlines() if line.startswith("invoke deploy")]
-    parser, _ = cli._parser()
+    parser, _ = cli.command_line()
     found = [parser.parse_args(words[1:]) for words in lines]
     assert [one.delete for one in found] == [False] * 4 + [True]
     for one in found:

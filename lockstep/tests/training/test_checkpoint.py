@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lockstep.ground.errors import CheckpointError, RunError
+from lockstep.ground.errors import CheckpointError, WriteError
 from lockstep.training.checkpoint import Checkpoints, Snapshot
 
 
@@ -109,7 +109,7 @@ def test_a_write_that_fails_anywhere_leaves_the_one_before(
         try:
             checkpoints.wait()
             failed = False
-        except RunError as error:
+        except WriteError as error:
             failed = True
             assert "no space left" in str(error)
         monkeypatch.setattr(os, call, real)

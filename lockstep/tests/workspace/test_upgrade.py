@@ -206,7 +206,7 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
         assert report["bits"]["before"] == report["bits"]["after"] != ""
         assert (report["bits"]["files"], report["upgrade"]["conflicts"]) == ([], [])
     else:
-        assert "identities: the same, so stopped runs resume" in done.stdout
+        assert "identities: the engine changes none" in done.stdout
 
     after = state(team)[0]
     ours = (f"{package(team)}/", "research/", "README.md", "runs/", "tests/")
