@@ -50,6 +50,7 @@ NEEDS = (
     "an idle machine",
     "minutes, and would run this test",
     "published weights of apparel",
+    "packages of two teams",
 )
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- (.*) -->\n\Z")

@@ -197,7 +197,7 @@ def test_a_run_that_is_not_finished_or_was_altered_is_not_served(
     server = start(str(tmp_path), "--port", str(free_port()))
     out, err = server.communicate(timeout=60)
     assert (server.returncode, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"error: {tmp_path}/receipt.json: No such file or directory; wanted a")
+    assert err.startswith(f"error: {tmp_path}: is stopped at step 0, expected a finished run")
 
 
 def test_without_a_name_it_serves_the_only_run_that_there_is(finished_run: Run) -> None:
