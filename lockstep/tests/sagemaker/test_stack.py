@@ -421,7 +421,7 @@ def test_the_task_hands_on_what_it_is_given(cloud: Cloud) -> None:
 def test_the_commands_of_the_page_are_such_as_the_verb_takes() -> None:
     page = (ROOT / "lockstep" / "docs" / "deploy.md").read_text()
     lines = [line.split() for line in page.splitlines() if line.startswith("invoke deploy")]
-    parser, _ = cli._parser()
+    parser, _ = cli.command_line()
     found = [parser.parse_args(words[1:]) for words in lines]
     assert [one.delete for one in found] == [False] * 4 + [True]
     for one in found:
