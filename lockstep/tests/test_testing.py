@@ -11,6 +11,8 @@ import pytest
 
 from lockstep.tests.conftest import ROOT, plain_environment
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "acme/__init__.py": "",
     "acme/models/__init__.py": "",
@@ -63,6 +65,8 @@ from lockstep import model
 
 from ...letters import LONGEST, Preprocess
 
+CALLS = []
+
 
 @dataclass(frozen=True)
 class Config:
@@ -72,7 +76,6 @@ class Config:
 class Model(nn.Module):
     def __init__(self, config, classes):
         super().__init__()
-        self.calls = 0
         self.letters = nn.Embedding(256, 4)
         self.words = nn.LSTM(4, config.hidden, batch_first=True, dropout=0.1)
         self.last = nn.Linear(config.hidden, classes)
@@ -114,7 +117,10 @@ def test_data_set(name):
 }
 WORDS = FILES["acme/models/words/__init__.py"]
 BROKEN = {
-    "counts": ("self.last(self", "(1 + self.calls / 9) * self.last(self"),
+    "counts": (
+        "        return self.last(self",
+        "        CALLS.append(1)\n        return len(CALLS) * self.last(self",
+    ),
     "misfits": ("nn.Linear(config.hidden,", "nn.Linear(3,"),
     "lacks": ("class Predictor", "class Answers"),
     "unreadable": ("source.encode()", "source.pixels"),
@@ -137,7 +143,9 @@ def python(folder: Path, *words: str, **variables: str) -> "subprocess.Completed
     return subprocess.run(
         [sys.executable, "-m", *words],
         cwd=folder,
-        env=plain_environment() | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths} | variables,
+        env=plain_environment()
+        | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths, "COLUMNS": "400"}
+        | variables,
         capture_output=True,
         text=True,
     )
@@ -166,38 +174,36 @@ def test_a_model_that_keeps_the_contract_passes_whatever_else_it_does(acme: Path
     assert not (acme / "runs").exists()
 
 
-def test_what_is_broken_is_told_in_a_line_that_names_the_place(acme: Path, tmp_path: Path) -> None:
+def test_what_is_broken_fails_in_a_line_that_names_it(acme: Path, tmp_path: Path) -> None:
     shutil.copytree(acme, tmp_path, dirs_exist_ok=True)
     for name, (old, new) in BROKEN.items():
         folder = tmp_path / "acme" / "models" / name
         shutil.copytree(tmp_path / "acme" / "models" / "words", folder)
-        text = WORDS.replace(old, new)
-        if name == "counts":
-            text = text.replace("(self, inputs):", "(self, inputs):\n        self.calls += 1")
-        (folder / "__init__.py").write_text(text)
+        (folder / "__init__.py").write_text(WORDS.replace(old, new))
     recipes = tmp_path / "acme" / "models" / "words" / "recipes"
     (recipes / "typo.yaml").write_text("data: {name: reviews}\ntraining: {epoch: 3}\n")
     (recipes / "other.yaml").write_text("data: {name: review}\n")
-    (tmp_path / "acme" / "data" / "half.yaml").write_text(CATALOG.partition("  rows")[0])
+    (tmp_path / "acme" / "data" / "half.yaml").write_text(CATALOG.partition("  files")[0])
+    (tmp_path / "acme" / "data" / "none.yaml").write_text(CATALOG.replace("test: 9", "test: 0"))
     done = python(tmp_path, "pytest", "-n", "0", "-q", "tests")
-    failed = dict(
-        re.findall(
-            r"^FAILED tests/test_contract.py::test_\w+\[([\w/]+)\] - Failed: (.*)$", done.stdout, re.M
-        )
-    )
-    assert sorted(failed) == sorted([*BROKEN, "words/typo", "words/other", "half"]), done.stdout
-    assert "Traceback" not in done.stdout
-    for name, part in {
-        "counts": "model counts: found other weights in ",
-        "misfits": f"mat1 and mat2 shapes cannot be multiplied",
-        "lacks": "Predictor not found, expected Config",
-        "unreadable": "model unreadable: AttributeError: 'str' object has no attribute 'pixels' (",
-        "unwritten": "model unwritten: SyntaxError: expected ':'",
-        "words/typo": "Did you mean training.epochs?",
-        "words/other": "Did you mean reviews?",
-        "half": "half.yaml",
-    }.items():
-        assert part in failed[name], (name, failed[name])
+    pattern = r"^FAILED tests/test_contract.py::test_(\w+\[[\w/]+\]) - Failed: (.*)$"
+    failed = dict(re.findall(pattern, done.stdout, re.MULTILINE))
+    parts = {
+        "model[counts]": "keep",
+        "model[misfits]": "acme/models/misfits/__init__.py, line 29)",
+        "model[lacks]": "lacks/__init__.py: Predictor not found, expected Config",
+        "recipe[lacks/base]": "lacks/__init__.py: Predictor not found, expected Config",
+        "model[unreadable]": "'str' object has no attribute 'pixels' (",
+        "model[unwritten]": "model unwritten: SyntaxError: expected ':' (__init__.py, line 32)",
+        "recipe[unwritten/base]": "SyntaxError: expected ':' (__init__.py, line 32)",
+        "recipe[words/typo]": "Did you mean training.epochs?",
+        "recipe[words/other]": "Did you mean reviews?",
+        "data_set[half]": "data/half.yaml: ",
+        "data_set[none]": "found {'train': 9, 'validation': 9, 'test': 0}, expected some of train",
+    }
+    assert failed.keys() == parts.keys(), done.stdout
+    assert [name for name, part in parts.items() if part not in failed[name]] == [], failed
+    assert "During handling" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -209,6 +215,8 @@ def test_data_that_are_nowhere_skip_a_model_on_a_desk_and_fail_it_in_ci(
     shutil.copytree(acme, tmp_path, dirs_exist_ok=True)
     (tmp_path / "acme" / "data" / "reviews.yaml").write_text(CATALOG)
     variables |= {"LOCKSTEP_CI": variables.get("LOCKSTEP_CI", "")}
-    done = python(tmp_path, "pytest", "-n", "0", "-q", "-rfs", "-k", "test_model", "tests", **variables)
+    done = python(
+        tmp_path, "pytest", "-n", "0", "-q", "-rfs", "-k", "test_model", "tests", **variables
+    )
     assert f"1 {outcome}" in done.stdout.splitlines()[-1], done.stdout
     assert "data reviews: gone.csv (sha256 000000000000) was not found" in done.stdout
