@@ -18,15 +18,21 @@ import os
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from lockstep.ground import home, profiles
 from lockstep.ground.errors import DataError, LockstepError
+
+if TYPE_CHECKING:
+    from lockstep.config.experiment import Experiment
+    from lockstep.data.catalog import Entry
+    from lockstep.data.dataset import Dataset
+    from lockstep.records.run import Run
 
 STEPS = 3
 _ROWS = 64  # of validation and test split
@@ -72,9 +78,9 @@ def check_model(model: str, folder: Path, *settings: str, recipe: str = "base") 
 
         experiment = _experiment(f"{model}/{recipe}", settings)
         dataset, experiment = _part_of_the_data(experiment)
-        run = _trained(experiment, dataset, folder / "whole", 0)
+        run = _trained(experiment, dataset, folder / "whole")
         _trained(experiment, dataset, folder / "resumed", STEPS - 1)
-        resumed = _trained(experiment, dataset, folder / "resumed", 0)
+        resumed = _trained(experiment, dataset, folder / "resumed")
         if different := _different_tensor(run.folder, resumed.folder):
             _fail(
                 f"model {model}: found other weights in {different} after stopping at step "
@@ -109,36 +115,33 @@ def check_recipe(recipe: str) -> None:
 
 def check_data_set(name: str) -> None:
     """Check that a file of the catalog can be read, and that each version in it is whole."""
-    from lockstep.data import catalog, decode
+    from lockstep.data import catalog
 
     with _in_one_line(f"data set {name}"):
-        path = catalog.file_of(name)
         for entry in catalog.versions(name):
-            decoders = decode.READERS.keys() | decode.DECODERS.keys()
-            known = ", ".join(sorted(decoders))
-            whole: dict[str, bool] = {
-                f"decoder: found {entry.decoder!r}, expected one of {known}": (
-                    entry.decoder in decoders
-                ),
-                f"labels: found {list(entry.labels)}, expected different texts": (
-                    0 < len(entry.labels) == len(set(entry.labels))
-                ),
-                f"rows: found {entry.rows}, expected examples in each of "
-                f"{', '.join(catalog.SPLITS)}": all(
-                    entry.rows.get(split, 0) > 0 for split in catalog.SPLITS
-                ),
-                "files: found none, expected names with their sha256": bool(entry.files),
-            } | {
-                f"sha256 of {file.name}: found {file.sha256!r}, expected 64 hex digits": bool(
-                    re.fullmatch("[0-9a-f]{64}", file.sha256)
-                )
-                for file in entry.files
-            }
-            for fault in (line for line, holds in whole.items() if not holds):
-                _fail(f"{path}: {entry.reference}: {fault}.")
+            for fault in _faults(entry):
+                _fail(f"{catalog.file_of(name)}: {entry.reference}: {fault}.")
 
 
-def _resolved(recipe: str, *settings: str) -> Any:
+def _faults(entry: "Entry") -> Iterator[str]:
+    """What a version in the catalog lacks, each with what was found and expected."""
+    from lockstep.data import catalog, decode
+
+    decoders = sorted({*decode.READERS, *decode.DECODERS})
+    if entry.decoder not in decoders:
+        yield f"decoder: found {entry.decoder!r}, expected one of {', '.join(decoders)}"
+    if not 0 < len(entry.labels) == len(set(entry.labels)):
+        yield f"labels: found {list(entry.labels)}, expected one or more, each once"
+    if not all(entry.rows.get(split, 0) > 0 for split in catalog.SPLITS):
+        yield f"rows: found {entry.rows}, expected some of {', '.join(catalog.SPLITS)}"
+    if not entry.files:
+        yield "files: found none, expected the name and sha256 of one or more"
+    for file in entry.files:
+        if not re.fullmatch("[0-9a-f]{64}", file.sha256):
+            yield f"{file.name}: found sha256 {file.sha256!r}, expected 64 hex digits"
+
+
+def _resolved(recipe: str, *settings: str) -> "Experiment":
     from lockstep.config.recipe import resolve
 
     model, _, name = recipe.partition("/")
@@ -146,7 +149,7 @@ def _resolved(recipe: str, *settings: str) -> Any:
     return resolve(model, path, config, overrides=settings)[0]
 
 
-def _experiment(recipe: str, settings: tuple[str, ...]) -> Any:
+def _experiment(recipe: str, settings: tuple[str, ...]) -> "Experiment":
     """The experiment of a recipe, small and on the CPU of this machine alone."""
     training = _resolved(recipe, *settings).training
     small = {
@@ -163,7 +166,7 @@ def _experiment(recipe: str, settings: tuple[str, ...]) -> Any:
     return _resolved(recipe, *settings, *overrides)
 
 
-def _part_of_the_data(experiment: Any) -> tuple[Any, Any]:
+def _part_of_the_data(experiment: "Experiment") -> tuple["Dataset", "Experiment"]:
     """The first rows of each split, for three steps, and the experiment with its epochs."""
     from lockstep.ground.digests import canonical_json, digest_of
 
@@ -178,7 +181,7 @@ def _part_of_the_data(experiment: Any) -> tuple[Any, Any]:
     return dataset, dataclasses.replace(experiment, training=training)
 
 
-def _open(name: str) -> Any:
+def _open(name: str) -> "Dataset":
     """The data set; skip the test if its files are not on this machine and cannot be fetched."""
     from lockstep.data import catalog
     from lockstep.data.fetch import located
@@ -191,20 +194,20 @@ def _open(name: str) -> Any:
     try:
         return open_data(name, place, Watch())
     except DataError as error:
-        if os.environ.get("LOCKSTEP_CI") or len(located(entry, Store(place.data))) == len(
-            entry.files
-        ):
+        here = len(located(entry, Store(place.data))) == len(entry.files)
+        if here or os.environ.get("LOCKSTEP_CI"):
             raise
         pytest.skip(str(error))
 
 
-def _trained(experiment: Any, dataset: Any, runs: Path, until: int) -> Any:
+def _trained(experiment: "Experiment", dataset: "Dataset", runs: Path, until: int = 0) -> "Run":
     from lockstep.ground.place import Place
     from lockstep.ground.watch import Watch
     from lockstep.run.story import run_experiment
 
-    place = Place(runs, Place.default().data)
-    return run_experiment(experiment, place, Watch(), until, dataset)
+    run = run_experiment(experiment, Place(runs, Place.default().data), Watch(), until, dataset)
+    assert run  # there is no other worker
+    return run
 
 
 def _different_tensor(a: Path, b: Path) -> str:
@@ -220,29 +223,29 @@ def _different_tensor(a: Path, b: Path) -> str:
 
 @contextmanager
 def _in_one_line(subject: str) -> Iterator[None]:
-    """End the test in one line on any error; warnings of libraries are shown and no errors."""
+    """End the test in one line on any error. Warnings are shown, and are no errors."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             yield
+            return
     except LockstepError as error:
-        _fail(str(error))
+        line = str(error)
     except Exception as error:
         message = (str(error).splitlines() or [""])[0]
-        _fail(f"{subject}: {type(error).__name__}: {message}{_place(error)}")
+        line = f"{subject}: {type(error).__name__}: {message}{_place(error)}"
+    _fail(line)
 
 
 def _place(error: Exception) -> str:
     """The last line of the project's code that an error went through."""
-    with_line: Callable[[str, Any], str] = " ({}, line {})".format
-    if isinstance(error, SyntaxError) and error.filename:
-        return with_line(error.filename, error.lineno)
-    package = home.here().folder
+    if isinstance(error, SyntaxError):
+        return ""  # its message has the place
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename).is_relative_to(package):
-            return with_line(frame.filename, frame.lineno)
+        if Path(frame.filename).is_relative_to(home.here().folder):
+            return f" ({frame.filename}, line {frame.lineno})"
     return ""
 
 
 def _fail(line: str) -> NoReturn:
-    pytest.fail(line, pytrace=False)
+    raise pytest.fail.Exception(line, pytrace=False) from None  # alone, without what it came from

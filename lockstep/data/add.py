@@ -71,6 +71,7 @@ def add(
                 for name, path in paths.items()
             )
             entry = _looked_at(request, decoder, reading, paths, files)
+            folder.mkdir(exist_ok=True)  # the first data set of a project
             with held(folder, say):
                 known = catalog.versions(entry.name, folder) if _known(entry, folder) else []
                 if there := [one for one in known if one.digest == entry.digest]:

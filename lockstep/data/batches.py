@@ -15,7 +15,7 @@ from lockstep.data.dataset import Split
 from lockstep.data.order import Order
 from lockstep.ground.digests import key_of
 from lockstep.ground.errors import LockstepError
-from lockstep.training.determinism import reseed
+from lockstep.ground.generators import reseed
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n,) int64
 Step = tuple[int, Iterable[Batch]]  # samples in the whole batch, and shards of it

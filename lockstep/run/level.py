@@ -5,10 +5,10 @@ import torch
 
 from lockstep.config.experiment import Training
 from lockstep.ground import environment
+from lockstep.ground.generators import reseed
 from lockstep.records.receipt import Level, level
 from lockstep.run.making import Setup
 from lockstep.training import selftest
-from lockstep.training.determinism import reseed
 from lockstep.training.loop import update
 from lockstep.training.shards import ShardedGradient
 

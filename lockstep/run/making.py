@@ -17,8 +17,9 @@ from lockstep.data.batches import Batches, Blocks
 from lockstep.data.dataset import Dataset
 from lockstep.ground import home
 from lockstep.ground.digests import key_of, readable_json
+from lockstep.ground.generators import reseed
 from lockstep.training.checkpoint import Snapshot
-from lockstep.training.determinism import refuse_broken, reseed
+from lockstep.training.determinism import refuse_broken
 from lockstep.training.distributed import Workers
 from lockstep.training.evaluation import Answers, Metrics, metrics, probabilities
 from lockstep.training.loop import Observer, Training, train

@@ -71,7 +71,7 @@ VERBS = (
         (("new-model", "My-Model"), "My-Model: no name for a model; wanted small letters, digits"),
     ],
 )
-def test_a_mistake_is_write_errors_with_exit_code_2(
+def test_a_mistake_is_reported_in_one_line_with_exit_code_2(
     call: Call, tmp_path: Path, words: tuple[str, ...], told: str
 ) -> None:
     if words and words[0] in ("train", "evaluate", "predict", "serve"):
@@ -81,7 +81,7 @@ def test_a_mistake_is_write_errors_with_exit_code_2(
     assert err.startswith(f"error: {told}")
 
 
-def test_a_bad_example_that_a_loader_meets_is_write_errors_too(
+def test_a_bad_example_that_a_loader_meets_is_reported_in_one_line_too(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.utils.data import get_worker_info

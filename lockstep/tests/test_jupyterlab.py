@@ -154,7 +154,7 @@ def test_news_and_packages_beside_the_lock_are_switched_off(lab: Lab) -> None:
         ("-1", "found '-1', wanted a number from 1 to 65535"),
     ],
 )
-def test_a_port_that_cannot_be_is_write_errors(port: str, told: str) -> None:
+def test_a_port_that_cannot_be_is_reported_in_one_line(port: str, told: str) -> None:
     words = [INVOKE, "notebook", f"--port={port}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (2, f"error: --port: {told}\n")

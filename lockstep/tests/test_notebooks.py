@@ -217,7 +217,9 @@ def test_a_process_knows_the_kernel_that_started_it_by_either_of_its_signs(varia
     assert found == ["True\n", "False\n"]
 
 
-def test_torch_loaded_too_early_is_write_errors_and_nothing_is_trained(tmp_path: Path) -> None:
+def test_torch_loaded_too_early_is_reported_in_one_line_and_nothing_is_trained(
+    tmp_path: Path,
+) -> None:
     outputs = execute(
         cells("import torch", f"from lockstep.notebook import train\ntrain{BRIEF!r}"),
         tmp_path,

@@ -81,7 +81,7 @@ def test_none_chosen_is_told_and_is_no_mistake(call: Call, runs: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_write_errors_and_changes_nothing(
+def test_a_mistake_is_reported_in_one_line_and_changes_nothing(
     call: Call,
     runs: Path,
     monkeypatch: pytest.MonkeyPatch,

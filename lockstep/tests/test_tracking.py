@@ -330,7 +330,7 @@ def test_a_folder_has_one_follower_which_ends_when_nothing_runs_there(tmp_path: 
     assert (first.returncode, seen(address)[0].info.status) == (0, "KILLED")
 
 
-def test_a_dead_server_is_write_errors_and_training_ends_well(tmp_path: Path) -> None:
+def test_a_dead_server_is_reported_in_one_line_and_training_ends_well(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     address = f"http://user:hush@127.0.0.1:{port}"  # pragma: allowlist secret
     dead = ON | {"MLFLOW_TRACKING_URI": address}

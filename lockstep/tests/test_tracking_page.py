@@ -68,7 +68,7 @@ def of_the_page(port: int) -> list[str]:
     return found
 
 
-def test_only_this_machine_gets_in_and_a_port_that_is_taken_is_write_errors(
+def test_only_this_machine_gets_in_and_a_port_that_is_taken_is_reported_in_one_line(
     page: Page,
 ) -> None:
     tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]

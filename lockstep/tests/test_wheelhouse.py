@@ -166,7 +166,7 @@ def test_a_folder_of_wheels_is_installed_from_without_a_network(
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_write_errors_and_changes_nothing(
+def test_what_does_not_fit_is_reported_in_one_line_and_changes_nothing(
     tree: Tree, small: Path, tmp_path: Path
 ) -> None:
     assert tree.packages() == FIRST

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lockstep.training.determinism import reseed
+from lockstep.ground.generators import reseed
 
 Case = Callable[[], Any]
 _TABLE = (17, 33)

@@ -3,11 +3,9 @@
 import ctypes
 import functools
 import os
-import random
 import warnings
 
 import torch
-from numpy import random as numpy_random
 from torch import nn
 
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
@@ -65,18 +63,6 @@ def refuse_broken(model: nn.Module, device: str) -> None:
                 f"{layer.in_channels} channels, wanted 8 at least, because oneDNN destroys memory "
                 "with fewer; take more channels, or pool before a convolution without a stride."
             )
-
-
-def reseed(key: int) -> None:
-    """Seed every generator that is nobody's own: torch's, NumPy's and Python's.
-
-    torch.manual_seed does the same for torch in 90 µs instead of 1; the other two take 4 µs each.
-    """
-    torch.default_generator.manual_seed(key)
-    numpy_random.seed(key & 0xFFFFFFFF)
-    random.seed(key)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(key)
 
 
 def _keep_freed_memory() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lockstep.ground.digests import key_of
-from lockstep.training.determinism import reseed
+from lockstep.ground.generators import reseed
 from lockstep.training.distributed import ALONE, Workers
 
 Answers = tuple[NDArray[np.float32], NDArray[np.int64]]

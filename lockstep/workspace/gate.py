@@ -70,9 +70,9 @@ def chosen(word: str, tests: Path) -> list[str]:
 
 def sizes(*folders: Path) -> str:
     """Return how large files and functions below folders are, tests aside: figures, not limits."""
-    paths = [path for folder in folders for path in folder.rglob("*.py")]
     lines, functions = dict[Path, int](), list[int]()
-    for path in (path for path in paths if "tests" not in path.parts):
+    paths = ((path, folder) for folder in folders for path in folder.rglob("*.py"))
+    for path in (path for path, folder in paths if "tests" not in path.relative_to(folder).parts):
         text = path.read_text()
         lines[path] = len(text.splitlines())
         functions += [

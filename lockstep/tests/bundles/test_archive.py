@@ -122,7 +122,7 @@ def test_the_head_of_a_head_is_not_read_into_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"no archive", gzip.compress(b"x" * 512, mtime=0), packed(FILES)[:-70_000]]
 )
-def test_what_is_no_whole_archive_is_write_errors(content: bytes, tmp_path: Path) -> None:
+def test_what_is_no_whole_archive_is_reported_in_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(BundleError) as told:
         unpack(tmp_path / "a", tmp_path / "to")

@@ -86,7 +86,7 @@ def test_code_that_was_added_is_refused_and_what_a_server_puts_beside_is_not(
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"schema": 2}', b'{"schema": 1, "files": {"../a": 1}}']
 )
-def test_what_is_no_manifest_is_write_errors(content: bytes, tmp_path: Path) -> None:
+def test_what_is_no_manifest_is_reported_in_one_line(content: bytes, tmp_path: Path) -> None:
     bundle = unpacked(tmp_path / "bundle")
     (bundle / manifest.NAME).write_bytes(content)
     assert refused(bundle).startswith(f"{bundle / manifest.NAME}: ")
@@ -158,7 +158,7 @@ def test_another_key_and_what_is_no_key_are_refused(
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ed25519", "x25519", "secp256k1", "with a password"])
-def test_a_key_of_another_kind_is_write_errors(
+def test_a_key_of_another_kind_is_reported_in_one_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, Callable[[], Any]] = {

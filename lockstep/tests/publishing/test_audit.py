@@ -165,7 +165,7 @@ def test_without_a_network_the_audit_fails_and_says_what_it_could_not_check(
     assert rows["secrets"]["found"].endswith(" 0 with what looks like a secret")
 
 
-def test_a_folder_that_cannot_be_is_write_errors(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_is_reported_in_one_line(tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.touch()
     ways = {taken: "File exists", taken / "a": "Not a directory", Path("/proc/a"): "No such file"}

@@ -316,7 +316,7 @@ def fitting(bundle: Bundle, facts: dict[str, Any], changes: dict[str, bytes | No
         (": found the model 'apparel'", {}, {"preprocess.json": b'{"model": "apparel"}'}),
     ],
 )
-def test_odd_content_under_right_digests_is_write_errors(
+def test_odd_content_under_right_digests_is_reported_in_one_line(
     told: str,
     facts: dict[str, Any],
     changes: dict[str, bytes | None],
@@ -336,7 +336,7 @@ def test_odd_content_under_right_digests_is_write_errors(
         assert ("\n" in line, "lockstep-bundle-" in line) == (False, False)
 
 
-def test_a_config_of_other_code_is_write_errors(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_config_of_other_code_is_reported_in_one_line(bundle: Bundle, tmp_path: Path) -> None:
     stored = json.loads(files_in(bundle)["preprocess.json"])
     stored["config"]["depth"] = 3
     changes: dict[str, bytes | None] = {"preprocess.json": readable_json(stored)}
@@ -345,7 +345,7 @@ def test_a_config_of_other_code_is_write_errors(bundle: Bundle, tmp_path: Path) 
         Predictor.load(tmp_path / "a")
 
 
-def test_a_receipt_without_what_is_told_to_who_is_served_is_write_errors(
+def test_a_receipt_without_what_is_told_to_who_is_served_is_reported_in_one_line(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     receipt = json.loads(files_in(bundle)["receipt.json"])

@@ -106,7 +106,7 @@ def test_a_bundle_of_it_is_refused_in_one_line(call: Call, old: Run) -> None:
     )
     code, out, err = call("bundle", NAME, "--runs", str(old.folder.parent))
     assert (code, out, err.splitlines()[:-1]) == (2, "", [f"bundling {NAME}"])
-    assert err.splitlines()[-1].startswith(f"error: {old.folder}: its source is of the first ")
+    assert err.splitlines()[-1].startswith(f"error: {old.folder}: trained by the first edition")
 
 
 def resealed(run: Run, change: Callable[[dict[str, dict[str, object]]], object]) -> None:

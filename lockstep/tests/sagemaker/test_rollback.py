@@ -311,7 +311,7 @@ def test_a_deletion_that_fails_is_told_with_exit_code_1(playing: Playing, call: 
     )
 
 
-def test_what_the_account_refuses_is_write_errors(playing: Playing, call: Call) -> None:
+def test_what_the_account_refuses_is_reported_in_one_line(playing: Playing, call: Call) -> None:
     playing(RESTING, refusals={"DeleteStack": "shop is protected\n  from that"})
     code, _, err = call("deploy", "--delete", "--stack", "shop")
     assert (code, err.count("\n"), "shop is protected from that" in err) == (2, 1, True)

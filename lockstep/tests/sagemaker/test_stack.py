@@ -387,7 +387,7 @@ def far(cloud: Cloud) -> list[str]:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_write_errors_and_nothing_is_made(
+def test_a_mistake_is_reported_in_one_line_and_nothing_is_made(
     mistake: str, cloud: Cloud, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))

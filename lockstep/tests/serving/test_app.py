@@ -177,7 +177,7 @@ def test_a_caller_who_goes_away_is_not_minded(port: int) -> None:
     assert ask(port, "GET", "/healthz") == (200, {"status": "ok"})
 
 
-def test_a_port_that_is_taken_is_write_errors(port: int, finished_run: Run) -> None:
+def test_a_port_that_is_taken_is_reported_in_one_line(port: int, finished_run: Run) -> None:
     server = start(str(finished_run.folder), "--port", str(port))
     out, err = server.communicate(timeout=60)
     assert (server.returncode, out, err) == (

@@ -86,7 +86,7 @@ def test_a_signal_to_stop_lets_what_is_under_way_be_answered(finished_run: Run) 
     assert server.returncode == 143
 
 
-def test_what_can_be_no_name_of_a_host_is_write_errors(finished_run: Run) -> None:
+def test_what_can_be_no_name_of_a_host_is_reported_in_one_line(finished_run: Run) -> None:
     hosts = "a..b", "a" * 64
     servers = [start(str(finished_run.folder), "--host", host) for host in hosts]
     for host, server in zip(hosts, servers, strict=True):

@@ -218,7 +218,7 @@ def test_who_is_one_too_many_is_told_when_to_come_again_and_the_others_are_answe
     assert body == detail(told)
 
 
-def test_what_is_no_http_is_write_errors() -> None:
+def test_what_is_no_http_is_reported_in_one_line() -> None:
     odd = (b"nonsense\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n")
     found = found_by(Narrow, *map(slow, odd))
     assert {answer.partition(b"\r\n\r\n")[2] for answer in found} == {

@@ -10,7 +10,8 @@ from torch import nn
 
 from lockstep.ground import profiles
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
-from lockstep.training.determinism import enforce, refuse_broken, reseed
+from lockstep.ground.generators import reseed
+from lockstep.training.determinism import enforce, refuse_broken
 
 enforce("portable", "cpu")
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lockstep.training.determinism import enforce, reseed
+from lockstep.ground.generators import reseed
+from lockstep.training.determinism import enforce
 from lockstep.training.optimizer import Optimizer, learning_rate
 from lockstep.training.parameters import FlatParameters
 

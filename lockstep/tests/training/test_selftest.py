@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from lockstep.ground import home
+from lockstep.ground.generators import reseed
 from lockstep.tests.conftest import ROOT, experiment
 from lockstep.training import selftest
 from lockstep.training.cases import CASES, numbers, whole
-from lockstep.training.determinism import enforce, reseed
+from lockstep.training.determinism import enforce
 from lockstep.training.optimizer import Optimizer
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.selftest import Operations, failing

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lockstep.training.determinism import enforce, reseed
+from lockstep.ground.generators import reseed
+from lockstep.training.determinism import enforce
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import Batch, ShardedGradient
 

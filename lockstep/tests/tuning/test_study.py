@@ -184,7 +184,7 @@ SECRET = "postgresql://me:geheim@127.0.0.1:9/none"  # pragma: allowlist secret
         (("--trials", "0"), "argument --trials: invalid count value: '0'"),
     ],
 )
-def test_a_mistake_is_write_errors_before_anything_is_trained(
+def test_a_mistake_is_reported_in_one_line_before_anything_is_trained(
     bench: Bench, tmp_path: Path, words: tuple[str, ...], told: str
 ) -> None:
     out, err = (process := bench.start(tmp_path / "runs", *words)).communicate()
