@@ -307,7 +307,7 @@ def fitting(bundle: Bundle, facts: dict[str, Any], changes: dict[str, bytes | No
         ("/receipt.json: not found", {}, {"receipt.json": None}),
         ("/receipt.json: not readable as JSON", {}, {"receipt.json": b"{"}),
         ("/receipt.json: found a list", {}, {"receipt.json": b"[]"}),
-        ("/receipt.json: schema: found None", {}, {"receipt.json": b'{"results": []}'}),
+        ("/receipt.json: schema: found null", {}, {"receipt.json": b'{"results": []}'}),
         ("/receipt.json: digest not found", {}, {"receipt.json": b'{"schema": 2}'}),
         (": not what the model reads", {}, {"weights.safetensors": b"junk"}),
         (": not what the model reads", {}, {"preprocess.json": b'{"model": "digits"}'}),
