@@ -18,6 +18,8 @@ import pytest
 
 from lockstep.tests.conftest import ROOT, copy_of_tracked_files
 
+pytestmark = pytest.mark.slow  # a JupyterLab server
+
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 CHROMIUM = "/usr/bin/chromium"
 NOTEBOOK = "notebooks/1-explore-the-data"

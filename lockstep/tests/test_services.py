@@ -8,6 +8,8 @@ from botocore.exceptions import ClientError
 
 from lockstep.tests.services import S3, Postgres
 
+pytestmark = pytest.mark.slow  # PostgreSQL and an S3 server
+
 
 def test_each_database_is_empty_and_wants_the_password(postgres: Postgres) -> None:
     first, second = postgres.database(), postgres.database()

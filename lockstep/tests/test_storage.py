@@ -15,6 +15,8 @@ from lockstep.ground.storage import PART, Bucket, Storage, open_storage
 from lockstep.tests.conftest import ROOT
 from lockstep.tests.services import S3
 
+pytestmark = pytest.mark.slow  # an S3 server
+
 Open = Callable[[], Storage]
 
 

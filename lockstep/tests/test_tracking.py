@@ -29,6 +29,8 @@ from lockstep.tests.services import S3, Postgres, free_ports, running
 from lockstep.tracking import view
 from lockstep.tracking.shown import kept
 
+pytestmark = pytest.mark.slow  # MLflow in processes of its own
+
 os.environ |= view.VARIABLES  # this process asks MLflow, too
 ON = {"LOCKSTEP_TRACK": "on", "MLFLOW_TRACKING_URI": ""}
 BRIEF = ("train", "digits/base", "training.epochs=2", "training.checkpoint_every=5")

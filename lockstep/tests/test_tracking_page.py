@@ -15,6 +15,8 @@ from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import free_ports
 from lockstep.tests.test_jupyterlab import answers, browser, needs_chromium  # noqa: F401
 
+pytestmark = pytest.mark.slow  # MLflow's server
+
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 BRIEF = ("digits/base", "training.workers=1", "training.epochs=12", "training.checkpoint_every=60")
 PLAIN = {"LOCKSTEP_TRACK": "on", "MLFLOW_TRACKING_URI": ""}

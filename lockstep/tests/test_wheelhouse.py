@@ -16,6 +16,8 @@ import wheelhouse
 from lockstep.records.run import Run
 from lockstep.tests.trees import FIRST, LOCK, ROOT, Tree, offline, write_wheel
 
+pytestmark = pytest.mark.slow  # environments are made
+
 # With a repository that cannot be written to, but for .venv.
 READ_ONLY = """
 mount --bind "$1" "$1" && mount --bind "$1/.venv" "$1/.venv" || exit 99

@@ -21,6 +21,8 @@ import pytest
 from lockstep.records.source import imports
 from lockstep.tests.trees import FIRST, INVOKE, LOCK, ROOT, Index, Tree, files, served, write_wheel
 
+pytestmark = pytest.mark.slow  # environments are made
+
 both = pytest.mark.parametrize("installer", ["uv", "pipenv"])
 WAITING = "workbench: another set-up of .venv is running, waiting for it\n"
 

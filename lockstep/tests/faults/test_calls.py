@@ -17,6 +17,8 @@ from lockstep.benchmarks import faults
 from lockstep.tests.faults.saving import save, save_when_told, snapshot
 from lockstep.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.slow  # each system call of a save is failed
+
 # The calls by which a save changes something on the disk, and those that open what it changes.
 CALLS = ("openat", "write", "fsync", "mkdir", "rename", "symlink", "unlink", "unlinkat", "rmdir")
 

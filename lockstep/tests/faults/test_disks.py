@@ -13,6 +13,8 @@ from lockstep.ground.errors import RunError
 from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command
 
+pytestmark = pytest.mark.slow  # disks are mounted
+
 WORDS = (
     "train",
     "digits",

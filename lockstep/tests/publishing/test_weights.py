@@ -32,6 +32,8 @@ from lockstep.tests.services import S3
 from lockstep.tests.test_acceptance import state
 from lockstep.tests.trees import offline
 
+pytestmark = pytest.mark.slow  # storages on moto's server
+
 NAME = "lockstep.examples.digits"  # of its published weights
 PNG = ROOT / "lockstep" / "docs" / "three.png"
 

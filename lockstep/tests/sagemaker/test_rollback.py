@@ -25,6 +25,8 @@ from lockstep.sagemaker.stack import Change, Outcome, Stack
 from lockstep.tests.clouds import Cloud
 from lockstep.tests.conftest import Call
 
+pytestmark = pytest.mark.slow  # an account on moto's server
+
 ID = "arn:aws:cloudformation:us-east-1:123456789012:stack/shop/1"
 PARAMETERS = {"Run": "earlier"}
 Look = tuple[str, list[str]]  # a status, and the events until then: "RESOURCE STATUS reason"

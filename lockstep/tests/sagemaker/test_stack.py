@@ -36,6 +36,8 @@ from lockstep.tests.clouds import REGISTRY, REPOSITORY, Cloud
 from lockstep.tests.conftest import ROOT, Call
 from lockstep.tests.services import Aws
 
+pytestmark = pytest.mark.slow  # an account on moto's server
+
 TEMPLATE = endpoint.read((ROOT / "lockstep" / "sagemaker" / "stack.yaml").read_text())
 
 

@@ -21,6 +21,8 @@ from lockstep.serving.limits import Limits
 from lockstep.tests.serving.callers import JSON, PNG, Answer, call, told
 from lockstep.tests.serving.test_app import PICTURES, content
 
+pytestmark = pytest.mark.slow  # servers in processes of their own
+
 FILES = [content(picture) for picture in PICTURES]
 
 

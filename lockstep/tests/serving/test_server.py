@@ -23,6 +23,8 @@ from lockstep.tests.serving.conftest import post, raw, serving
 from lockstep.tests.serving.test_app import ask, free_port, start
 from lockstep.tests.serving.test_load import bodies
 
+pytestmark = pytest.mark.slow  # servers in processes of their own
+
 
 class Hasty(Connection):
     """A connection of a server that waits for a second only."""

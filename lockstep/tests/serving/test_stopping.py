@@ -21,6 +21,8 @@ from lockstep.tests.conftest import ROOT, plain_environment
 from lockstep.tests.serving.conftest import metrics
 from lockstep.tests.serving.test_app import PICTURES, PNG, content, free_port
 
+pytestmark = pytest.mark.slow  # servers in processes of their own
+
 # ``python -m lockstep serve`` with a predictor whose method, if one is named, never comes back, and
 # a second for what is under way.
 SCRIPT = """
