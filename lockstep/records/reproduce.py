@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lockstep.ground import environment
 from lockstep.ground.errors import Interrupted, RunError
 from lockstep.ground.files import held, remove_abandoned, write_atomically
 from lockstep.ground.processes import follow_parent
-from lockstep.records import compare
+from lockstep.records import compare, source
 from lockstep.records.checkout import package_of, restore
 from lockstep.records.compare import Comparison
 from lockstep.records.differences import Difference, between_environments, between_packages
@@ -55,10 +56,12 @@ def reproduce(
 
     ``data`` is the folder of the data, ``prepared`` the digests of the data sets that lie ready in
     it. ``say`` is first told every difference between the receipt and this machine, and whether the
-    run's level covers it. Raises RunError for a run that was altered or is not finished.
+    run's level covers it. Raises RunError for a run that was altered or is not finished, or whose
+    code imports a package that is not installed.
     """
     refuse_altered(run)
     receipt = run.finished_receipt()
+    _refuse_missing_packages(run)
     if steps is not None and steps >= receipt["results"]["steps"]:
         steps = None
     before = differences_here(run)
@@ -86,6 +89,23 @@ def reproduce(
         kept = folder.rename(folder.with_name(folder.name.removesuffix(".part")))
     where = kept / again.folder.relative_to(folder)
     return Reproduction(found, before, uncovered, where, kept / page.name)
+
+
+def _refuse_missing_packages(run: Run) -> None:
+    """Raise RunError if what made the bits imports a recorded package that is not installed."""
+    files, parts = source.unpacked(run.folder / "source.zip"), run.parts
+    made_by = {name: files[name] for name in parts["source"] if name in files}
+    modules = {name.partition(".")[0] for name in source.third_party(made_by, package_of(run))}
+    for module in sorted(modules):
+        version, *_ = parts["packages"].get(environment.normal(module), ["none"])
+        if version == "none" or find_spec(module):
+            continue
+        commit = run.finished_receipt()["environment"]["git"]["commit"]
+        clone = f"a clone at commit {commit[:12]}" if commit else "the clone that trained it"
+        raise RunError(
+            f"{run.name}: {module} {version} is not installed, but its code imports it; install "
+            f"{module}=={version}, or reproduce the run in {clone}."
+        )
 
 
 def differences_here(run: Run) -> list[Difference]:

@@ -6,8 +6,10 @@ a narrow model, as commit 8910f80 wrote them; the source is compressed.
 
 import json
 import lzma
+import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records import receipt
+from lockstep.records import receipt, reproduce
 from lockstep.records.compare import compare
 from lockstep.records.run import Run
 from lockstep.records.verify import verify
@@ -84,11 +86,54 @@ def test_the_same_settings_have_the_same_bits_in_this_edition(old: Run, place: P
     assert run.name != old.name
 
 
+# What its code uses of OmegaConf, which has left the lock: enough for settings without a mistake.
+OMEGACONF = """
+class OmegaConf:
+    def structured(kind):
+        return {"": kind} | vars(kind())
+
+    def set_readonly(section, _):
+        pass
+
+    def update(section, name, value):
+        section[name] = float(value) if isinstance(section[name], float) else value
+
+    def to_object(section):
+        values = dict(section)
+        return values.pop("")(**values)
+"""
+
+
+@pytest.fixture
+def omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OmegaConf, or what stands in for it where it is not installed."""
+    if not find_spec("omegaconf"):
+        package = tmp_path / "packages" / "omegaconf"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(OMEGACONF)
+        (package / "errors.py").write_text("class OmegaConfBaseException(Exception):\n    pass\n")
+        monkeypatch.syspath_prepend(package.parent)
+        monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("omegaconf")
 def test_it_is_reproduced_by_its_own_source(call: Call, old: Run) -> None:
     code, out, err = call("reproduce", NAME, "--runs", str(old.folder.parent))
     weights = old.finished_receipt()["results"]["weights_sha256"]
     assert (code, out.splitlines()[0]) == (0, f"same bits: 4 steps, weights sha256 {weights}"), err
+
+
+def test_a_package_that_its_code_imports_and_is_not_installed_is_named_in_one_line(
+    call: Call, old: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "find_spec", lambda name: name != "omegaconf")
+    assert call("reproduce", NAME, "--runs", str(old.folder.parent)) == (
+        2,
+        "",
+        f"error: {NAME}: omegaconf 2.4.0 is not installed, but its code imports it; install "
+        "omegaconf==2.4.0, or reproduce the run in a clone at commit 8910f800a4e9.\n",
+    )
 
 
 def test_it_is_checked_out_with_its_source(call: Call, old: Run, tmp_path: Path) -> None:
