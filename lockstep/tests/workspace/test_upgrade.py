@@ -135,6 +135,17 @@ def package(team: Path) -> str:
     return Names.of((team / "pyproject.toml").read_text()).package
 
 
+# What the contract tests ask of the model besides: an example that is shown can be read again.
+PICTURES = {
+    "import torch\n\nFACTOR": "import numpy as np\nimport torch\n\n"
+    "from lockstep.model import pictures\n\nFACTOR",
+    "return str(example)": "return pictures.drawn((example * 15.9375).astype(np.uint8))",
+    "import Picture\n": "import Picture, pictures\n",
+    "return np.asarray(source, np.uint8)": "return np.rint("
+    "pictures.grey(source, (8, 8)) / 255 * 16).astype(np.uint8)",
+}
+
+
 def work(team: Path) -> Path:
     """A team's own work: a model and what it shares, a dependency, edits of the shared files."""
     name = package(team)
@@ -142,6 +153,8 @@ def work(team: Path) -> Path:
         if path not in ("acme/__init__.py", "acme/models/__init__.py"):
             mine = team / path.replace("acme", name)
             mine.parent.mkdir(parents=True, exist_ok=True)
+            for old, new in PICTURES.items():
+                text = text.replace(old, new)
             mine.write_text(text.replace("acme", name))
     (team / "README.md").write_text("# Our digits\n")
     (team / "research").mkdir()
@@ -173,7 +186,7 @@ def state(team: Path) -> tuple[dict[str, tuple[int, bytes]], str]:
     listed = {
         path: content
         for path, content in files(team).items()
-        if not path.startswith(".git/") and "__pycache__" not in path
+        if not path.startswith((".git/", ".pytest_cache/")) and "__pycache__" not in path
     }
     return listed, git(team, "ls-files", "--stage")
 
