@@ -24,7 +24,7 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("folder", metavar="DIR", help="a new folder")
     verb = verbs.add(delete, runs=True)
     verb.add_argument("names", nargs="*", metavar="RUN")
-    verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     way = verb.add_mutually_exclusive_group()
     way.add_argument("--restore", action="store_true", help="bring back from the trash")
     text = "remove from the trash for good: the runs named, or all"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lockstep import cli
 from lockstep.tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
@@ -27,7 +28,13 @@ def test_every_task_is_listed_with_its_sentence() -> None:
 
 
 def test_exit_codes_and_errors_come_through(tmp_path: Path) -> None:
-    done = run(str(BIN / "invoke"), "train", "--set=training.epoch=3", f"--runs={tmp_path}")
+    done = run(
+        str(BIN / "invoke"),
+        "train",
+        "--model=digits",
+        "--set=training.epoch=3",
+        f"--runs={tmp_path}",
+    )
     assert (done.returncode, "Did you mean training.epochs?" in done.stderr) == (2, True)
 
 
@@ -36,8 +43,8 @@ def test_a_run_is_deleted_and_restored_and_the_trash_is_emptied_by_the_task(tmp_
         (tmp_path / name).mkdir()
         (tmp_path / name / "identity.json").write_text("{}")
     trash, where = tmp_path / ".trash", f"--runs={tmp_path}"
-    words = ["first --also second --yes", "--restore first", "--yes third", "--restore third"]
-    for word in [*words, "first -y", "--purge --run first --yes"]:
+    words = ["first second --yes", "--restore first", "--yes third", "--restore third"]
+    for word in [*words, "first -y", "first --purge --yes"]:
         done = run(str(BIN / "invoke"), "delete", *word.split(), where)
         assert (done.returncode, done.stderr) == (0, "")
     names = [sorted(path.name for path in folder.iterdir()) for folder in (tmp_path, trash)]
@@ -93,3 +100,53 @@ def test_the_package_can_be_built_with_its_recipes_and_its_console_script(tmp_pa
     assert "site-packages" in run(str(python), "-c", code, cwd=str(tmp_path)).stdout
     shown = run(str(tmp_path / "venv" / "bin" / "lockstep"), "--help", cwd=str(tmp_path))
     assert "train" in shown.stdout
+
+
+TYPED = [
+    *(("train", option) for option in ("--seed", "--until", "--workers")),
+    *(("tune", option) for option in ("--seed", "--trials", "--parallel", "--batch")),
+    *(("data add x --name y", option) for option in ("--validation", "--test", "--size")),
+    ("config", "--seed"),
+    ("reproduce x", "--steps"),
+    ("serve x", "--port"),
+    ("ui", "--port"),
+    ("train", "--in"),
+    ("image build", "--stage"),
+]
+
+
+@pytest.mark.parametrize(("verb", "option"), TYPED)
+def test_a_value_of_another_type_is_one_line_and_code_2_for_each_option(
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*verb.split(), option, "banana"])
+    told = capsys.readouterr().err
+    assert (end.value.code, len(told.splitlines()), option in told) == (2, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train --seed banana", "argument --seed: invalid int value: 'banana'"),
+        ("train --sed 4", "unrecognized arguments: --sed"),
+        ("trian", "trian: no such task. Did you mean train?"),
+        ("serve nothing --port 0", "argument --port: invalid port value: '0'"),
+    ],
+)
+def test_invoke_ends_a_mistake_in_one_line_with_code_2(words: str, told: str) -> None:
+    done = run(str(BIN / "invoke"), *words.split())
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert told in done.stderr
+
+
+def test_invoke_takes_the_same_words_as_the_command_line(tmp_path: Path) -> None:
+    words = ["config", "digits/base", "training.lr=0.5", "--json", "training.epochs=2"]
+    mine, theirs = run(str(BIN / "invoke"), *words), run(sys.executable, "-m", "lockstep", *words)
+    assert (mine.returncode, mine.stdout) == (0, theirs.stdout)
+
+
+def test_the_list_of_tasks_loads_neither_torch_nor_a_library_of_a_verb() -> None:
+    code = "import sys; sys.argv = ['invoke', '--list']; import tasks; print(sorted(sys.modules))"
+    done = run(sys.executable, "-c", code)
+    assert {"torch", "numpy", "rich", "mlflow"} & set(eval(done.stdout)) == set()

@@ -201,7 +201,7 @@ def test_a_run_of_another_identity_in_its_place_is_refused(
     run, other = train_briefly(), train_briefly("digits/base", "training.lr=0.001")
     shutil.rmtree(run.folder)
     shutil.copytree(other.folder, run.folder)
-    with pytest.raises(RunError, match="it was put there by hand"):
+    with pytest.raises(RunError, match="the folder was put there by hand"):
         train_briefly()
 
 

@@ -74,7 +74,7 @@ def loss(model, batch):
 
 import numpy as np
 
-from lockstep.model import Picture
+from lockstep.model import Picture, pictures
 from lockstep.model import Predictor as Base
 
 from ...text.scale import Preprocess
@@ -90,7 +90,7 @@ class Predictor(Base):
 
     def read(self, source):
         """Pixels (8, 8) of 0 to 16."""
-        return np.asarray(source, np.uint8)
+        return np.rint(pictures.grey(source, (8, 8)) / 255 * 16).astype(np.uint8)
 ''',
     "acme/models/rows/bias.txt": "0\n",
     "acme/models/rows/README.md": "How we trained it.\n",
@@ -107,7 +107,10 @@ training:
 
 from pathlib import Path
 
+import numpy as np
 import torch
+
+from lockstep.model import pictures
 
 FACTOR = float(Path(__file__).with_name("factor.txt").read_text())
 
@@ -130,7 +133,7 @@ class Preprocess:
 
     @staticmethod
     def show(example):
-        return str(example)
+        return pictures.drawn((np.asarray(example) * 15.9375).astype(np.uint8))
 
     def state(self):
         return {"labels": self.labels}
