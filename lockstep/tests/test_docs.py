@@ -123,8 +123,12 @@ class Clone:
         (own / "stamp").write_text(f"{self.folder}\n{torch}\n")
 
     def run(self, page: Path, *marks: str) -> None:
-        """Run the blocks of a page that have one of the marks, and write the page's files."""
+        """Run the blocks of a page that have one of the marks, and write the page's files.
+
+        Runs stay for the next page, changes of the project do not.
+        """
         with ExitStack() as served:
+            served.callback(self._begin_project)
             ports: dict[str, str] = {}
             for block in blocks(page):
                 kind = block.mark.partition(", ")[0]

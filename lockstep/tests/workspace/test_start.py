@@ -109,7 +109,8 @@ def test_outside_of_a_clone_one_line_says_so(first: Path, tmp_path: Path) -> Non
 def test_the_new_tree_remembers_an_address_on_the_web_without_a_password(
     first: Path, tmp_path: Path
 ) -> None:
-    git(first, "remote", "set-url", "origin", "https://me:secret@git.example.com/engine.git")
+    address = "https://me:secret@git.example.com/engine.git"  # pragma: allowlist secret
+    git(first, "remote", "set-url", "origin", address)
     start(tmp_path / "acme", root=first)
     text = (tmp_path / "acme" / "pyproject.toml").read_text()
     assert 'upstream = "https://git.example.com/engine.git"' in text
