@@ -32,9 +32,9 @@ import json, sys
 from lockstep.ground import profiles
 profiles.enter("portable")
 import torch
-from project import models
+from lockstep.ground import home
 from lockstep.config.recipe import resolve
-from lockstep.run.making import run_experiment
+from lockstep.run.story import run_experiment
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 

@@ -90,7 +90,7 @@ def made_under(row: Row, folder: Path) -> tuple[str, dict[str, bytes]]:
     runs, root, variables = folder / "runs", ROOT, os.environ | row.variables
     if row.elsewhere:
         root = folder / "another clone, größer"
-        shutil.copytree(ROOT / "lockstep", root / "project")
+        shutil.copytree(ROOT / "lockstep", root / "lockstep")
         shutil.copy(ROOT / "Pipfile.lock", root)
         variables["HOME"] = str(folder)
     words = [*row.wrapped, sys.executable, "-m", "lockstep", *WORDS, *row.settings]

@@ -1,7 +1,6 @@
 """The tasks and the hooks, as people run them."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,25 +80,6 @@ def test_a_half_done_merge_is_refused_before_a_commit(tmp_path: Path) -> None:
     page.write_text("one\n" + "<" * 7 + " HEAD\ntwo\n")
     done = run(sys.executable, "environment/hooks.py", "merged", str(page))
     assert (done.returncode, done.stdout.partition(": ")[0]) == (1, f"{page}:2")
-
-
-@pytest.mark.slow
-def test_the_package_can_be_built_with_its_recipes_and_its_console_script(tmp_path: Path) -> None:
-    """``pip install .``, its dependencies aside, which are those of this environment."""
-    copy = tmp_path / "clone"
-    copy.mkdir()
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, copy / name)
-    shutil.copytree(ROOT / "lockstep", copy / "project")
-    made = run(sys.executable, "-m", "venv", "--system-site-packages", str(tmp_path / "venv"))
-    assert made.returncode == 0, made.stderr
-    python = tmp_path / "venv" / "bin" / "python"
-    done = run(str(python), "-m", "pip", "install", "-q", "--no-deps", str(copy))
-    assert done.returncode == 0, done.stderr
-    code = "from project import models; print(home.here().recipe('digits', 'base'))"
-    assert "site-packages" in run(str(python), "-c", code, cwd=str(tmp_path)).stdout
-    shown = run(str(tmp_path / "venv" / "bin" / "lockstep"), "--help", cwd=str(tmp_path))
-    assert "train" in shown.stdout
 
 
 TYPED = [

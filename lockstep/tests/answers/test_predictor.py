@@ -93,7 +93,7 @@ def test_a_python_that_had_torch_before_us_gets_the_same_answer(
 ) -> None:
     script = """
 import torch, sys
-from project import load
+from lockstep.examples import load
 [answer] = load("digits", sys.argv[1]).predict([sys.argv[2]])
 print(answer["label"], torch.get_num_threads())
 """

@@ -138,8 +138,9 @@ def test_its_code_is_what_trained_the_run_and_no_more_than_an_answer_needs(
 ) -> None:
     files = files_in(bundle)
     trained_by = digits.parts["source"]
-    code = {n.removeprefix("code/"): c for n, c in files.items() if n.startswith("code/project/")}
-    found = {name: digest_of(content) for name, content in code.items()}
+    code = {n.removeprefix("code/"): c for n, c in files.items() if n.startswith("code/lockstep/")}
+    found = {n: digest for n, digest in source.digests(code).items() if n in trained_by}
+    assert "lockstep/examples/models/digits/model.py" in found
     assert found == {name: digest for name, digest in trained_by.items() if name in found}
     assert {"lockstep/training/loop.py", "lockstep/run/making.py"} & set(code) == set()
 

@@ -27,7 +27,7 @@ class Bench:
 
     def __init__(self, folder: Path, data: Path):
         self.folder, self.data = copy_of_tracked_files(folder), data
-        self.recipe = folder / "project" / "models" / "digits" / "recipes" / "tuned.yaml"
+        self.recipe = folder / "lockstep/examples/models/digits/recipes/tuned.yaml"
 
     def start(self, runs: Path, *words: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "lockstep", "tune", "digits", *BRIEF, "--seed", "3"]
