@@ -47,7 +47,7 @@ def test_a_shell_has_the_tasks_and_the_working_tree(clone: Path) -> None:
         [sys.executable, "-m", "lockstep", "image", "shell"],
         cwd=clone,
         env=os.environ | {"PYTHONPATH": str(clone)},
-        input="invoke doctor | grep lock; cat Pipfile; exit 3",
+        input="invoke doctor | grep ' lock:'; cat Pipfile; exit 3",
         capture_output=True,
         text=True,
     )

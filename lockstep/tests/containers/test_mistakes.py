@@ -72,7 +72,7 @@ def test_a_lock_of_another_pipfile(cpu_image: str, clone: Path) -> None:
     pipfile.write_text(before.replace("[packages]", '[packages]\nattrs = "*"'))
     told = refused(project(clone, "image", "build"))
     pipfile.write_text(before)
-    assert re.search(r"Pipfile\.lock: found a digest of another Pipfile .* `invoke lock`", told)
+    assert re.search(r"Pipfile\.lock: made from another Pipfile .* `invoke lock`", told)
 
 
 def test_a_base_image_of_another_digest(engine: None, registry: str) -> None:
