@@ -14,6 +14,7 @@ import boto3
 from sagemaker.core.local.local_session import LocalSession
 
 ROLE = "arn:aws:iam::123456789012:role/any"
+EXAMPLES = {"LOCKSTEP_PROJECT": "lockstep.examples"}  # whatever the project in the image holds
 
 
 def main(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -29,11 +30,12 @@ def main(wanted: dict[str, Any]) -> dict[str, Any]:
         OutputDataConfig={"S3OutputPath": ""},
         ResourceConfig={"InstanceType": "local", "InstanceCount": wanted["hosts"]},
         HyperParameters=wanted["hyperparameters"],
+        Environment=EXAMPLES,
     )
     model = client.describe_training_job("job")["ModelArtifacts"]["S3ModelArtifacts"]
     if not wanted["questions"]:
         return {"model": model, "answers": []}
-    container = {"Image": wanted["image"], "ModelDataUrl": model, "Environment": {}}
+    container = {"Image": wanted["image"], "ModelDataUrl": model, "Environment": EXAMPLES}
     client.create_model("model", container)
     variant = {"ModelName": "model", "InstanceType": "local", "InitialInstanceCount": 1}
     client.create_endpoint_config("config", [variant | {"VariantName": "AllTraffic"}])

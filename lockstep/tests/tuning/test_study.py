@@ -159,7 +159,7 @@ def test_the_best_recipe_trains_to_the_weights_of_its_trial(
         (t for t in alone if t["value"] and t["run"]), key=lambda t: (t["value"], -t["number"])
     )
     first, second, third = bench.recipe.read_text().splitlines()[:3]
-    assert first == "# invoke train --recipe tuned --seed 3"
+    assert first == "# invoke train --model digits --recipe tuned --seed 3"
     assert " cores, test accuracy 0." in second
     assert f", trial {best['number']} of {TRIALS}: validation accuracy " in third
     written = yaml.safe_load(bench.recipe.read_text())
