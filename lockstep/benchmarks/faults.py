@@ -166,7 +166,7 @@ def _met(runs: Path) -> str:
 def _lost(runs: Path, before: int) -> list[str]:
     """Whether the last process began elsewhere than at the newest checkpoint, if it came so far."""
     lines = said(runs).read_text().splitlines() if said(runs).exists() else []
-    wanted = f"goes on at step {before} of" if before else "starts of"
+    wanted = f"resumes at step {before} of" if before else "starts of"
     begun = [line for line in lines if line.endswith(f" of {STEPS}")]
     return [f"said {line!r}, wanted {wanted!r}" for line in begun if wanted not in line]
 

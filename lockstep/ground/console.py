@@ -33,7 +33,7 @@ class Lines(Watch):
         self._first, self._steps, self._per_epoch = step, steps, steps_per_epoch
         self._batch, self._began = batch, time.monotonic()
         self.say(
-            f"{run}: " + (f"goes on at step {step:,}" if step else "starts") + f" of {steps:,}"
+            f"{run}: " + (f"resumes at step {step:,}" if step else "starts") + f" of {steps:,}"
         )
 
     def step(self, step: int, loss: float) -> None:

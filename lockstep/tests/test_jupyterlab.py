@@ -235,8 +235,8 @@ def test_in_a_browser_the_token_opens_notebook_1_which_runs_draws_and_saves(
     assert [text.strip() for text in headings] == [
         "1. Explore the data",
         "What the examples look like",
-        "Is each label there often enough?",
-        "What is typical of a label?",
+        "Are the labels balanced?",
+        "What does a label look like on average?",
     ]
     assert "Jupyter news" not in page.inner_text("body")
     page.screenshot(path=tmp_path / "notebook.png")

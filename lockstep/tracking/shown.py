@@ -92,7 +92,8 @@ def _shown(run: Run) -> Shown:
         mark=mark,
         began=int(began * 1000),
         ended=int(max(began, ended) * 1000),
-        params={name: _text(value) for name, value in _flat(parts["experiment"], ".")},
+        params={"recipe": run.summary()["recipe"]}
+        | {name: _text(value) for name, value in _flat(parts["experiment"], ".")},
         tags=tags,
         metrics=dict(_metrics(run, steps, receipt and receipt["results"])),
         files=[run.folder / name for name in (*_BEGUN, *(_ENDED if receipt else ()))],

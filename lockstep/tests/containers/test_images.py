@@ -62,7 +62,7 @@ def test_a_run_of_the_host_goes_on_in_the_image_and_belongs_to_its_user(
     for path in [folders / "data", *folders.rglob("*")]:
         os.chown(path, USER, USER)
     done = project(ROOT, *TRAIN, *runs, "--in", "cpu", "--json", **data)
-    assert (done.returncode, "goes on at step 4" in done.stderr) == (0, True)
+    assert (done.returncode, "resumes at step 4" in done.stderr) == (0, True)
     assert weights(done.stdout) == weights((finished_run.folder / "receipt.json").read_text())
     assert json.loads(done.stdout)["environment"]["image"].startswith(f"{cpu_image} sha256:")
     assert json.loads(done.stdout)["environment"]["git"]["commit"] == commit()

@@ -110,7 +110,7 @@ def test_a_disk_that_fills_in_mid_run_keeps_the_last_good_checkpoint(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "the one before stays" in done.stderr and "no space left on the disk" in done.stderr
     assert "code 2" in done.stdout and ".part" not in done.stdout
-    assert "goes on at step" in done.stderr
+    assert "resumes at step" in done.stderr
     wanted = command(*WORDS, f"--runs={elsewhere}").stdout.splitlines()[1]
     assert wanted in done.stdout
 
@@ -134,7 +134,7 @@ def test_a_disk_that_becomes_read_only_in_mid_run_is_told_and_costs_one_interval
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert ("code 2" in done.stdout, len(errors), "Traceback" in done.stderr) == (True, 1, False)
     assert "cannot be written; make it writable" in errors[0]
-    assert ".part" not in done.stdout and "goes on at step" in done.stderr
+    assert ".part" not in done.stdout and "resumes at step" in done.stderr
     wanted = command(*WORDS, f"--runs={elsewhere}").stdout.splitlines()[1]
     assert wanted in done.stdout
 

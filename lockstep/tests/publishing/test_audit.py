@@ -136,7 +136,7 @@ def test_who_knows_of_no_advisory_at_all_is_not_believed(
         ok, told = found(clone, monkeypatch, address)["advisories"]
     assert (ok, told) == (
         False,
-        "not checked: who was asked does not know jinja2==2.4.1 as vulnerable",
+        "not checked: the database does not list jinja2==2.4.1 as vulnerable",
     )
 
 

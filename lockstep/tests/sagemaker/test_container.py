@@ -112,7 +112,7 @@ def test_a_spot_interruption_saves_and_the_next_job_goes_on(
     assert (list((ml / "model").iterdir()), (ml / "output" / "failure").exists()) == ([], False)
     _, err = (process := start(ml, data_folder)).communicate()
     assert process.returncode == 0, err
-    assert "goes on at step" in err
+    assert "resumes at step" in err
     receipt = json.loads((ml / "model" / "receipt.json").read_bytes())
     assert receipt["timing"]["resumed_at_step"] > 0
 
@@ -169,7 +169,7 @@ def test_two_hosts_that_are_interrupted_save_and_go_on(tmp_path: Path, data_fold
     processes = [start(ml, data_folder) for ml in folders]
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "goes on at step" in said[0]
+    assert "resumes at step" in said[0]
 
 
 def test_a_mistake_is_told_in_the_failure_files_of_two_hosts(

@@ -157,7 +157,7 @@ def test_a_callers_mistake_is_not_the_servers_to_the_toolkit(
     ]
     assert [body.splitlines()[0] for _, _, _, body in answers[:2]] == [
         "picture: no readable picture (no such format); give a PNG or JPEG.",
-        "input: found a text, wanted pictures.",
+        "input: found a text, expected pictures.",
     ]
 
 

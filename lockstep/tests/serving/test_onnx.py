@@ -56,5 +56,5 @@ def test_a_model_that_it_computes_otherwise_is_refused(
     monkeypatch.setattr("lockstep.publishing.onnx.TOLERANCE", 0.0)
     whole = Session.forward
     monkeypatch.setattr(Session, "forward", lambda self, inputs: whole(self, inputs) * 1.001)
-    with pytest.raises(ModelError, match="leave --onnx away"):
+    with pytest.raises(ModelError, match="omit --onnx"):
         loading.served(finished_run, onnx=True)

@@ -245,7 +245,7 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
     reproduced = lockstep(team, "reproduce", str(finished.folder), "--steps", "3")
     assert reproduced.returncode == 0, reproduced.stderr
     resumed = lockstep(team, *words, "--runs", "runs/stopped")
-    assert "goes on at step 4" in resumed.stderr or "resumes at step 4" in resumed.stderr
+    assert "at step 4" in resumed.stderr
     (run,) = runs(team / "runs/stopped")
     assert weights(run) == weights(finished)
     again = lockstep(team, "upgrade", "--from", str(upstream))
