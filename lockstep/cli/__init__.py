@@ -23,6 +23,7 @@ from lockstep.cli import (
     workspace,
 )
 from lockstep.cli.verbs import Verbs, attached, elsewhere, name_recipe
+from lockstep.ground import profiles
 from lockstep.ground.errors import Interrupted, LockstepError, WorkerLost, WriteError, nearest
 
 
@@ -70,6 +71,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The process ``python -m lockstep`` or ``lockstep``, from its words to its exit code."""
+    # Before a model's code is read, which may load NumPy or torch; a recipe may ask for another.
+    profiles.prefer("portable")
     code = main()
     if "RANK" in os.environ:  # gloo's threads have been seen to abort a process that ends slowly
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The environment variables of each profile; they are read once, when torch is loaded."""
+"""The environment variables of each profile; NumPy and torch read them once, when loaded."""
 
 import os
 import sys
@@ -20,6 +20,9 @@ PROFILES = {
         "ATEN_CPU_CAPABILITY": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "MKL_CBWR": "COMPATIBLE",
+        # NumPy's and SciPy's: preprocessing that takes logarithms or projects on components.
+        "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+        "OPENBLAS_CORETYPE": "Haswell",
     },
     # Whatever this CPU is best at.
     "native": {},

@@ -2,19 +2,26 @@
 
 import numpy as np
 import torch
+from numpy.lib import introspect
+from threadpoolctl import threadpool_info
 
 from lockstep.config.experiment import Training
 from lockstep.ground import environment
+from lockstep.ground.digests import key_of
 from lockstep.ground.generators import reseed
 from lockstep.records.receipt import Level, level
 from lockstep.run.making import Setup
 from lockstep.training import selftest
+from lockstep.training.evaluation import evaluation_mode
 from lockstep.training.loop import update
 from lockstep.training.shards import ShardedGradient
 
+_ANSWERS = 8  # examples
+_NEWER_KERNELS = {"X86_V4", "AVX512_ICL", "AVX512_SPR"}
+
 
 def rehearse(setup: Setup) -> None:
-    """Train on one shard, from its examples to the update, and restore the state before it."""
+    """Train on one shard and answer a few examples, and restore the state before it."""
     before, shards = setup.training.snapshot(), setup.batches.shards
     inputs, labels = setup.batches.at(0, shards - 1)
     alone = ShardedGradient(
@@ -22,7 +29,17 @@ def rehearse(setup: Setup) -> None:
     )
     loss = alone.compute(0, len(labels), [(inputs, labels)], False).loss
     update(setup.training, 0.0, loss)
+    answer(setup)
     setup.training.restore(before)
+
+
+def answer(setup: Setup) -> None:
+    """Answer a few examples as an evaluation does, which may run operations of its own."""
+    rows = setup.preprocess(np.array(setup.dataset.splits["validation"].inputs[:_ANSWERS]))
+    # Not inference mode, in which composite operations show, not their parts.
+    with evaluation_mode(setup.model), torch.no_grad():
+        reseed(key_of(0, "evaluation", 0))
+        torch.softmax(setup.model(rows.to(setup.experiment.training.device)), dim=1)
 
 
 def doubts(setup: Setup) -> set[str]:
@@ -34,10 +51,25 @@ def doubts(setup: Setup) -> set[str]:
             rehearse(setup)
         found |= {f"operation {name}: not verified" for name in operations.unverified()}
         found |= set(selftest.failing())
+        found |= _numpy_doubts()
     if (threads := torch.get_num_threads()) > 1:
         found.add(f"threads: the model set {threads}, expected 1")
     if setup.workers.all_gather(np.array([bool(found)], np.float32)).any() and not found:
         found.add("another worker of the run has doubts")
+    return found
+
+
+def _numpy_doubts() -> set[str]:
+    """Return whether NumPy was loaded before the profile, with kernels of this CPU alone."""
+    found = set()
+    kernels = introspect.opt_func_info(func_name="^(exp|log)$")
+    chosen = {loop["current"] for loops in kernels.values() for loop in loops.values()}
+    if newer := sorted(chosen & _NEWER_KERNELS):
+        found.add(f"numpy: loaded before the profile was set, with kernels for {newer[0]}")
+    for library in threadpool_info():
+        core = library.get("architecture")
+        if library["internal_api"] == "openblas" and core != "Haswell":
+            found.add(f"numpy: loaded before the profile was set, with products for {core}")
     return found
 
 

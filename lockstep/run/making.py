@@ -120,18 +120,20 @@ class Setup:
         )
 
 
-def train_setup(setup: Setup, keeper: Keeper, check: Callable[[], None], until: int) -> bool:
+def train_setup(
+    setup: Setup, keeper: Keeper, check: Callable[[], Callable[[int], None]], until: int
+) -> bool:
     """Train from the keeper's last state to the end, or ``until`` a step; return if it is the end.
 
-    ``check`` is called when the state is restored, before the first step. At the end the model has
-    the weights that are to be kept.
+    ``check`` is called when the state is restored, before the first step, and returns what
+    inspects the model later. At the end the model has the weights that are to be kept.
     """
     settings, training, batches = setup.experiment.training, setup.training, setup.batches
     with ExitStack() as stack:
         stack.callback(keeper.close)
         keeper.resume(setup.steps)
         training.broadcast(setup.workers)
-        check()
+        inspect = check()
         # Closed however training ends: Python does not exit before its loaders do.
         steps = batches.steps(
             training.progress.step, setup.steps, setup.gradient.block, settings.loaders
@@ -154,6 +156,7 @@ def train_setup(setup: Setup, keeper: Keeper, check: Callable[[], None], until: 
             observer=keeper,
             save=keeper.save,
             save_is_due=keeper.is_due,
+            inspect=inspect,
             stop_signal=stack.enter_context(stop_signal()),
         )
         last = training.progress

@@ -21,13 +21,17 @@ from lockstep.ground import home
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
 from lockstep.run.making import Setup
+from lockstep.training.evaluation import evaluation_mode
 from lockstep.training.shards import Batch, ShardedGradient
 
 _LARGEST_DIFFERENCE = 1e-3  # of the gradients of a whole and of its halves, by their norm
 
 
-def rehearse(setup: Setup) -> None:
-    """Compute shards twice and compare. Raises ModelError with what breaks a law, in one line."""
+def rehearse(setup: Setup) -> "Inspection":
+    """Compute shards twice and compare; return what looks on while the run trains.
+
+    Raises ModelError with what breaks a law, in one line.
+    """
     before = setup.training.snapshot()
     try:
         states = [_attributes(setup)]
@@ -37,10 +41,64 @@ def rehearse(setup: Setup) -> None:
             states.append(_attributes(setup))
         _refuse_replaced(setup)
         _refuse_moving(states[1], states[2])
+        _refuse_without_gradient(setup)
         _refuse_different(*passes)
         _refuse_no_mean(setup)
     finally:
         setup.training.restore(before)
+    return Inspection(setup)
+
+
+class Inspection:
+    """Looks between steps at what a rehearsal cannot see, as it happens later.
+
+    Called with the number of steps done; raises ModelError for what no step may change.
+    """
+
+    def __init__(self, setup: Setup):
+        self._setup = setup
+        self._modes = _modes(setup)
+        self._trained = _trained(setup)
+        self._values, self._changed = _attributes(setup), set[str]()
+
+    def __call__(self, step: int) -> None:
+        try:
+            _refuse_replaced(self._setup)
+            self._refuse_switched()
+            self._refuse_moving()
+        except ModelError as error:
+            raise ModelError(f"step {step}: {error}") from None
+
+    def _refuse_switched(self) -> None:
+        for name, mode in _modes(self._setup).items():
+            if mode != self._modes.get(name, mode):
+                kind = "training" if mode else "evaluation"
+                raise ModelError(
+                    f"{name or 'Model'}: switched to {kind} mode in a step, which is in no "
+                    "checkpoint; choose the mode in Model.__init__."
+                )
+        for name, trained in _trained(self._setup).items():
+            if trained != self._trained.get(name, trained):
+                raise ModelError(
+                    f"{name}: requires_grad became {trained} in a step, which is in no checkpoint; "
+                    "choose what is trained in Model.__init__."
+                )
+
+    def _refuse_moving(self) -> None:
+        """Refuse what changed at two looks in a row: a cache settles, a counter goes on."""
+        now = _attributes(self._setup)
+        changed = {name for name, value in now.items() if self._values.get(name) != value}
+        if moving := sorted(changed & self._changed):
+            raise _moving(moving[0])
+        self._values, self._changed = now, changed
+
+
+def _modes(setup: Setup) -> dict[str, bool]:
+    return {name: module.training for name, module in setup.model.named_modules()}
+
+
+def _trained(setup: Setup) -> dict[str, bool]:
+    return {name: tensor.requires_grad for name, tensor in setup.model.named_parameters()}
 
 
 def agree(setup: Setup) -> dict[str, str]:
@@ -133,6 +191,11 @@ def _refuse_replaced(setup: Setup) -> None:
             f"{names[0]}: another tensor was assigned to it in a step, so it is in no checkpoint; "
             f"change it in place (self.{names[0].rpartition('.')[2]}.copy_(...))."
         )
+    if names := flat.detached():
+        raise ModelError(
+            f"{names[0]}: its gradient was taken away or replaced in a step; the loss returns a "
+            "value and leaves zero_grad, backward and .grad to the training."
+        )
     if names := flat.changed_constants():
         kind = str(flat.constants[names[0]].dtype).removeprefix("torch.")
         raise ModelError(
@@ -143,10 +206,38 @@ def _refuse_replaced(setup: Setup) -> None:
 
 def _refuse_moving(first: dict[str, int], second: dict[str, int]) -> None:
     if moving := [name for name in second if first.get(name) != second[name]]:
-        raise ModelError(
-            f"{moving[0]}: changes in every step and is in no checkpoint, so a resumed run would "
-            "be another; keep it as a buffer (register_buffer), or derive it from the inputs."
-        )
+        raise _moving(moving[0])
+
+
+def _moving(name: str) -> ModelError:
+    return ModelError(
+        f"{name}: changes in every step and is in no checkpoint, so a resumed run would be "
+        "another; keep it as a buffer (register_buffer), or derive it from the inputs."
+    )
+
+
+def _refuse_without_gradient(setup: Setup) -> None:
+    """Refuse a parameter that no example reaches: torch would leave it alone, a decay would not."""
+    batches, flat, reached = setup.batches, setup.training.flat, set[int]()
+
+    def note(parameter: torch.Tensor) -> None:
+        reached.add(id(parameter))
+
+    hooks = [p.register_post_accumulate_grad_hook(note) for p in flat.named.values()]
+    try:
+        samples = len(batches.ids(0))
+        for shards in (_chosen(samples, batches.shards), range(batches.shards)):
+            _gradient(setup, [part for shard in shards if len((part := batches.at(0, shard))[1])])
+            if missing := [name for name, p in flat.named.items() if id(p) not in reached]:
+                continue
+            return
+    finally:
+        for hook in hooks:
+            hook.remove()
+    raise ModelError(
+        f"{missing[0]}: no gradient reaches it in step 1, and yet weight decay or momentum would "
+        "move it; set requires_grad=False, or let the loss depend on it."
+    )
 
 
 def _refuse_different(
@@ -177,15 +268,11 @@ def _refuse_no_mean(setup: Setup) -> None:
     whole = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
     half = len(whole[1]) // 2
     halves = [(whole[0][:half], whole[1][:half]), (whole[0][half:], whole[1][half:])]
-    modes = [(module, module.training) for module in setup.model.modules()]
-    setup.model.eval()  # without dropout, and without statistics of the batch
     try:
-        one, two = _gradient(setup, [whole]), _gradient(setup, halves)
+        with evaluation_mode(setup.model):  # no dropout, and no statistics of the batch
+            one, two = _gradient(setup, [whole]), _gradient(setup, halves)
     except RuntimeError:  # layers without a gradient in evaluation, as recurrent ones on a GPU
         return
-    finally:
-        for module, training in modes:
-            module.training = training
     difference = float((one - two).norm() / max(float(one.norm()), 1e-30))
     if math.isfinite(difference) and difference > _LARGEST_DIFFERENCE:
         raise ModelError(

@@ -21,7 +21,7 @@ from lockstep.run.keeping import files_that_make, open_data, open_run, paths_of,
 from lockstep.run.level import doubts
 from lockstep.run.making import Setup, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
-from lockstep.run.rehearsal import agree, rehearse
+from lockstep.run.rehearsal import Inspection, agree, rehearse
 from lockstep.run.witness import Witness
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
@@ -77,30 +77,32 @@ def _set_up(
     workers: Workers,
     files: dict[str, bytes],
     place: Place,
-) -> tuple[Setup, dict[str, str], Callable[[], None]]:
+) -> tuple[Setup, dict[str, str], Callable[[], Inspection]]:
     """Set up a run, alike in each worker; return it, its digests, and what checks it."""
     witness = Witness(paths_of(files), [place.data / "arrays"])
     with witness.noting():
         setup = Setup(experiment, dataset, workers)
     origin = agree(setup)
 
-    def check() -> None:
+    def check() -> Inspection:
         with witness.noting():
-            rehearse(setup)
+            inspect = rehearse(setup)
         witness.refuse_unknown()
+        return inspect
 
     return setup, origin, check
 
 
 def _train_to_receipt(
-    setup: Setup, check: Callable[[], None], recorder: Recorder, until: int
+    setup: Setup, check: Callable[[], Inspection], recorder: Recorder, until: int
 ) -> None:
     began = time.monotonic()  # not by the clock, which people and machines set back
     environment.git()  # remembered now, because people commit while a run trains
 
-    def checked() -> None:
-        check()
+    def checked() -> Inspection:
+        inspect = check()
         recorder.doubt(doubts(setup))
+        return inspect
 
     if train_setup(setup, recorder, checked, until):
         end(setup, recorder.run, recorder, began)
@@ -118,12 +120,13 @@ def _is_finished(parts: Parts, workers: Workers) -> bool:
     return bool(first["finished"])
 
 
-def _help(setup: Setup, check: Callable[[], None], until: int) -> None:
+def _help(setup: Setup, check: Callable[[], Inspection], until: int) -> None:
     """Do what a worker does that is not the first: its part of training and evaluation."""
 
-    def checked() -> None:
-        check()
+    def checked() -> Inspection:
+        inspect = check()
         doubts(setup)
+        return inspect
 
     if train_setup(setup, NullRecorder(), checked, until):
         with setup.training.kept_weights():

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,12 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         os.environ["PYTHONPYCACHEPREFIX"] = str(shared / "bytecode")
     return shared / "data"
+
+
+def mostly_slow(cases: Sequence[Any], quick: int = 1) -> list[Any]:
+    """Parameters of which the first are in the quick suite, and all in ``invoke test --all``."""
+    rest = (case if isinstance(case, tuple) else (case,) for case in cases[quick:])
+    return [*cases[:quick], *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def test_the_page_shows_each_claim_as_held() -> None:
     assert {row[3] for row in rows[1:]} == {"held"}
 
 
+@pytest.mark.slow
 def test_a_run_of_the_suite_ends_with_the_claims_that_it_tried() -> None:
     one = "lockstep/tests/test_architecture.py::test_nothing_that_is_loaded_can_run_code"
     done = subprocess.run(

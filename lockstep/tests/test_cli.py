@@ -175,6 +175,7 @@ def test_evaluation_finds_what_the_receipt_says(call: Call, finished_run: Run, r
     assert (code, json.loads(out)) == (0, {"test": wanted, "as_in_receipt": True})
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_are_processes_that_enter_the_profile(
     finished_run: Run, runs: Path, pictures: list[str]
 ) -> None:
@@ -219,6 +220,7 @@ def test_predictions_come_in_the_order_of_the_files(
     )
 
 
+@pytest.mark.slow
 def test_a_shell_that_knows_nothing_of_profiles_predicts_and_evaluates(
     call: Call, finished_run: Run, pictures: list[str]
 ) -> None:
@@ -358,6 +360,7 @@ def test_what_does_not_train_loads_nothing_heavy(statement: str) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_training_loads_no_server(tmp_path: Path) -> None:
     words = ["train", *BRIEF, "--runs", str(tmp_path)]
     code = CODE.format(f"from lockstep.cli import main; main({words})", SERVERS)

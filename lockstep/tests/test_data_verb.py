@@ -88,6 +88,7 @@ def test_another_clone_trains_the_same_bits_from_the_bucket(tmp_path: Path, s3: 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_version_goes_from_add_to_diff(clone: Clone, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     lines = ["id,x,y,tag", *(f"{n},{n},{-n},{'ab'[n % 2]}" for n in range(30)), ""]
@@ -159,6 +160,7 @@ def test_a_mistake_is_told_in_a_line(
     assert (code, found.count("\n"), told in found) == (2, 1, True), found
 
 
+@pytest.mark.slow
 def test_invoke_takes_the_words_that_are_given() -> None:
     invoke = str(Path(sys.executable).parent / "invoke")
     for words, wanted in (

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lockstep.ground import profiles
 from lockstep.records.run import Run
-from lockstep.tests.conftest import ROOT, command
+from lockstep.tests.conftest import ROOT, command, mostly_slow
 
 NOTEBOOKS = ROOT / "notebooks"
 PICTURES = {
@@ -129,16 +129,18 @@ def _change(notebook: dict[str, Any], **changes: Any) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [
-        lambda notebook: _change(notebook, source=["1 + 1"]),
-        lambda notebook: _change(notebook, execution_count=7),
-        lambda notebook: _change(notebook, metadata={"tags": ["mine"]}),
-        lambda notebook: _change(
-            notebook, outputs=[{"name": "stdout", "output_type": "stream", "text": ["2"]}]
-        ),
-        lambda notebook: notebook["metadata"].update(language_info={"name": "python"}),
-        lambda notebook: notebook["cells"].pop(),
-    ],
+    mostly_slow(
+        [
+            lambda notebook: _change(notebook, source=["1 + 1"]),
+            lambda notebook: _change(notebook, execution_count=7),
+            lambda notebook: _change(notebook, metadata={"tags": ["mine"]}),
+            lambda notebook: _change(
+                notebook, outputs=[{"name": "stdout", "output_type": "stream", "text": ["2"]}]
+            ),
+            lambda notebook: notebook["metadata"].update(language_info={"name": "python"}),
+            lambda notebook: notebook["cells"].pop(),
+        ]
+    ),
     ids=["source", "count", "metadata", "output", "language", "cell"],
 )
 def test_a_notebook_that_is_not_its_script_is_refused(

@@ -124,6 +124,7 @@ def test_diff_shows_what_differs_and_is_no_verdict(
     assert call(*itself, "--source") == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_checked_out_run_is_used_by_the_commands_that_are_printed(
     call: Call, runs: Path, finished_run: Run, tmp_path: Path
 ) -> None:

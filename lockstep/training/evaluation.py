@@ -1,5 +1,7 @@
 """What a model is worth: its answers on a split, and the metrics of a classifier."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -59,16 +61,24 @@ def probabilities(
     """
     device, labels = next(model.parameters()).device, blocks.labels
     answers = np.zeros((len(labels), classes), np.float32)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    with torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         for number in range(workers.rank, len(blocks), workers.count):
             reseed(key_of(0, "evaluation", number))
             scores = model(blocks[number].to(device))
             answers[blocks.rows(number)] = torch.softmax(scores, dim=1).cpu().numpy()
-    for module, training in modes:  # not all alike: a part may be in evaluation mode on purpose
-        module.training = training
     return workers.all_gather(answers), labels
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Keep a model in evaluation mode, and give each of its parts back its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:  # not all alike: a part may stay in evaluation on purpose
+            module.training = training
 
 
 def metrics(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:

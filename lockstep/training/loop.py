@@ -19,6 +19,8 @@ from lockstep.training.optimizer import Optimizer
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import ShardedGradient, Step
 
+INSPECT_EVERY = 100  # steps
+
 
 @dataclass
 class Progress:
@@ -105,13 +107,14 @@ def train(
     observer: Observer,
     save: Callable[[Callable[[], Snapshot]], None],
     save_is_due: Callable[[int], bool],
+    inspect: Callable[[int], None],
     stop_signal: Callable[[], int],
 ) -> None:
     """Train from where ``training`` stands to step ``until`` of ``steps``, or as long as it helps.
 
     ``evaluate`` answers (score, metrics), a higher score being better. Raises Diverged when the
     loss or the gradient is not finite, and Interrupted after a signal to any of the workers, when
-    the state is saved.
+    the state is saved. ``inspect`` looks at the model now and then, and raises if it may not be so.
     """
     now = training.progress
     while now.step < until and not now.stopped_early:
@@ -121,8 +124,11 @@ def train(
         now.step += 1
         observer.step(now.step, loss, batch, rate)
 
+        ends_epoch = now.step % steps_per_epoch == 0
+        if ends_epoch or now.step % INSPECT_EVERY == 0:
+            inspect(now.step)
         due = save_is_due(now.step) or now.step == until or stops
-        if now.step % steps_per_epoch == 0:
+        if ends_epoch:
             with training.kept_weights():
                 score, validation = evaluate()
             better = now.best is None or score > now.best

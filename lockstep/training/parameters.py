@@ -59,19 +59,37 @@ class FlatParameters:
         for buffer, view in _views(buffers, self.buffers):
             view.copy_(buffer)
             buffer.data = view
+        self._places = {name: tensor.data_ptr() for name, tensor in self._known().items()}
+        self._gradients = {
+            n: p.grad.data_ptr() for n, p in self.named.items() if p.grad is not None
+        }
 
     def replaced(self, model: nn.Module) -> list[str]:
         """Return the names of parameters and buffers that are no longer those of the model.
 
-        That is, an assignment has put another tensor in their place.
+        That is, an assignment has put another tensor, or other memory, in their place.
         """
         now = dict(model.named_parameters()) | dict(model.named_buffers())
-        known = self.named | self.named_buffers | self.named_counts | self.constants
-        return [name for name, tensor in known.items() if now.get(name) is not tensor]
+        return [
+            name
+            for name, tensor in self._known().items()
+            if now.get(name) is not tensor or tensor.data_ptr() != self._places[name]
+        ]
+
+    def detached(self) -> list[str]:
+        """Return the names of parameters whose gradient is no longer collected in ``row``."""
+        return [
+            name
+            for name, parameter in self.named.items()
+            if parameter.grad is None or parameter.grad.data_ptr() != self._gradients[name]
+        ]
 
     def changed_constants(self) -> list[str]:
         """Return the names of buffers that must not change, as they cannot be summed, but did."""
         return [n for n, b in self.constants.items() if not torch.equal(b, self._before[n])]
+
+    def _known(self) -> dict[str, torch.Tensor]:
+        return {**self.named, **self.named_buffers, **self.named_counts, **self.constants}
 
 
 def _refuse_others(trained: list[tuple[str, nn.Parameter]]) -> None:

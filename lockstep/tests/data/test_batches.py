@@ -78,6 +78,7 @@ def test_an_epoch_sees_each_sample_once_and_its_shards_are_the_batch_in_order(
         assert np.sort(np.concatenate(seen)).tolist() == list(range(size))
 
 
+@pytest.mark.slow
 def test_a_thousand_workers_who_know_nothing_of_each_other_see_each_sample_once() -> None:
     """1,024 workers with a shard each, on 100,003 samples: every one in each epoch, none twice."""
     size, workers = 100_003, 1024

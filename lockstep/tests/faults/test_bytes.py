@@ -9,6 +9,7 @@ import pytest
 from lockstep import examples
 from lockstep.ground.errors import ModelError, RunError
 from lockstep.records.run import Run
+from lockstep.tests.conftest import mostly_slow
 
 SAME = (
     "experiment.yaml",
@@ -47,7 +48,7 @@ def stop(run: Run, whole: Path) -> None:
         (run.folder / name).unlink()
 
 
-@pytest.mark.parametrize("name", [*OF_CHECKPOINTS, *OPENED])
+@pytest.mark.parametrize("name", mostly_slow([*OF_CHECKPOINTS, *OPENED], quick=2))
 def test_a_stopped_run_goes_on_to_the_same_bits(
     train_briefly: Callable[..., Run], tmp_path: Path, name: str
 ) -> None:

@@ -28,7 +28,7 @@ from lockstep.benchmarks.faults import (
 from lockstep.data.order import Order
 from lockstep.records import trace
 from lockstep.records.run import Run
-from lockstep.tests.conftest import ROOT, command
+from lockstep.tests.conftest import ROOT, command, mostly_slow
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,9 @@ def test_killed_many_times_at_random_it_ends_with_the_same_bits(
     assert tally.kills > tally.trainings
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), mostly_slow([(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+)
 def test_a_signal_saves_says_so_and_the_same_command_goes_on(
     runs: Path, undisturbed: Run, number: int, code: int
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_signal_saves_says_so_and_the_same_command_goes_on(
     assert differences(finished(runs), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_sigterm_while_a_checkpoint_is_written_spoils_neither(runs: Path, undisturbed: Run) -> None:
     for _ in range(4):
         process = start(runs)
@@ -120,6 +123,7 @@ def test_sigterm_while_a_checkpoint_is_written_spoils_neither(runs: Path, undist
     assert differences(finished(runs), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_loaders_too_and_still_saves(runs: Path, undisturbed: Run) -> None:
     process = start_outright(runs, "training.loaders=2")
     wait_for(process, lambda: newest(runs) >= 4)
@@ -129,7 +133,9 @@ def test_ctrl_c_reaches_the_loaders_too_and_still_saves(runs: Path, undisturbed:
     assert differences(finished(runs), undisturbed) == []
 
 
-@pytest.mark.parametrize("last", ["checkpoints/00000064", "weights.safetensors", "report.html"])
+@pytest.mark.parametrize(
+    "last", mostly_slow(["weights.safetensors", "checkpoints/00000064", "report.html"])
+)
 def test_killed_between_the_last_step_and_the_receipt_it_writes_the_same_receipt(
     runs: Path, undisturbed: Run, last: str
 ) -> None:
@@ -140,6 +146,7 @@ def test_killed_between_the_last_step_and_the_receipt_it_writes_the_same_receipt
     assert differences(finished(runs), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_of_two_at_once_one_trains_and_the_other_waits_and_reports(
     runs: Path, undisturbed: Run
 ) -> None:
@@ -157,6 +164,7 @@ def test_of_two_at_once_one_trains_and_the_other_waits_and_reports(
     assert json.loads(printed)["results"] == undisturbed.finished_receipt()["results"]
 
 
+@pytest.mark.slow
 def test_a_holder_that_dies_leaves_the_run_to_the_one_that_waits(
     runs: Path, undisturbed: Run
 ) -> None:
@@ -231,6 +239,7 @@ def test_suspended_and_continued_it_goes_on(runs: Path, undisturbed: Run) -> Non
     not shutil.which("faketime") and "LOCKSTEP_CI" not in os.environ,
     reason="faketime is not installed; in CI it is",
 )
+@pytest.mark.slow
 def test_a_clock_set_back_by_two_days_changes_nothing(runs: Path, undisturbed: Run) -> None:
     process = start(runs)
     wait_for(process, lambda: newest(runs) >= 10)

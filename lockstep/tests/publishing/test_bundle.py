@@ -356,6 +356,7 @@ def test_a_receipt_without_what_is_told_to_who_is_served_is_reported_in_one_line
         loading.served(tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
     bundle: Bundle, digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +378,7 @@ def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
         Predictor.load(tmp_path / "to")
 
 
+@pytest.mark.slow
 def test_the_verb_says_whether_it_signed(digits: Run, tmp_path: Path) -> None:
     command("keys", "--output", str(tmp_path))
     words = ["bundle", str(digits.folder), "--output", str(tmp_path / "a")]

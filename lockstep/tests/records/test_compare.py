@@ -30,7 +30,7 @@ from lockstep.records.run import Run
 from lockstep.records.verify import verify
 from lockstep.run.keeping import open_data
 from lockstep.run.story import run_experiment
-from lockstep.tests.conftest import ROOT, experiment
+from lockstep.tests.conftest import ROOT, experiment, mostly_slow
 from lockstep.tests.records.test_report import Loaded
 
 Train = Callable[..., Run]
@@ -131,8 +131,8 @@ def changed_data(place: Place, folder: Path, change: Callable[[Any, Any], None])
     return Place(folder / "runs", folder)
 
 
-@pytest.mark.parametrize("sample", [7, 131])
-@pytest.mark.parametrize("what", ["pixels", "label"])
+@pytest.mark.parametrize("sample", mostly_slow([131, 7]))
+@pytest.mark.parametrize("what", mostly_slow(["pixels", "label"]))
 def test_the_step_is_named_at_which_a_changed_sample_is_first_used(
     place: Place, finished_run: Run, tmp_path: Path, sample: int, what: str
 ) -> None:
@@ -155,6 +155,7 @@ def test_the_step_is_named_at_which_a_changed_sample_is_first_used(
     assert found.verdict.endswith(": batch: other bytes of the same samples")
 
 
+@pytest.mark.slow
 def test_what_is_fitted_on_the_data_brings_a_changed_pixel_into_the_first_step(
     place: Place, finished_run: Run, tmp_path: Path
 ) -> None:
@@ -249,7 +250,7 @@ WHOLE = (
 )
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", mostly_slow(WHOLE))
 def test_a_flipped_bit_is_found_and_its_file_named(copied: Run, name: str) -> None:
     assert verify(copied) == []
     path, chance = copied.folder / name, random.Random(name)

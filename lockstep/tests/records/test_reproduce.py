@@ -289,6 +289,7 @@ def test_a_machine_that_the_level_does_not_cover_is_said(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_who_is_stopped_leaves_no_process_and_no_folder(
     finished_run: Run, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -302,6 +303,7 @@ def test_who_is_stopped_leaves_no_process_and_no_folder(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_what_a_killed_reproduction_leaves_is_removed_by_the_next_when_nobody_works_in_it(
     finished_run: Run, tmp_path: Path
 ) -> None:

@@ -284,6 +284,7 @@ def train(home: Home, *words: str, tree: Path = ROOT) -> "subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_after_harmless_edits_and_train_names_what_parts_another(
     acme: Home, tmp_path: Path
 ) -> None:
@@ -330,6 +331,7 @@ def test_the_name_of_a_recipe_is_in_no_identity(acme: Home, tmp_path: Path) -> N
     assert json.dumps(found["rows-base-s5"]) == json.dumps(found["rows-same-s5"])
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_its_reproduction_needs(acme: Home, tmp_path: Path) -> None:
     assert train(acme, "--runs", str(tmp_path / "runs")).returncode == 0
     (run,) = runs(tmp_path / "runs")

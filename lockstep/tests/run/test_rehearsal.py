@@ -95,6 +95,18 @@ REFUSED = {
         ),
         "phase: found a parameter of complex64, expected float32",
     ),
+    "a parameter that nothing reaches": (
+        model("        self.spare = nn.Parameter(torch.ones(2, 2))\n"),
+        "spare: no gradient reaches it in step 1",
+    ),
+    "a loss that takes gradients away": (
+        model(loss="    model.zero_grad()\n"),
+        "its gradient was taken away or replaced in a step",
+    ),
+    "memory that is replaced": (
+        model(forward="        bias = self.classifier.bias\n        bias.data = bias.data * 1\n"),
+        r"classifier\.bias: another tensor was assigned to it",
+    ),
     "nothing to train": (
         model().replace(
             "        self.classifier = nn.Linear(16, classes)\n",
@@ -117,6 +129,37 @@ def test_what_breaks_a_law_is_refused_by_name_before_the_first_step(
     assert list(place.runs.glob("*/trace.bin")) == [] or not any(
         path.stat().st_size for path in place.runs.glob("*/trace.bin")
     )
+
+
+COUNT = "        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))\n"
+LATE = {
+    "a value that moves": (
+        "            self.scale = getattr(self, 'scale', 0) + 1\n",
+        r"step \d+: Model\.scale: changes in every step and is in no checkpoint",
+    ),
+    "a part that is switched": (
+        "            self.dropout.eval()\n",
+        r"step \d+: dropout: switched to evaluation mode in a step",
+    ),
+    "a parameter that is frozen": (
+        "            self.classifier.bias.requires_grad_(False)\n",
+        r"step \d+: classifier\.bias: requires_grad became False in a step",
+    ),
+    "a tensor that is replaced": (
+        "            self.steps = self.steps + 0\n",
+        r"step \d+: steps: another tensor was assigned to it in a step",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_breaks_a_law_after_some_steps_is_refused_at_the_end_of_the_epoch(
+    bring: Bring, place: Place, name: str
+) -> None:
+    lines, reason = LATE[name]
+    late = f"        self.steps += 1\n        if self.steps > 9:\n{lines}"
+    with pytest.raises(ModelError, match=reason):
+        bring(model=model(COUNT, late)).train(place, "training.epochs=6")
 
 
 AUGMENTS = {
@@ -288,3 +331,11 @@ def test_a_model_that_answers_with_no_number_here_and_there_ends_with_a_receipt(
     assert 0 < found["validation"].get("not_finite", 0) < 180
     assert 0 < found["test"].get("not_finite", 0) < 360
     assert np.isfinite(found["test"]["loss"])
+
+
+def test_an_operation_of_evaluation_alone_lowers_the_level(bring: Bring, place: Place) -> None:
+    only = "        if not self.training:\n            inputs = torch.sqrt(inputs.abs())\n"
+    run = bring(model=model(forward=only)).train(place)
+    assert run.finished_receipt()["level"]["lowered"] == [
+        "operation aten.sqrt.default: not verified"
+    ]
