@@ -1,5 +1,6 @@
 """Ends a run: final answers, golden examples, report, and the receipt as the last file."""
 
+import json
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from lockstep.answers import golden
 from lockstep.ground import environment, home
 from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import EnvironmentMismatch
 from lockstep.ground.files import write_atomically
 from lockstep.records import report, trace
 from lockstep.records.receipt import Results, Splits, Timing, receipt
@@ -15,7 +17,7 @@ from lockstep.records.run import Run
 from lockstep.run.level import promise
 from lockstep.run.making import Setup
 from lockstep.run.recorder import Recorder
-from lockstep.training.evaluation import Answers, metrics
+from lockstep.training.evaluation import Answers, Metrics, metrics
 
 
 def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
@@ -25,6 +27,7 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
         validation, test = metrics(*setup.answers("validation")), setup.answers("test")
     if count := metrics(*test).get("not_finite"):
         recorder.watch.say(f"warning: {count} answers on the test split are not numbers.")
+    _refuse_drift(recorder, setup, validation)
     experiment, examples = setup.experiment, setup.dataset.splits["test"].inputs
     stored = setup.stored()
     files = {
@@ -51,6 +54,30 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
     write_atomically(run.folder / "report.html", _report(setup, run, content, test))
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)
+
+
+def _refuse_drift(recorder: Recorder, setup: Setup, validation: Metrics) -> None:
+    """Hold the validation of the kept step against its row, which an earlier process may have made.
+
+    Raises EnvironmentMismatch if they differ where all machines promise the same bits: code,
+    packages or hardware changed in between. Elsewhere it lowers the level of the run.
+    """
+    step, settings = setup.training.progress.step, setup.experiment.training
+    row = next((row for row in recorder.run.metrics() if row["step"] == step), None)
+    if row is None:
+        return
+    for name, before in row["validation"].items():
+        now = validation[name]  # type: ignore[literal-required]
+        if json.dumps(now) == json.dumps(before):  # NaN is NaN
+            continue
+        reason = f"validation {name} of step {step} is {now}, and was {before} while training"
+        if recorder.doubts or (settings.profile, settings.device) != ("portable", "cpu"):
+            recorder.doubt({reason})
+            return
+        raise EnvironmentMismatch(
+            f"{recorder.run.name}: {reason}, expected the same; packages or files changed since. "
+            "`invoke doctor` looks for them; delete the run and train again."
+        )
 
 
 def _results(

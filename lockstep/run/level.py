@@ -51,7 +51,7 @@ def doubts(setup: Setup) -> set[str]:
             rehearse(setup)
         found |= {f"operation {name}: not verified" for name in operations.unverified()}
         found |= set(selftest.failing())
-        found |= _numpy_doubts()
+        found |= numpy_doubts()
     if (threads := torch.get_num_threads()) > 1:
         found.add(f"threads: the model set {threads}, expected 1")
     if setup.workers.all_gather(np.array([bool(found)], np.float32)).any() and not found:
@@ -59,7 +59,7 @@ def doubts(setup: Setup) -> set[str]:
     return found
 
 
-def _numpy_doubts() -> set[str]:
+def numpy_doubts() -> set[str]:
     """Return whether NumPy was loaded before the profile, with kernels of this CPU alone."""
     found = set()
     kernels = introspect.opt_func_info(func_name="^(exp|log)$")

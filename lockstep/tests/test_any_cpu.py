@@ -12,6 +12,7 @@ import pytest
 
 from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT
+from lockstep.training import selftest
 
 QEMU = shutil.which("qemu-x86_64")
 IN_CI = os.environ.get("CI") or os.environ.get("LOCKSTEP_CI")
@@ -115,3 +116,27 @@ def test_a_run_may_move_from_one_cpu_model_to_another(
     if more:
         train(tmp_path / "here", last, *more)
         assert stopped(tmp_path / "there") == stopped(tmp_path / "here")
+
+
+PREPROCESSING = """
+import hashlib, sys
+from lockstep.ground import profiles
+profiles.enter("portable")
+import numpy as np
+from scipy import linalg
+values = np.random.default_rng(0).standard_normal((257, 129))
+brief = values.astype(np.float32)
+for result in (np.log(abs(values)), np.exp(brief), np.power(abs(brief), 0.3), np.cbrt(values),
+               np.log1p(abs(brief)), values @ values.T, brief @ brief[0], linalg.svd(values)[1],
+               np.linalg.eigh(values[:50] @ values[:50].T)[1], brief.sum(0), brief.std(1)):
+    print(hashlib.sha256(np.ascontiguousarray(result).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("cpu", selftest.CPUS)
+def test_numpy_and_scipy_have_the_same_bits_in_the_portable_profile(cpu: str) -> None:
+    """What preprocessing computes: logarithms, powers, products, components."""
+    words = [sys.executable, "-c", PREPROCESSING]
+    options: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+    here = subprocess.run(words, **options).stdout
+    assert subprocess.run([QEMU or "qemu-x86_64", "-cpu", cpu, *words], **options).stdout == here

@@ -14,7 +14,7 @@ import torch
 
 from lockstep.ground import environment, home
 from lockstep.ground.digests import digest_of
-from lockstep.ground.errors import Diverged
+from lockstep.ground.errors import Diverged, EnvironmentMismatch
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source, trace
@@ -23,6 +23,7 @@ from lockstep.records.run import Run
 from lockstep.records.verify import verify
 from lockstep.run.story import run_experiment
 from lockstep.tests.conftest import command, experiment
+from lockstep.training import evaluation
 
 Train = Callable[..., Run]
 DIGITS = "lockstep/examples/models/digits"
@@ -290,3 +291,21 @@ def test_what_may_depend_on_the_cpu_lowers_the_level_of_the_run(
 def test_a_portable_run_of_verified_operations_promises_every_cpu(finished_run: Run) -> None:
     promise = "same bits on any AVX2 x86-64 CPU (portable)"
     assert finished_run.finished_receipt()["level"] == {"promise": promise, "lowered": []}
+
+
+def test_a_validation_that_differs_from_its_row_at_the_end_is_refused(
+    train_briefly: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a package was edited between two parts of a run."""
+    run = train_briefly()
+    (run.folder / "receipt.json").unlink()
+    honest = evaluation.probabilities
+
+    def others(*words: Any) -> Any:
+        answers, labels = honest(*words)
+        return np.roll(answers, 1, axis=1), labels
+
+    monkeypatch.setattr("lockstep.run.making.probabilities", others)
+    with pytest.raises(EnvironmentMismatch, match=r"validation accuracy of step \d+ is .* and was"):
+        train_briefly()
+    assert not (run.folder / "receipt.json").exists()

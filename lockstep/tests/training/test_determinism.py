@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from lockstep.ground import profiles
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
 from lockstep.ground.generators import reseed
+from lockstep.tests.conftest import ROOT
 from lockstep.training.determinism import enforce, refuse_broken
 
 enforce("portable", "cpu")
@@ -113,3 +115,17 @@ def test_a_layer_that_onednn_breaks_is_refused_by_name() -> None:
         ModelError, match=r"^shortcut: found a 1 x 1 convolution with stride 2 on 4"
     ):
         refuse_broken(nn.ModuleDict({"shortcut": narrow}), "cpu")
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_numpy_that_was_loaded_before_the_profile_lowers_the_level(early: bool) -> None:
+    """If the CPU has kernels of its own, which is what such a NumPy chooses."""
+    code = "from lockstep.ground import profiles; profiles.enter('portable')\n"
+    code = f"import numpy\n{code}" if early else code
+    code += "from lockstep.run import level; print(sorted(level.numpy_doubts()))"
+    plain = {n: v for n, v in os.environ.items() if n not in profiles.variables("portable")}
+    options: dict[str, Any] = {"cwd": ROOT, "env": plain, "text": True, "capture_output": True}
+    done = subprocess.run([sys.executable, "-c", code], **options)
+    newer = torch.cpu._is_avx512_supported()
+    start = "['numpy: loaded before the profile was set" if early and newer else "[]"
+    assert (done.returncode, done.stdout.startswith(start)) == (0, True), done
