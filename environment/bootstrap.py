@@ -206,6 +206,8 @@ def with_uv(lock: dict[str, Any], categories: Sequence[str]) -> None:
     REQUIREMENTS.write_text(export(lock, categories))
     command: list[str | Path] = [uv, "pip", "sync", "--python", PYTHON]
     command += ["--require-hashes", "--no-build", REQUIREMENTS]
+    # No hard links into a cache: an edit in one clone would change the results of all others.
+    command += ["--link-mode", "copy"]
     # All indexes are searched, as pip does; a package planted in one of them fails on its hash.
     command += ["--index-strategy", "unsafe-best-match"]
     for setting, option in (

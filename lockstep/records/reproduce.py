@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lockstep.ground import environment
+from lockstep.ground import environment, wheels
 from lockstep.ground.errors import Interrupted, RunError
 from lockstep.ground.files import held, remove_abandoned, write_atomically
 from lockstep.ground.processes import follow_parent
@@ -112,7 +112,9 @@ def differences_here(run: Run) -> list[Difference]:
     """What the receipt says of packages, interpreter and machine that is otherwise here."""
     recorded, packages = run.finished_receipt()["environment"], run.parts["packages"]
     here = environment.facts(recorded["threads"], environment.torch_version())
-    found = between_packages(packages, environment.packages().as_identity(packages))
+    found = between_packages(
+        packages, environment.packages().as_identity(packages, wheels.edited(packages))
+    )
     return found + between_environments(recorded, here)
 
 

@@ -47,6 +47,11 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
     }
     facts = environment.facts(torch.get_num_threads(), torch.__version__)
     facts["notebook"] = recorder.notebook  # also if only an earlier part was trained from one
+    facts["drift"] += [
+        f"{name}: installed files were edited"
+        for name, (_, known) in run.parts["packages"].items()
+        if known.startswith(environment.EDITED)
+    ]
     level = promise(experiment.training, recorder.doubts)
     content = receipt(run.name, run.identity, facts, results, timing, level)
     for name, written in files.items():

@@ -13,7 +13,7 @@ from lockstep.data import catalog
 from lockstep.data.arrays import open_dataset
 from lockstep.data.dataset import Dataset
 from lockstep.data.fetch import fetch
-from lockstep.ground import environment, home
+from lockstep.ground import environment, home, wheels
 from lockstep.ground.digests import readable_json
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import held, publish_folder, write_atomically, write_errors
@@ -74,7 +74,8 @@ def _packages(names: set[str], data: Path) -> dict[str, list[str]]:
     """What is loaded of the packages for training, and all that is imported by name."""
     packages = environment.packages()
     found = loaded(names, packages.locked, data)
-    return packages.as_identity(n for n, named in found.items() if named or n in packages.locked)
+    counted = [name for name, named in found.items() if named or name in packages.locked]
+    return packages.as_identity(counted, wheels.edited(counted))
 
 
 def open_run(
@@ -86,8 +87,13 @@ def open_run(
 ) -> tuple[Run, Callable[[], dict[str, bytes]]]:
     """Open the run's folder, made if it is not there; return it and what its first files hold."""
     identifier = identity(parts)
-    drifted = [name for name, (_, known) in parts["packages"].items() if known == "not as locked"]
-    if drifted:
+    known = parts["packages"].items()
+    if edited := [name for name, (_, state) in known if state.startswith(environment.EDITED)]:
+        watch.say(
+            f"WARNING: installed files were edited ({', '.join(edited[:5])}); this is part of the "
+            "run's identity. `invoke doctor` lists them; remove .venv, and ./workbench restores it."
+        )
+    if drifted := [name for name, (_, state) in known if state == environment.DRIFTED]:
         watch.say(
             f"WARNING: packages are not as locked ({', '.join(drifted[:5])}); this is part of the "
             "run's identity. `invoke doctor` lists all, ./workbench restores the locked ones."

@@ -322,7 +322,7 @@ def test_the_runs_are_where_a_variable_says_unless_the_command_says_otherwise(
 
 def test_the_doctor_has_a_line_for_each_thing(call: Call) -> None:
     code, out, _ = call("doctor")
-    names = ["engine", "python", "lock", "variables", "cpu", "gpu", "disk", "docker"]
+    names = ["engine", "python", "lock", "files", "variables", "cpu", "gpu", "disk", "docker"]
     findings = json.loads(call("doctor", "--json")[1])
     assert [finding["name"] for finding in findings] == names
     well = [finding["ok"] for finding in findings]

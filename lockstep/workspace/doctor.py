@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from lockstep.ground import environment, profiles
+from lockstep.ground import environment, profiles, wheels
 from lockstep.workspace import engine
 
 
@@ -22,7 +22,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, the quick ones first; nothing here loads torch unless there is a GPU."""
-    checks = (_engine, _python, _lock, _variables, _cpu, _gpu, _disk, _docker)
+    checks = (_engine, _python, _lock, _files, _variables, _cpu, _gpu, _disk, _docker)
     return [check() for check in checks]
 
 
@@ -54,6 +54,28 @@ def _lock() -> Finding:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         return Finding("lock", False, f"{', '.join(wrong[:8])}{more}; run ./workbench to mend")
     return Finding("lock", True, f"{len(locked)} packages as locked, category {category}")
+
+
+def _files() -> Finding:
+    """Read all that Python loads of the packages, a few seconds, and compare with their wheels."""
+    names = list(environment.installed())
+    if edited := wheels.edited(names, thorough=True):
+        name, paths = next(iter(edited.items()))
+        count = sum(map(len, edited.values()))
+        return Finding(
+            "files",
+            False,
+            f"{name}: {paths[0]} is not as its package has it ({count} such files in all); remove "
+            ".venv and run ./workbench",
+        )
+    if linked := wheels.shared(names):
+        return Finding(
+            "files",
+            False,
+            f"{linked[0]} and {len(linked) - 1} more share files with other environments, so an "
+            "edit there changes results here; remove .venv and run ./workbench",
+        )
+    return Finding("files", True, f"{len(names)} packages have the files of their wheels")
 
 
 # Installers that come with an environment and are no part of what is locked.

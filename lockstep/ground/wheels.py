@@ -1,0 +1,88 @@
+"""Installed files against the RECORD of their wheels (PEP 376): what was edited since."""
+
+import base64
+import csv
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lockstep.ground.environment import normal
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A file of an installed package, with the size and the digest that its wheel says."""
+
+    path: Path
+    size: int
+    sha256: str  # URL-safe base64 without padding, as RECORD has it
+    installed: int  # when the package was, in nanoseconds
+
+    @cached_property
+    def stat(self) -> os.stat_result | None:
+        """The file as it is now; None where an image has left it out."""
+        try:
+            return self.path.stat()
+        except OSError:
+            return None
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether size or time say that the file was written after its package."""
+        now = self.stat
+        return now is not None and (now.st_size != self.size or now.st_mtime_ns > self.installed)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the content is not that of the wheel."""
+        if self.stat is None:
+            return False
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        return base64.urlsafe_b64encode(digest).decode().rstrip("=") != self.sha256
+
+
+def edited(names: Iterable[str], *, thorough: bool = False) -> dict[str, list[Path]]:
+    """Return the files of these distributions that are not those of their wheels, by name.
+
+    Size and time choose what is read, about 0.1 s for torch and its kind; ``thorough`` reads all.
+    Of interest is what Python loads: sources and libraries. A package without digests, as one that
+    the system installed, has none.
+    """
+    result: dict[str, list[Path]] = {}
+    for name, record in _records(set(names)):
+        for file in _loadable(record):
+            if (thorough or file.may_differ) and file.differs:
+                result.setdefault(name, []).append(file.path)
+    return result
+
+
+def shared(names: Iterable[str]) -> list[str]:
+    """Return the distributions that share files with another environment, by hard links."""
+    return [
+        name
+        for name, record in _records(set(names))
+        if any(file.stat and file.stat.st_nlink > 1 for file in _loadable(record))
+    ]
+
+
+def _records(names: set[str]) -> Iterator[tuple[str, Path]]:
+    missing = set(names)
+    for folder in sys.path:
+        for path in sorted(Path(folder).glob("*.dist-info/RECORD")):
+            name = normal(path.parent.name.removesuffix(".dist-info").partition("-")[0])
+            if name in missing:
+                missing.remove(name)  # the first on the path is the one that is imported
+                yield name, path
+
+
+def _loadable(record: Path) -> Iterator[Installed]:
+    home, installed = record.parents[1], record.stat().st_mtime_ns
+    with record.open(newline="") as file:
+        for name, digest, size in csv.reader(file):
+            if digest.startswith("sha256=") and (name.endswith(".py") or ".so" in name):
+                yield Installed(home / name, int(size), digest.partition("=")[2], installed)
