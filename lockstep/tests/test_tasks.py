@@ -37,6 +37,7 @@ def test_exit_codes_and_errors_come_through(tmp_path: Path) -> None:
     assert (done.returncode, "Did you mean training.epochs?" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_run_is_deleted_and_restored_and_the_trash_is_emptied_by_the_task(tmp_path: Path) -> None:
     for name in ("first", "second", "third"):
         (tmp_path / name).mkdir()

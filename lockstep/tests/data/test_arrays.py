@@ -260,6 +260,7 @@ print(arrays.open_dataset(catalog.entry("digits"), Path(sys.argv[1]), slowly, sa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_opening_a_data_set_fifty_times_as_large_reads_and_takes_no_more(tmp_path: Path) -> None:
     script = """
 import json, sys

@@ -37,6 +37,7 @@ def test_a_million_million_samples_need_no_list() -> None:
     assert (len(np.unique(part)), part.min() >= 0, part.max() < size) == (5000, True, True)
 
 
+@pytest.mark.slow
 def test_a_million_of_a_million_million_drawn_anywhere_are_all_different() -> None:
     """Ten thousand stretches of an epoch, with a fresh order for each as after a resume."""
     size, places = 10**12, np.random.default_rng(0).choice(10**10, 10_000, replace=False) * 100

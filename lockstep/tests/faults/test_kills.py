@@ -224,6 +224,7 @@ def test_a_task_that_is_killed_takes_its_training_along_in_good_order(tmp_path: 
     assert Run(folder).state.startswith("stopped at step")
 
 
+@pytest.mark.slow
 def test_suspended_and_continued_it_goes_on(runs: Path, undisturbed: Run) -> None:
     process = start(runs)
     wait_for(process, lambda: newest(runs) >= 4)

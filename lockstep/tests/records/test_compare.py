@@ -107,6 +107,7 @@ def test_a_run_that_ends_earlier_is_another_one(train_briefly: Train) -> None:
     assert found.differences == [Difference("setting", "training.epochs", "1", "2")]
 
 
+@pytest.mark.slow
 def test_other_weights_kept_from_the_same_training_are_told(train_briefly: Train) -> None:
     words = ("digits/base", "training.lr=0")
     found = compare(*(train_briefly(*words, f"training.keep={kept}") for kept in ("best", "last")))

@@ -154,6 +154,7 @@ def test_a_run_on_data_that_is_not_here_is_told_and_parts_at_its_first_use(
     assert told == [("data", "digest", f"sha256 {digest}")]
 
 
+@pytest.mark.slow
 def test_a_code_that_cannot_train_here_is_no_verdict(finished_run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     variables = {"TMPDIR": str(tmp_path), "LOCKSTEP_DATA": str(tmp_path / "file" / "data")}

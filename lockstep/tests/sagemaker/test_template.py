@@ -97,6 +97,7 @@ def test_every_default_is_a_value_that_may_be_set() -> None:
     assert set(TEMPLATE["Parameters"]) - set(defaults) == set(GIVEN)
 
 
+@pytest.mark.slow
 def test_the_role_may_nothing_everywhere_but_where_iam_knows_no_place() -> None:
     (policy,) = properties("Role", CapturePercentage="100")["Policies"]
     statements = policy["PolicyDocument"]["Statement"]
@@ -163,6 +164,7 @@ def test_the_alarms_are_those_that_cloudwatch_takes(aws: Aws) -> None:
     assert "AlarmActions" not in properties(alarms[0])
 
 
+@pytest.mark.slow
 def test_autoscaling_is_what_the_service_takes_and_off_unless_asked_for(aws: Aws) -> None:
     scaling = aws.client("application-autoscaling")
     asked = {"MinInstances": "2", "MaxInstances": "6", "InvocationsPerInstance": "500"}

@@ -170,6 +170,7 @@ def test_views_and_whole_numbers_need_no_verification() -> None:
     assert operations.names == set()
 
 
+@pytest.mark.slow
 def test_neither_imports_anything_when_used() -> None:
     """torch's compiler above all, which takes a second and comes with many an innocent call."""
     code = (
