@@ -38,6 +38,11 @@ def add_to(verbs: Verbs) -> None:
     verb = verbs.add(reproduce, runs=True)
     verb.add_argument("run", metavar="RUN")
     verb.add_argument("--steps", type=count, metavar="N", help="train only so far")
+    verb.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the command line of another engine that this checkout does not know",
+    )
     add_image(verb)
 
 
@@ -168,8 +173,16 @@ def reproduce(options: argparse.Namespace) -> int:
     run, watch = find_run(options.run, place.runs), console.watch()
     if options.image:
         words = ["reproduce", run.name, *(["--steps", str(options.steps)] if options.steps else [])]
+        words += ["--trust-code"] if options.trust_code else []
         return in_image(options, words, gpus=run.parts["profile"]["device"] == "cuda", keeps=True)
-    done = train_again(run, place.data, prepared(place.data / "arrays"), watch.say, options.steps)
+    done = train_again(
+        run,
+        place.data,
+        prepared(place.data / "arrays"),
+        watch.say,
+        options.steps,
+        trust=options.trust_code,
+    )
     if options.json:
         print(json.dumps(done.as_dict(), indent=2))
         return 0 if done.found.same else 1
