@@ -110,10 +110,10 @@ MUTANTS = (
         (_SAME_BITS,),
     ),
     Mutant(
-        "first weights are not seeded",
+        "first weights are seeded by Python's hash of a text",
         "run/making.py",
         'reseed(key_of(experiment.seed, "weights"))',
-        "pass",
+        'reseed(hash("weights") & 0xFFFF)',
         1,
         ("test_experiment.py::test_the_same_identity_has_the_same_bits_in_another_process",),
     ),
@@ -527,16 +527,16 @@ MUTANTS = (
     Mutant(
         "tensors of a checkpoint are believed",
         "training/checkpoint.py",
-        'if (found := digest_of(content)) != head["files"][_TENSORS]:',
-        'if (found := "") and found != head["files"][_TENSORS]:',
+        '!= head["files"][_TENSORS]:',
+        '== "":',
         5,
         (_FLIPPED,),
     ),
     Mutant(
         "an altered receipt is believed",
         "records/verify.py",
-        "if digest != (wanted :=",
-        "if not (wanted :=",
+        "if digest != (",
+        "if not (",
         5,
         (
             "records/test_compare.py::test_a_file_that_was_rewritten_with_care_is_found_all_the_same",
@@ -545,16 +545,16 @@ MUTANTS = (
     Mutant(
         "a run's files are not held against the receipt",
         "records/verify.py",
-        "elif wanted and (found := digest_of(path)) != wanted:",
-        "elif False:",
+        ":= digest_of(path)) != wanted:",
+        ':= digest_of(path)) == "":',
         5,
-        ("records/test_compare.py::test_a_flipped_bit_is_found_and_its_file_named",),
+        ("records/test_compare.py::test_altered_runs_are_refused_by_name",),
     ),
     Mutant(
         "altered arrays are believed",
         "data/arrays.py",
-        "if found != wanted:",
-        "if False:",
+        "digest_of(home / name) if present[name]",
+        "wanted if present[name]",
         5,
         ("data/test_arrays.py::test_an_altered_array_is_refused_by_name",),
     ),
@@ -596,25 +596,53 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "the profile leaves the kernels of torch to the CPU",
+        "a file from a storage is believed",
+        "data/store.py",
+        "digest_of(part)) == file.sha256",
+        'digest_of(part)) != ""',
+        5,
+        ("data/test_transfer.py::test_what_is_altered_is_neither_pushed_nor_kept",),
+    ),
+    Mutant(
+        "operations without a deterministic kind are computed",
+        "training/determinism.py",
+        'torch.set_deterministic_debug_mode("error")',
+        'torch.set_deterministic_debug_mode("default")',
+        1,
+        (
+            "training/test_determinism.py::"
+            "test_operations_without_a_deterministic_kind_are_refused",
+        ),
+    ),
+    Mutant(
+        "variables of the user's shell choose oneDNN's kernels",
         "ground/profiles.py",
-        '"ATEN_CPU_CAPABILITY": "avx2",',
+        " | _UNWANTED",
         "",
         1,
         (
-            "training/test_determinism.py::test_a_process_has_one_thread_and_the_kernels_of_its_profile",
+            "training/test_determinism.py::"
+            "test_variables_that_would_change_the_bits_are_taken_away",
         ),
     ),
     Mutant(
         "a package that is not as locked passes for the locked one",
         "ground/environment.py",
-        '"not as locked"',
-        '""',
+        "known = DRIFTED",
+        'known = ""',
         8,
         (
             "records/test_environment.py::"
             "test_each_package_that_is_not_as_locked_is_named_and_marked",
         ),
+    ),
+    Mutant(
+        "an edited file of a package decides no identity",
+        "ground/environment.py",
+        "elif edited and name in edited:",
+        "elif False:",
+        1,
+        ("test_wheels.py::test_an_edited_file_is_named_and_is_another_identity",),
     ),
 )
 HARMLESS = (

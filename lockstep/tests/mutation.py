@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ TIME_LIMIT = 240  # seconds for the tests of one mutant; most take 5
 AT_ONCE = 2
 _COPIED = ("lockstep", "environment", "pyproject.toml", "Pipfile", "Pipfile.lock", "setup.py")
 _PASSED, _FAILED = 0, 1  # of pytest's exit codes
+_RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,13 @@ def run_tests(tree: Path, tests: Sequence[str], *, slow: bool, limit: float = TI
         start_new_session=True,
         preexec_fn=follow_parent,
     )
+    _RUNNING.add(process)
     try:
         return process.wait(limit)
     finally:
+        _RUNNING.remove(process)
         if process.poll() is None:
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -121,6 +125,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: --only: no mutant has {asked.only!r} in its name or path", file=sys.stderr)
         return 2
     say = partial(print, file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for mutant in chosen:
             mutant.edited(ROOT)
@@ -129,16 +134,28 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     say(f"{len(chosen)} edits; first their tests without any")
     began = time.monotonic()
-    if problems := without_edit(chosen):
+    try:
+        problems = without_edit(chosen)
+    except subprocess.TimeoutExpired as error:
+        problems = [f"the tests without an edit took longer than {error.timeout:.0f} s"]
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    if problems:
         say(f"error: {problems[0]}")
         return 2
     outcomes = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in pool.map(outcome, chosen):
-            outcomes.append(done)
-            sign = "ok" if done.expected else "NOT AS EXPECTED"
-            place = f"{len(outcomes)}/{len(chosen)}"
-            say(f"{place:>7}  {done.result:<9} {done.seconds:4.0f} s  {done.mutant.name}  {sign}")
+        try:
+            for done in pool.map(outcome, chosen):
+                outcomes.append(done)
+                place, sign = f"{len(outcomes)}/{len(chosen)}", "" if done.expected else "  WRONG"
+                say(f"{place:>7} {done.seconds:4.0f} s  {done.result}: {done.mutant.name}{sign}")
+        except KeyboardInterrupt:
+            for process in [*_RUNNING]:
+                os.killpg(process.pid, signal.SIGKILL)
+            say("interrupted")
+            return 130
     if asked.json:
         print(json.dumps([_plain(one) for one in outcomes], indent=2))
     else:
@@ -158,9 +175,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
     quick = [one for one in caught if not one.mutant.slow]
     lines += [
         "",
-        f"{len(caught)} of {len(broken)} broken engines were caught, {len(quick)} by the fast gate; "
-        f"{sum(one.expected for one in outcomes) - len(caught)} of {len(outcomes) - len(broken)} "
-        "harmless edits survived",
+        f"{len(caught)} of {len(broken)} broken engines were caught, {len(quick)} of them by the "
+        f"fast gate; {sum(one.expected for one in outcomes) - len(caught)} of "
+        f"{len(outcomes) - len(broken)} harmless edits survived",
     ]
     return "\n".join(lines)
 

@@ -8,16 +8,34 @@ from pathlib import Path
 import pytest
 
 from lockstep.ground import home
+from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
-from lockstep.tests.projects import NETWORK, Bring
+from lockstep.tests.projects import NETWORK, Bring, Project
 
-PREPROCESS = home.ENGINE / "examples" / "models" / "digits" / "preprocess.py"
+PREPROCESS = (home.ENGINE / "examples" / "models" / "digits" / "preprocess.py").read_text()
+PREPROCESS = PREPROCESS.replace("import numpy", "import os\n\nimport numpy", 1)
+MEAN = "        mean, deviation = float(inputs.mean())"
+SHIFT = '''        """Each picture moved by up to ``shift`` pixels, in training only."""'''
+AUGMENTED = PREPROCESS.replace(SHIFT, "        inputs = inputs * float(np.random.rand())")
 NORMALISED = NETWORK.replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16))\n")
 IN_TURN = NETWORK.replace("import torch\n", "import itertools\n\nimport torch\n", 1).replace(
     "    def forward(self, inputs):\n",
     "    def forward(self, inputs):\n        inputs = inputs * next(TURNS)\n",
 )
+
+
+def train(project: Project, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Train the brought model in a process of its own, 80 examples."""
+    folder = project.home.folder.parent
+    paths = os.pathsep.join([str(folder), str(home.ENGINE.parent)])
+    return subprocess.run(
+        [sys.executable, "-m", "lockstep", "train", "brought/base", "data.limit=80", *words],
+        cwd=folder,
+        env=os.environ | {home.PROJECT: project.package, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,20 +64,25 @@ def test_what_one_shard_leaves_for_the_next_is_refused(bring: Bring, place: Plac
 
 
 @pytest.mark.slow
+def test_workers_do_not_show_in_the_bits_of_a_brought_model(
+    bring: Bring, tmp_path: Path, data_folder: Path
+) -> None:
+    project = bring(model=NORMALISED, preprocess=AUGMENTED)
+    weights = set()
+    for workers in (1, 2, 4):
+        runs = tmp_path / f"runs-{workers}"
+        done = train(project, f"--workers={workers}", "--runs", str(runs))
+        assert done.returncode == 0, done.stderr
+        (path,) = runs.glob("*/weights.safetensors")
+        weights.add(digest_of(path))
+    assert len(weights) == 1
+
+
+@pytest.mark.slow
 def test_a_worker_that_was_set_up_otherwise_is_refused(
     bring: Bring, tmp_path: Path, data_folder: Path
 ) -> None:
-    mean = "        mean, deviation = float(inputs.mean())"
-    fitted = PREPROCESS.read_text().replace(mean, f"{mean} + int(os.environ['RANK'])", 1)
-    project = bring(preprocess=fitted.replace("import numpy", "import os\n\nimport numpy", 1))
-    words = ["train", "brought/base", "--workers=2", "--runs", str(tmp_path / "runs")]
-    paths = os.pathsep.join([str(tmp_path), str(home.ENGINE.parent)])
-    done = subprocess.run(
-        [sys.executable, "-m", "lockstep", *words],
-        cwd=tmp_path,
-        env=os.environ | {home.PROJECT: project.package, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
+    project = bring(preprocess=PREPROCESS.replace(MEAN, f"{MEAN} + int(os.environ['RANK'])", 1))
+    done = train(project, "--workers=2", "--runs", str(tmp_path / "runs"))
     assert done.returncode != 0
     assert "worker 1: its preprocessing differ from the first worker's" in done.stderr
