@@ -282,6 +282,14 @@ MUTANTS = (
         10,
         ("run/test_rehearsal.py::test_parts_in_evaluation_mode_stay_in_it",),
     ),
+    Mutant(
+        "chance in an evaluation is not seeded",
+        "training/evaluation.py",
+        'reseed(key_of(0, "evaluation", number))',
+        "pass",
+        10,
+        ("run/test_laws.py::test_chance_in_an_evaluation_is_the_same_each_time",),
+    ),
     # Checkpoints.
     Mutant(
         "the optimizer's state is in no checkpoint",
@@ -457,6 +465,14 @@ MUTANTS = (
         "    elif False:",
         1,
         ("records/test_reproduce.py::test_the_level_is_what_profile_device_and_reasons_allow",),
+    ),
+    Mutant(
+        "a last validation that differs from its row is believed",
+        "run/ending.py",
+        "    _refuse_drift(recorder, setup, validation)\n",
+        "",
+        1,
+        ("test_experiment.py::test_a_validation_that_differs_from_its_row_at_the_end_is_refused",),
     ),
     # The identity.
     Mutant(

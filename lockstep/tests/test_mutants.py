@@ -1,7 +1,6 @@
 """The catalogue of mutants is up to date, and three of them are caught on this machine."""
 
 import ast
-import re
 
 import pytest
 
@@ -24,9 +23,23 @@ def test_each_mutant_is_an_edit_of_the_engine_as_it_is(mutant: Mutant) -> None:
     assert mutant.edited(ROOT) != path.read_text()
     assert mutant.law in LAWS
     for name in mutant.tests:
-        file, _, test = name.partition("::")
-        text = (home.ENGINE / "tests" / file).read_text()
-        assert re.search(rf"^def {test}\(" if test else "^def test_", text, re.MULTILINE), name
+        assert mutant.slow or not is_slow(name), f"{name} is slow: say so of {mutant.name!r}"
+
+
+def is_slow(name: str) -> bool:
+    """Whether a test, or each of a file's, is marked slow; fails if there is no such test."""
+    file, _, test = name.partition("::")
+    nodes = ast.parse((home.ENGINE / "tests" / file).read_text()).body
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    chosen = [one for one in functions if one.name == (test or one.name)]
+    assert chosen, f"{name}: no such test"
+    marks = [
+        ast.unparse(n.value)
+        for n in nodes
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "pytestmark"
+    ]
+    marks += [ast.unparse(mark) for one in chosen if test for mark in one.decorator_list]
+    return any("pytest.mark.slow" in mark.partition("parametrize(")[0] for mark in marks)
 
 
 def test_there_are_forty_and_the_fast_gate_has_most_of_them() -> None:

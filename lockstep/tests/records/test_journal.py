@@ -62,7 +62,7 @@ def test_any_flipped_byte_is_refused_or_shows_in_the_fingerprint(tmp_path: Path)
 def traced(path: Path, *steps: int, after: int = 0) -> str:
     trace, values = Trace(path, after), np.ones(3, np.float32)
     for step in steps:
-        trace.append(step, step, 1 / step, values * step, [values / step])
+        trace.append(step, step, 1 / step, values * step, [values / np.float32(step)])
     trace.close()
     return trace.digest()
 

@@ -19,6 +19,11 @@ MEAN = "        mean, deviation = float(inputs.mean())"
 SHIFT = '''        """Each picture moved by up to ``shift`` pixels, in training only."""'''
 AUGMENTED = PREPROCESS.replace(SHIFT, "        inputs = inputs * float(np.random.rand())")
 NORMALISED = NETWORK.replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16))\n")
+NOISY = NETWORK.replace(
+    "    def forward(self, inputs):\n",
+    "    def forward(self, inputs):\n        if not torch.is_grad_enabled():\n"
+    "            inputs = inputs + torch.randn_like(inputs)\n",
+)
 IN_TURN = NETWORK.replace("import torch\n", "import itertools\n\nimport torch\n", 1).replace(
     "    def forward(self, inputs):\n",
     "    def forward(self, inputs):\n        inputs = inputs * next(TURNS)\n",
@@ -61,6 +66,13 @@ def test_what_one_shard_leaves_for_the_next_is_refused(bring: Bring, place: Plac
     project = bring(model=f"{IN_TURN}\n\nTURNS = itertools.cycle([1, 2, 3, 4, 5, 6, 7, 8])\n")
     with pytest.raises(ModelError, match="has other bits when it is computed again"):
         project.train(place)
+
+
+def test_chance_in_an_evaluation_is_the_same_each_time(bring: Bring, place: Place) -> None:
+    """Or the last evaluation would differ from that of its epoch, and lower the level."""
+    run = bring(model=NOISY).train(place)
+    lowered = run.finished_receipt()["level"]["lowered"]
+    assert [reason for reason in lowered if reason.startswith("validation")] == []
 
 
 @pytest.mark.slow
