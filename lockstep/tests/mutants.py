@@ -19,6 +19,7 @@ LAWS = {
     6: "nothing that is loaded can run code",
     7: "every setting is typed and listed",
     8: "one lock",
+    9: "training needs nobody",
     10: "the law holds for code we never saw",
     11: "what decides no bit is in no identity",
 }
@@ -610,6 +611,14 @@ MUTANTS = (
             "test_config.py::"
             "test_all_mistakes_are_told_at_once_each_with_its_place_and_what_would_be_right",
         ),
+    ),
+    Mutant(
+        "data that lie here are fetched all the same",
+        "data/fetch.py",
+        "for path in _local_places(",
+        "for path in () and (",
+        9,
+        ("data/test_fetch.py::test_what_is_in_the_cache_is_not_fetched_again",),
     ),
     Mutant(
         "a file from a storage is believed",

@@ -132,7 +132,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except ValueError as error:
         say(f"error: {error}")
         return 2
-    say(f"{len(chosen)} edits; first their tests without any")
+    say(f"{len(chosen)} edits; running their tests without an edit first")
     began = time.monotonic()
     try:
         problems = without_edit(chosen)
