@@ -618,7 +618,7 @@ MUTANTS = (
         "for path in _local_places(",
         "for path in () and (",
         9,
-        ("data/test_fetch.py::test_what_is_in_the_cache_is_not_fetched_again",),
+        ("data/test_fetch.py::test_a_good_copy_on_this_machine_is_used_where_it_lies",),
     ),
     Mutant(
         "a file from a storage is believed",
