@@ -309,10 +309,10 @@ MUTANTS = (
         (_RESUMED,),
     ),
     Mutant(
-        "the mean of the weights is in no checkpoint",
+        "the mean of the weights takes their place in a checkpoint",
         "training/loop.py",
-        'tensors["average"] = self.average',
-        "pass",
+        '"average"',
+        '"values"',
         3,
         (_RESUMED,),
     ),
@@ -542,6 +542,16 @@ MUTANTS = (
     ),
     # What is read again.
     Mutant(
+        "altered settings of a run are believed",
+        "records/verify.py",
+        "if canonical_json(same) != canonical_json(wanted):",
+        "if False:",
+        5,
+        (
+            "records/test_compare.py::test_a_file_that_was_rewritten_with_care_is_found_all_the_same",
+        ),
+    ),
+    Mutant(
         "tensors of a checkpoint are believed",
         "training/checkpoint.py",
         '!= head["files"][_TENSORS]:',
@@ -552,8 +562,8 @@ MUTANTS = (
     Mutant(
         "an altered receipt is believed",
         "records/verify.py",
-        "if digest != (",
-        "if not (",
+        "        _receipt_problems,\n",
+        "",
         5,
         (
             "records/test_compare.py::test_a_file_that_was_rewritten_with_care_is_found_all_the_same",
