@@ -62,12 +62,15 @@ def given(**options: object) -> Sequence[str]:
     help={
         "only": "the tests whose file, name or pytest expression this is, slow ones too",
         "all": "also what takes long: containers, faults, databases, browsers",
+        "mutants": "break copies of the engine on purpose, and see that the tests notice",
     }
 )
-def test(_: Context, only: str | None = None, all: bool = False) -> None:
+def test(_: Context, only: str | None = None, all: bool = False, mutants: bool = False) -> None:
     """Run the project's tests and the engine's quick ones; --all runs everything."""
     from lockstep.workspace import gate
 
+    if mutants:
+        return tool("python", "-m", "lockstep.tests.mutation", *given(only=only))
     # A process for each: the engine's tests have the examples for a project.
     if not only:
         tool("pytest", "tests")
