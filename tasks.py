@@ -164,14 +164,14 @@ def lab(ip: str, port: int) -> Sequence[str]:
 def _free(ip: str, port: str) -> int:
     """The port, if we can listen there; JupyterLab would tell in a traceback that we cannot."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise Exit(f"error: --port: found {port!r}, wanted a number from 1 to 65535", code=2)
+        raise Exit(f"error: --port: found {port!r}, expected a number from 1 to 65535", code=2)
     try:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((ip, int(port)))
     except OSError as error:
         raise Exit(
-            f"error: --port: {port} is not to be had ({error.strerror}), wanted a free one; stop "
+            f"error: --port: {port} is not available ({error.strerror}), expected a free one; stop "
             "what listens there, or name another: invoke notebook --port N",
             code=2,
         ) from error

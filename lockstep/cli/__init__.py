@@ -56,13 +56,13 @@ def main(words: Sequence[str] | None = None) -> int:
         if package == "lockstep":
             raise
         print(
-            f"error: {package}: not installed; ./workbench installs all that is locked, elsewhere "
+            f"error: {package}: not installed; ./workbench installs the locked packages, elsewhere "
             '`pip install "lockstep[all]"` does.',
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
-        print("interrupted; run the same command to go on", file=sys.stderr)
+        print("interrupted; run the same command to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
@@ -91,7 +91,7 @@ def _told(end: Exception) -> int:
         print(end.told(), file=sys.stderr)
         return 128 + end.signal
     if isinstance(end, WorkerLost):
-        print(f"{end}; to be started again from the last checkpoint", file=sys.stderr)
+        print(f"{end}; start it again to resume from the last checkpoint", file=sys.stderr)
         return 75  # EX_TEMPFAIL of sysexits.h
     print(f"error: {end}", file=sys.stderr)
     return 2

@@ -111,14 +111,14 @@ def list_(options: argparse.Namespace) -> None:
 def fetch(options: argparse.Namespace) -> None:
     """Bring a data set to this machine and prepare its arrays."""
     from lockstep.data import arrays, catalog
-    from lockstep.data.fetch import fetch as bring
+    from lockstep.data.fetch import fetch as download
     from lockstep.ground import console
 
     entry, folder, watch = catalog.entry(options.name), _data(), console.watch()
     dataset = arrays.open_dataset(
         entry,
         folder / "arrays",
-        lambda wanted: bring(wanted, folder, watch.say, watch.bar),
+        lambda missing: download(missing, folder, watch.say, watch.bar),
         watch.say,
     )
     done = _facts(entry) | {"arrays": dataset.digest}
@@ -142,7 +142,7 @@ def add(options: argparse.Namespace) -> None:
         print(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
         return
     if not new:
-        print(f"{entry.reference} is there already; nothing was changed")
+        print(f"{entry.reference} already exists; nothing was changed")
         return
     for label, count in zip(entry.labels, entry.counts, strict=True):
         print(f"{count:>10,}  {label}")
@@ -191,7 +191,7 @@ def pull(options: argparse.Namespace) -> None:
 def diff(options: argparse.Namespace) -> int:
     """What two versions differ in, row by row, or a path and a version; exit 1 if they do."""
     from lockstep.data.difference import difference
-    from lockstep.data.fetch import fetch as bring
+    from lockstep.data.fetch import fetch as download
     from lockstep.ground import console
 
     folder, watch = _data(), console.watch()
@@ -199,7 +199,7 @@ def diff(options: argparse.Namespace) -> int:
         options.a,
         options.b,
         here().catalog,
-        lambda entry: bring(entry, folder, watch.say, watch.bar),
+        lambda missing: download(missing, folder, watch.say, watch.bar),
     )
     if options.json:
         print(json.dumps(found.as_dict(), indent=2))
@@ -233,7 +233,7 @@ def _storage(options: argparse.Namespace, option: str) -> Any:
 
     if address := options.remote or os.environ.get(REMOTE):
         return open_storage(address)
-    raise SettingError(f"{option}: found no storage, wanted a folder or s3://BUCKET/PREFIX there "
+    raise SettingError(f"{option}: found no storage, expected a folder or s3://BUCKET/PREFIX there "
                        f"or in {REMOTE}.")  # fmt: skip
 
 

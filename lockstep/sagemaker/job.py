@@ -50,7 +50,7 @@ class Job:
         given.pop("model", None), given.pop("recipe", None)
         if plain := [name for name in given if "." not in name]:
             raise SettingError(
-                f"hyperparameter {plain[0]}: found no such one, wanted model, recipe, seed or a "
+                f"hyperparameter {plain[0]}: not a known name, expected model, recipe, seed or a "
                 "setting as training.lr (`invoke config` lists them)."
             )
         settings = [f"{name}={value}" for name, value in sorted(given.items())]
@@ -159,5 +159,5 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SettingError(f"{path}: is no JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise SettingError(f"{path}: holds {type(content).__name__}, wanted an object.")
+        raise SettingError(f"{path}: holds {type(content).__name__}, expected an object.")
     return content

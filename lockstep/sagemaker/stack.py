@@ -106,7 +106,7 @@ class Stack:
         self._refuse_other(state)
         if state.status.endswith("_FAILED"):
             raise DeploymentError(
-                f"{self.name}: is {state.status}; wanted one at rest: `aws cloudformation "
+                f"{self.name}: is {state.status}; expected one at rest: `aws cloudformation "
                 f"continue-update-rollback --stack-name {self.name}`, or delete it."
             )
         return state
@@ -166,7 +166,7 @@ class Stack:
         """
         if (state := self.state()) is None:
             raise DeploymentError(
-                f"{self.name}: found no such stack in {self._account.region}; correct --stack "
+                f"{self.name}: no such stack in {self._account.region}; correct --stack "
                 "NAME or AWS_DEFAULT_REGION."
             )
         if state.status != _REVIEWED:  # which has no resources, nor its tags yet

@@ -89,7 +89,8 @@ class Asking:
         except TimeoutError:
             raise Refused(
                 408,
-                f"body: found no end of it within {self._limits.receiving:g} s, wanted all of it.",
+                f"body: found no end of it within {self._limits.receiving:g} s, expected all"
+                " of it.",
             ) from None
         finally:
             self._held -= held
@@ -111,5 +112,5 @@ class Asking:
 
     def _too_large(self) -> Refused:
         return Refused(
-            413, f"body: wanted at most {self._limits.body:,} bytes; send a smaller one."
+            413, f"body: expected at most {self._limits.body:,} bytes; send a smaller one."
         )

@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def _too_long(self) -> Refused:
-        return Refused(431, f"head: wanted at most {self.limits.head:,} bytes; send fewer.")
+        return Refused(431, f"head: expected at most {self.limits.head:,} bytes; send fewer.")
 
     @property
     def _answered(self) -> bool:
@@ -160,8 +160,8 @@ class Connection(HttpToolsProtocol):
         if not self._answered:  # another request of this caller, which came whole
             self._wait()
         elif self._in_head:
-            wanted = f"found no end of it within {self.limits.receiving:g} s, wanted all of it."
-            self._refuse(Refused(408, f"head: {wanted}"))
+            problem = f"found no end of it within {self.limits.receiving:g} s, expected all of it."
+            self._refuse(Refused(408, f"head: {problem}"))
         else:
             self._hang_up()
 

@@ -70,13 +70,13 @@ class Gate:
         if self._hosts is not None and (host := _host(headers)) not in self._hosts:
             # A page whose name leads to this machine, so that its script may read what we answer.
             known = ", ".join(sorted(self._hosts))
-            await _tell(send, 421, f"host: found {host[:80]!r}, wanted one of {known}.")
+            await _tell(send, 421, f"host: found {host[:80]!r}, expected one of {known}.")
         elif path not in OPEN and not self._admits(headers):
-            await _tell(send, 401, "authorization: wanted the token of this server.")
+            await _tell(send, 401, "authorization: expected the token of this server.")
         elif path != PREDICT:
             await self._rest(scope, receive, send)
         elif scope["method"] != "POST":
-            await _tell(send, 405, f"method: found {scope['method'][:20]}, wanted POST.")
+            await _tell(send, 405, f"method: found {scope['method'][:20]}, expected POST.")
         else:
             await self._predict(headers, receive, send)
 

@@ -32,4 +32,6 @@ class Refused(Exception):
 
 def busy() -> Refused:
     """What is told when as much waits as may."""
-    return Refused(503, "server: found as many waiting as it keeps, wanted fewer; ask again soon.")
+    return Refused(
+        503, "server: found as many waiting as it keeps, expected fewer; ask again soon."
+    )

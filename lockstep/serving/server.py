@@ -96,7 +96,7 @@ def _listening(host: str, port: int) -> socket.socket:
         # A name with an empty part, or one of 64 letters and more, is none of a host.
         why = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise ServingError(
-            f"{host}:{port}: cannot listen there ({why}), wanted an address of this "
+            f"{host}:{port}: cannot listen there ({why}), expected an address of this "
             "machine and a free port; stop what listens there, or name another with --port N."
         ) from error
     return listener
@@ -105,6 +105,6 @@ def _listening(host: str, port: int) -> socket.socket:
 def _refuse_strangers(host: str, listener: socket.socket, token: str | None) -> None:
     if not token and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
         raise ServingError(
-            f"{host}: found no token, wanted one where others than this machine come in; set "
+            f"{host}: found no token, expected one where others than this machine come in; set "
             "LOCKSTEP_TOKEN, or listen at 127.0.0.1."
         )

@@ -20,7 +20,7 @@ from lockstep.ground.errors import LockstepError, SettingError, TrackingError
 from lockstep.ground.files import is_held, write_atomically
 from lockstep.ground.watch import Watch
 from lockstep.records.run import Run, runs
-from lockstep.tracking.shown import last_step
+from lockstep.tracking.export import last_step
 from lockstep.tracking.view import HOME, address, home, refuse_unreachable, sync
 
 SWITCH = "LOCKSTEP_TRACK"
@@ -38,7 +38,7 @@ def start(folder: Path) -> bool:
     a first checkpoint is there, and ends if another follows this folder already.
     """
     if (switch := os.environ.get(SWITCH, "on")) not in ("on", "off"):
-        raise SettingError(f"{SWITCH}: found {switch!r}, wanted on or off.")
+        raise SettingError(f"{SWITCH}: found {switch!r}, expected on or off.")
     if switch == "off" or not find_spec("mlflow"):
         return False
     package = str(Path(__file__).parents[2])
@@ -169,7 +169,7 @@ def _saved(folder: Path) -> set[tuple[str, str]]:
 
 
 def _has_begun(folder: Path, starter: int) -> bool:
-    """Wait until a run in the folder has saved anew, or the process that wanted to is gone."""
+    """Wait until a run in the folder has saved anew, or the process that expected to is gone."""
     before = _saved(folder)
     while not (begun := _saved(folder) - before) and os.getppid() == starter:
         time.sleep(0.5)

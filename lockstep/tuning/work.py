@@ -111,7 +111,7 @@ def follow(study: Study, total: int, parallel: int, words: Sequence[str], watch:
             if failed := next(filter(None, (worker.poll() for worker in workers)), None):
                 raise LockstepError(
                     f"study {study.name}: a worker ended with code {failed}, its reason stands "
-                    "above; mend that and run the same command to go on."
+                    "above; fix that and run the same command to resume."
                 )
             time.sleep(0.2)
     except BaseException:
