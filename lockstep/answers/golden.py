@@ -93,7 +93,7 @@ def compared(predictor: "Predictor", receipt: Mapping[str, Any], cpu: str, settl
 
 
 def difference(expected: Sequence[Answer], found: Sequence[Answer]) -> str:
-    """Where answers part from golden ones, in words; empty if all bits are the same."""
+    """Describe where answers differ from golden ones; empty if all bits are the same."""
     for number, (old, new) in enumerate(zip(expected, found, strict=True), 1):
         for label, confidence in old["confidences"].items():
             if new["confidences"].get(label) != confidence:

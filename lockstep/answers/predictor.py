@@ -67,7 +67,7 @@ class Predictor:
         try:
             results = json.loads(_content(folder / "receipt.json"))["results"]
             digests = results["preprocess_sha256"], results["weights_sha256"]
-            answers = results.get("golden_sha256")  # runs of old have none
+            answers = results.get("golden_sha256")  # runs of the first edition have none
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{folder / 'receipt.json'}: no receipt; it was altered.") from error
         with readable(folder):
@@ -107,7 +107,7 @@ class Predictor:
     def table(self, text: str) -> Iterable[Any]:  # noqa: ARG002
         """The inputs in the rows of a CSV file's text, for a model that knows of such files.
 
-        Given one by one: who wants few need not wait for all. Raises DataError if there are none in
+        Yields one by one, so a caller can stop early. Raises DataError if there are none in
         it, as for any other model.
         """
         raise DataError(f"text/csv: found a table, expected {self.takes.described()['kind']}s.")

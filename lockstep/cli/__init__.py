@@ -82,7 +82,7 @@ def entry() -> NoReturn:
 
 
 def _told(end: Exception) -> int:
-    """Say what ended a verb, to people or to the process that started this worker; the code."""
+    """Report what ended a verb, to people or to the parent of this worker; return the exit code."""
     from lockstep.training import launch
 
     if launch.is_watched() and not isinstance(end, WorkerLost):
@@ -98,10 +98,10 @@ def _told(end: Exception) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its mistakes told in one line like all others."""
+    """argparse, with its errors in one line like all others."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (`python -m {self.prog} --help` tells more)\n")
+        self.exit(2, f"error: {message} (`python -m {self.prog} --help` lists the options)\n")
 
 
 def command_line() -> tuple[argparse.ArgumentParser, Verbs]:

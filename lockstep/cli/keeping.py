@@ -1,4 +1,4 @@
-"""Verbs that decide what becomes of a run: accept it, check it out, delete it."""
+"""Verbs on a single run: accept, check out, delete."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("names", nargs="*", metavar="RUN")
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     way = verb.add_mutually_exclusive_group()
-    way.add_argument("--restore", action="store_true", help="bring back from the trash")
+    way.add_argument("--restore", action="store_true", help="restore from the trash")
     text = "remove from the trash permanently: the runs named, or all"
     way.add_argument("--purge", action="store_true", help=text)
 
@@ -66,7 +66,7 @@ def accept(options: argparse.Namespace) -> int:
 
 
 def checkout(options: argparse.Namespace) -> None:
-    """Put a run's source and weights, as they were, into a new folder to be used from there."""
+    """Copy a run's original source and weights into a new folder, ready to use."""
     import shlex
     from pathlib import Path
 
@@ -92,7 +92,7 @@ def checkout(options: argparse.Namespace) -> None:
 
 
 def delete(options: argparse.Namespace) -> int:
-    """Move runs into the trash, bring them back from there, or remove them from it for good.
+    """Move runs to the trash, restore them, or remove them permanently.
 
     Exit code 1 if the answer to the question is no.
     """

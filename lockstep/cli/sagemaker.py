@@ -1,4 +1,4 @@
-"""The verb that puts a run onto SageMaker, and takes it off."""
+"""The verb that deploys a run to SageMaker and deletes the deployment."""
 
 import argparse
 import json
@@ -29,13 +29,13 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("--image", metavar="URI", help=text)
     text = "a parameter of lockstep/sagemaker/stack.yaml; may be repeated"
     verb.add_argument("--set", action="append", default=[], metavar="PARAMETER=VALUE", help=text)
-    verb.add_argument("--dry-run", action="store_true", help="only tell what would change")
+    verb.add_argument("--dry-run", action="store_true", help="only show what would change")
     text = "delete the stack; the bundles in the bucket stay"
     verb.add_argument("--delete", action="store_true", help=text)
 
 
 def deploy(options: argparse.Namespace) -> int:
-    """Put a finished run onto SageMaker, by a CloudFormation stack; exit 1 if that failed."""
+    """Deploy a finished run to SageMaker by a CloudFormation stack; exit 1 if that fails."""
     from lockstep.ground import console
     from lockstep.ground.storage import open_storage
     from lockstep.sagemaker import endpoint

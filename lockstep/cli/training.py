@@ -46,7 +46,7 @@ def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Sour
 
 
 def train(options: argparse.Namespace) -> int:
-    """Start a run, go on with it, or report it if it is finished."""
+    """Start a run, resume it, or report it if it is finished."""
     if options.workers is not None:
         options.overrides.append(f"training.workers={options.workers}")
     experiment, _ = resolved(options)
@@ -127,7 +127,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Label files, or texts, with the model of a run, in the order given."""
+    """Label files or texts with the model of a run, in order."""
     from lockstep.ground.place import Place
     from lockstep.loading import find, predictor
 

@@ -1,4 +1,4 @@
-"""An AWS account, as boto3's own variables and files name it; its refusals, told in one line."""
+"""An AWS account, configured by boto3's variables and files; its errors in one line."""
 
 import os
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""What an endpoint's stack is told: its template, and for a bundle and an image its parameters."""
+"""An endpoint's stack: its template, and the parameters for a bundle and an image."""
 
 import re
 import tempfile
@@ -42,7 +42,7 @@ _Loader.add_multi_constructor("!", _long_form)
 
 
 def template() -> str:
-    """The template, as CloudFormation is given it."""
+    """Return the template as CloudFormation expects it."""
     try:
         return _TEMPLATE.read_text()
     except OSError as error:
@@ -82,7 +82,7 @@ def settings(words: Iterable[str]) -> dict[str, str]:
 
 
 def _refused(declared: Mapping[str, Any], value: str) -> str:
-    """What is expected of a parameter, if a value is not that; CloudFormation would say it late."""
+    """Return what a parameter expects, if a value differs; CloudFormation would say it late."""
     if allowed := declared.get("AllowedValues"):
         return "" if value in map(str, allowed) else f"one of {', '.join(map(str, allowed))}"
     if declared["Type"] == "Number":
@@ -95,7 +95,7 @@ def _refused(declared: Mapping[str, Any], value: str) -> str:
 
 
 def _refuse_together(told: Mapping[str, str], declared: Mapping[str, Any]) -> None:
-    """Raise SettingError for values that do not fit, also each other: it would be told late."""
+    """Raise SettingError for values that do not fit, before CloudFormation does."""
     problems = [
         f"{name}: found {value!r}, expected {expected}"
         for name, value in told.items()
@@ -117,7 +117,7 @@ def _refuse_together(told: Mapping[str, str], declared: Mapping[str, Any]) -> No
 
 @dataclass(frozen=True)
 class Plan:
-    """What the stack is to be told, and whether the bundle has to be uploaded first."""
+    """The stack's parameters, and whether the bundle must be uploaded first."""
 
     parameters: dict[str, str]
     uploads: bool
@@ -169,7 +169,7 @@ def plan(
 
 
 def _lies(storage: Storage, key: str, sha256: str, made: Bundle, watch: Watch) -> bool:
-    """Whether a bundle is in a bucket, whole: it is brought here and compared."""
+    """Whether a bundle is complete in a bucket: downloads and compares it."""
     if storage.size(key) is None:
         return False
     with tempfile.TemporaryDirectory(prefix="lockstep-deploy-") as folder:

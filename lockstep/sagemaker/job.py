@@ -1,4 +1,4 @@
-"""What SageMaker asks of a training container: settings and data in /opt/ml, the model out of it.
+"""SageMaker's training container: settings and data from /opt/ml, the model to it.
 
 The contract: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html. The folder
 is ``LOCKSTEP_ML`` where it is another one, as in tests.
@@ -94,7 +94,7 @@ class Job:
 def train(ml: Path) -> int:
     """Train what the job asks for and leave the model in ``ml/model``; the exit code.
 
-    A job that was interrupted goes on from its checkpoints. What fails is told in
+    An interrupted job resumes from its checkpoints. Failures are written to
     ``ml/output/failure``, of which the service shows the first 1,024 characters.
     """
     try:

@@ -19,7 +19,7 @@ _READERS = 2
 
 
 class Gone(Exception):
-    """The caller went away before the end of its request."""
+    """The caller closed the connection before the end of its request."""
 
 
 class Asking:
@@ -70,7 +70,7 @@ class Asking:
                     rows = await loop.run_in_executor(self._readers, self._reading.rows, kind, body)
                 return b"[" + b",".join(await self._batching.ask(rows)) + b"]"
         except TimeoutError:
-            raise Refused(503, "server: found no time to answer; ask again soon.") from None
+            raise Refused(503, "server: no time to answer; try again soon.") from None
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The whole body, if it is not too large and comes in time."""

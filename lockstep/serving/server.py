@@ -31,7 +31,7 @@ def serve(
 ) -> None:
     """Serve what ``open_model`` gives until a signal asks to stop; what is under way is answered.
 
-    ``say`` is told the address once it answers. ``guarded``: something stands before it that lets
+    ``say`` gets the address once it answers. ``guarded``: something stands before it that lets
     in whom it knows. Raises ServingError if it cannot be listened to, or if others than this
     machine could come in unguarded and there is no token; Interrupted in the end; and whatever
     ``open_model`` raises.

@@ -1,4 +1,4 @@
-"""What a run's files say of it, as MLflow's words have it: params, metrics, tags, artifacts."""
+"""A run in MLflow's terms: params, metrics, tags, artifacts."""
 
 import calendar
 import time
@@ -23,9 +23,9 @@ _ENDED = ("report.html", "weights.safetensors", "preprocess.json", "receipt.json
 
 @dataclass(frozen=True)
 class Export:
-    """A run as it is to be seen: ``metrics`` by name and step, times in ms since 1970.
+    """A run as MLflow shows it: ``metrics`` by name and step, times in ms since 1970.
 
-    ``mark`` says how far its files are; what has this mark and status already needs nothing.
+    ``mark`` says how far its files are; a run in MLflow with this mark and status is complete.
     """
 
     run: Run
@@ -41,7 +41,7 @@ class Export:
 
     @property
     def key(self) -> tuple[str, str]:
-        """By what the run is found again: its identity and its name."""
+        """The key that finds the run again: its identity and its name."""
         return self.tags[IDENTITY], self.tags[RUN]
 
 
@@ -51,7 +51,7 @@ def last_step(folder: Path) -> int:
 
 
 def export(run: Run) -> Export:
-    """What there is to be seen of a run now; of one in training, up to its newest checkpoint.
+    """Return the present state of a run; in training, up to its newest checkpoint.
 
     What lies beyond may be cut off and trained again. Raises RunError if a file was altered.
     """
@@ -101,7 +101,7 @@ def _export(run: Run) -> Export:
 
 
 def _receipt_tags(receipt: Receipt) -> dict[str, str]:
-    """The tags that a receipt gives."""
+    """Return the tags from a receipt."""
     environment = receipt["environment"]
     git = environment["git"]
     found = {
@@ -124,7 +124,7 @@ def _metrics(
 
     path = run.folder / "trace.bin"
     if steps and path.exists():
-        # Not memory-mapped: a run that goes on cuts its trace to where it does.
+        # Not memory-mapped: a run that resumes cuts its trace to that step.
         for step, loss in enumerate(np.fromfile(path, RECORD, steps)["loss"], 1):
             if is_logged(step):
                 yield ("train/loss", step), float(loss)

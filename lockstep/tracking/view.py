@@ -1,4 +1,4 @@
-"""Brings MLflow up to date with the runs folder: what is missing there is sent, exactly once.
+"""Updates MLflow from the runs folder: sends what is missing, exactly once.
 
 What is there is asked of MLflow itself, nothing is remembered in a file. A run is found by its
 tags, a metric by name and step. A metric's time follows from these, so what two senders send at
@@ -103,7 +103,7 @@ def sync(folder: Path, watch: Watch, only: Container[str] | None = None) -> list
 
 @contextmanager
 def _one_line_errors(place: str) -> Iterator[None]:
-    """Whatever a store, a server or what lies between them throws, as a TrackingError."""
+    """Turn any error of a store, a server or the network into a TrackingError."""
     try:
         yield
     except Exception as error:
@@ -201,7 +201,7 @@ class View:
         self._log(run, entry)
         there = {item.path: item.file_size for item in client.list_artifacts(run_id)}
         for path in entry.files:
-            # What is there from the beginning may be written anew, without a change of its length.
+            # A file that exists from the start may be rewritten without a change of its length.
             rewritten = entry.status == FINISHED and path.suffix == ".yaml"
             if rewritten or there.get(path.name) != path.stat().st_size:
                 client.log_artifact(run_id, str(path))

@@ -80,7 +80,7 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def claim(self, total: int) -> Trial | None:
-        """A trial of the first so many that wants work, taken for this process; or None.
+        """Claim one of the first ``total`` trials that needs work; return None if none does.
 
         It is a new one, or one whose process died. Before all of a batch have ended, the next is
         not begun.

@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 class Report:
     """What an upgrade did: versions, then paths; ``lock`` says what became of Pipfile.lock.
 
-    ``locked`` has a line for each package that has another version in a lock that was made anew.
+    ``locked`` has a line for each package that has another version in a new lock.
     ``edited`` are files of the engine in which the team's edits were merged, ``merged`` the other
     files that changed, ``notes`` what was decided where one side had removed a file.
     """

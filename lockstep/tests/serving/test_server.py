@@ -215,7 +215,7 @@ def test_who_is_one_too_many_is_told_when_to_come_again_and_the_others_are_answe
     )
     assert first.startswith(OK + b"HTTP/1.1 200 OK\r\n")
     head, _, body = second.partition(b"\r\n\r\n")
-    told = "server: found as many waiting as it keeps, expected fewer; ask again soon."
+    told = "server: the queue is full; try again soon."
     assert head.split(b"\r\n")[:2] == [b"HTTP/1.1 503 Service Unavailable", b"retry-after: 1"]
     assert body == detail(told)
 
