@@ -56,13 +56,13 @@ def main(words: Sequence[str] | None = None) -> int:
         if package == "lockstep":
             raise
         print(
-            f"error: {package}: not installed; ./workbench installs all that is locked, elsewhere "
+            f"error: {package}: not installed; ./workbench installs the locked packages, elsewhere "
             '`pip install "lockstep[all]"` does.',
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
-        print("interrupted; run the same command to go on", file=sys.stderr)
+        print("interrupted; run the same command to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
@@ -82,7 +82,7 @@ def entry() -> NoReturn:
 
 
 def _told(end: Exception) -> int:
-    """Say what ended a verb, to people or to the process that started this worker; the code."""
+    """Report what ended a verb, to people or to the parent of this worker; return the exit code."""
     from lockstep.training import launch
 
     if launch.is_watched() and not isinstance(end, WorkerLost):
@@ -91,17 +91,17 @@ def _told(end: Exception) -> int:
         print(end.told(), file=sys.stderr)
         return 128 + end.signal
     if isinstance(end, WorkerLost):
-        print(f"{end}; to be started again from the last checkpoint", file=sys.stderr)
+        print(f"{end}; start it again to resume from the last checkpoint", file=sys.stderr)
         return 75  # EX_TEMPFAIL of sysexits.h
     print(f"error: {end}", file=sys.stderr)
     return 2
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its mistakes told in one line like all others."""
+    """argparse, with its errors in one line like all others."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (`python -m {self.prog} --help` tells more)\n")
+        self.exit(2, f"error: {message} (`python -m {self.prog} --help` lists the options)\n")
 
 
 def command_line() -> tuple[argparse.ArgumentParser, Verbs]:

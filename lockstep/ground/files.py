@@ -12,7 +12,7 @@ from lockstep.ground.errors import WriteError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all, also when the power goes.
+    """Write a file that exists completely or not at all, even after a power failure.
 
     Raises WriteError if the disk is full or the folder cannot be written; nothing is left behind.
     """
@@ -86,7 +86,7 @@ def _existing_parent(path: Path) -> Path:
 
 @contextmanager
 def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[int]:
-    """Hold a folder for this process; if another holds it, say who (once) and wait for its end.
+    """Lock a folder for this process; if another holds it, say which (once) and wait for it.
 
     The lock is the kernel's, on the folder itself: it leaves no file and dies with its holder.
     Given is its file descriptor: a child that inherits it holds the folder too.
@@ -134,7 +134,7 @@ def remove_abandoned(folder: Path) -> bool:
 
 
 def _holder(handle: int) -> str:
-    """The process that holds the lock on an open file, as far as the kernel tells."""
+    """Name the process that holds the lock on an open file, where the kernel shows it."""
     inode = f":{os.fstat(handle).st_ino} "
     try:
         lines = Path("/proc/locks").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What SageMaker asks of a training container: settings and data in /opt/ml, the model out of it.
+"""SageMaker's training container: settings and data from /opt/ml, the model to it.
 
 The contract: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html. The folder
 is ``LOCKSTEP_ML`` where it is another one, as in tests.
@@ -50,7 +50,7 @@ class Job:
         given.pop("model", None), given.pop("recipe", None)
         if plain := [name for name in given if "." not in name]:
             raise SettingError(
-                f"hyperparameter {plain[0]}: found no such one, wanted model, recipe, seed or a "
+                f"hyperparameter {plain[0]}: not a known name, expected model, recipe, seed or a "
                 "setting as training.lr (`invoke config` lists them)."
             )
         settings = [f"{name}={value}" for name, value in sorted(given.items())]
@@ -94,7 +94,7 @@ class Job:
 def train(ml: Path) -> int:
     """Train what the job asks for and leave the model in ``ml/model``; the exit code.
 
-    A job that was interrupted goes on from its checkpoints. What fails is told in
+    An interrupted job resumes from its checkpoints. Failures are written to
     ``ml/output/failure``, of which the service shows the first 1,024 characters.
     """
     try:
@@ -159,5 +159,5 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SettingError(f"{path}: is no JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise SettingError(f"{path}: holds {type(content).__name__}, wanted an object.")
+        raise SettingError(f"{path}: holds {type(content).__name__}, expected an object.")
     return content

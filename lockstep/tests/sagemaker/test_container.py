@@ -121,7 +121,7 @@ def test_a_spot_interruption_saves_and_the_next_job_goes_on(
     ("hyperparameters", "told"),
     [
         ({"training.lrr": "1"}, "error: override: training.lrr: no such setting. Did you mean"),
-        ({"learning_rate": "1"}, "error: hyperparameter learning_rate: found no such one, wanted"),
+        ({"learning_rate": "1"}, "error: hyperparameter learning_rate: not a known name, expected"),
         ({"model": "digitz"}, "error: digitz: no such model. Did you mean digits?"),
     ],
 )
