@@ -339,3 +339,8 @@ def test_an_operation_of_evaluation_alone_lowers_the_level(bring: Bring, place: 
     assert run.finished_receipt()["level"]["lowered"] == [
         "operation aten.sqrt.default: not verified"
     ]
+
+
+def test_chance_in_evaluation_too_is_no_reason_to_refuse_a_mean(bring: Bring, place: Place) -> None:
+    noisy = "        inputs = inputs + torch.randn_like(inputs)\n"
+    assert bring(model=model(forward=noisy)).train(place).receipt
