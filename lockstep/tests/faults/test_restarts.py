@@ -114,7 +114,7 @@ def test_a_signal_to_one_worker_in_an_evaluation_stops_all(bring: Bring, tmp_pat
     project = bring(model=IMPORTS + model(forward=stop))
     done = train(project, tmp_path / "runs", STOP="yes")
     assert done.returncode == 143
-    assert "stopped at step 5 of 10, saved; run the same command to go on" in done.stderr
+    assert "stopped at step 5 of 10, saved; run the same command to resume" in done.stderr
     assert train(project, tmp_path / "runs").returncode == 0
     assert train(project, tmp_path / "alone", workers=1).returncode == 0
     assert weights(tmp_path / "runs") == weights(tmp_path / "alone")
