@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from lockstep.ground.errors import LockstepError, SettingError
@@ -75,6 +76,7 @@ class Job:
             "LOCKSTEP_DATA": os.environ.get("LOCKSTEP_DATA") or str(self.ml / "prepared"),
             "LOCKSTEP_TRACK": "off",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",  # the seconds that the service gives to save
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 
@@ -115,30 +117,35 @@ def train(ml: Path) -> int:
 
 def _run(job: Job) -> tuple[int, str, str]:
     """Train with our standard error; the exit code, the receipt, and what to tell of a failure."""
-    child = subprocess.Popen(
-        job.command(),
-        env=job.variables(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=follow_parent,
-    )
-    asked: list[int] = []
+    # A file, not a second pipe: one that is not read while the other is would fill up and block.
+    with TemporaryFile("w+") as printed:
+        child = subprocess.Popen(
+            job.command(),
+            env=job.variables(),
+            stdout=printed,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=follow_parent,
+        )
+        asked: list[int] = []
 
-    def hand_on(number: int, _: object) -> None:
-        asked.append(number)
-        child.send_signal(number)
+        def hand_on(number: int, _: object) -> None:
+            asked.append(number)
+            child.send_signal(number)
 
-    signal.signal(signal.SIGTERM, hand_on)
-    errors: list[str] = []
-    last: deque[str] = deque(maxlen=10)
-    assert child.stdout and child.stderr
-    for line in child.stderr:
-        print(line, end="", file=sys.stderr, flush=True)
-        (errors if line.startswith("error: ") else last).append(line)
-    receipt = child.stdout.read()
-    if (code := child.wait()) < 0:
-        errors.append(f"error: training: was killed by signal {-code}; out of memory, perhaps.\n")
+        signal.signal(signal.SIGTERM, hand_on)
+        errors: list[str] = []
+        last: deque[str] = deque(maxlen=10)
+        assert child.stderr
+        for line in child.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            (errors if line.startswith("error: ") else last).append(line)
+        if (code := child.wait()) < 0:
+            errors.append(
+                f"error: training: was killed by signal {-code}; out of memory, perhaps.\n"
+            )
+        printed.seek(0)
+        receipt = printed.read()
     # The launcher of several hosts ends as if its workers, who have saved, had failed.
     return _STOPPED if code and asked else code, receipt, "".join(errors or last)
 
