@@ -93,7 +93,10 @@ class Level(TypedDict):
 
 
 class Receipt(TypedDict):
-    """The content of ``receipt.json``; ``digest`` is over all the rest of it."""
+    """The content of ``receipt.json``; ``digest`` is over all the rest of it.
+
+    ``accept`` are the budgets that its recipe stated; receipts before them do not say.
+    """
 
     schema: int
     run: str
@@ -102,6 +105,7 @@ class Receipt(TypedDict):
     results: Results
     timing: Timing
     level: Level
+    accept: NotRequired[dict[str, str]]
     digest: str
 
 
@@ -124,6 +128,7 @@ def receipt(
     results: Results,
     timing: Timing,
     level: Level,
+    accept: dict[str, str],
 ) -> bytes:
     """Return the bytes of ``receipt.json``."""
     content = {
@@ -134,6 +139,7 @@ def receipt(
         "results": results,
         "timing": timing,
         "level": level,
+        "accept": accept,
     }
     return readable_json(content | {"digest": digest_of(canonical_json(content))})
 

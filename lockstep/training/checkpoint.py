@@ -1,5 +1,6 @@
 """Checkpoints: a folder each, named by one rename, verified when read, written aside training."""
 
+import contextlib
 import json
 import os
 import re
@@ -109,12 +110,18 @@ class Checkpoints:
                 self._discard(self.folder / f"{step:08d}")
 
     def _point(self, name: str, step: int) -> None:
-        """Let ``latest`` or ``best`` lead to a checkpoint: for people, nothing here reads them."""
-        with write_errors(self.folder):
-            part = self.folder / f".{name}"
+        """Let ``latest`` or ``best`` lead to a checkpoint: for people, nothing here reads them.
+
+        A copy that followed the links has folders instead, and some file systems have no links.
+        """
+        part, final = self.folder / f".{name}", self.folder / name
+        with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+            if final.is_dir() and not final.is_symlink():
+                shutil.rmtree(final)
+            final.unlink(missing_ok=True)
             part.symlink_to(f"{step:08d}")
-            os.replace(part, self.folder / name)
+            os.replace(part, final)
 
     def _discard(self, folder: Path) -> None:
         """Remove a checkpoint; it loses its name before it loses a byte."""
