@@ -15,7 +15,7 @@ from lockstep.ground.place import Place
 from lockstep.records.checkout import FIRST_PACKAGE, package_of
 from lockstep.records.receipt import Receipt
 from lockstep.records.receipt import read as read_receipt
-from lockstep.records.run import Run, find_run
+from lockstep.records.run import Run, find_run, is_there, refuse_nameless
 from lockstep.records.verify import refuse_changed
 
 if TYPE_CHECKING:
@@ -31,10 +31,11 @@ class Served:
     about: dict[str, Any]
 
 
-def find(name: str, runs: Path) -> Run | Path:
+def find(name: str, runs: Path, say: Callable[[str], None] | None = None) -> Run | Path:
     """Return the bundle at a path, or else the run of that name or path, as ``find_run``."""
+    refuse_nameless(name)
     path = Path(name)
-    return path if is_bundle(path) else find_run(name, runs)
+    return path if is_there(path) and is_bundle(path) else find_run(name, runs, say)
 
 
 def served(source: Run | Path, *, onnx: bool = False) -> Served:
@@ -91,10 +92,11 @@ def load(
     """
     project.folder_of(model)  # refuses an unknown model before anything is fetched
     place = Place.default(str(runs) if runs else None)
+    from lockstep.ground import console
+
     if run is not None:
-        source = find(str(run), place.runs)
+        source = find(str(run), place.runs, console.watch().say)
     else:
-        from lockstep.ground import console
         from lockstep.publishing.weights import fetched
 
         source = fetched(project.published_name(model), version, place.data, console.watch())

@@ -14,7 +14,7 @@ from lockstep.answers import golden
 from lockstep.answers.golden import Golden
 from lockstep.answers.inputs import Answer, Takes
 from lockstep.bundles.opening import is_bundle, opened, readable, refuse_unsigned
-from lockstep.ground.digests import digest_of
+from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ class Predictor:
     @classmethod
     def _loaded(cls, folder: Path) -> Self:
         try:
-            results = json.loads(_content(folder / "receipt.json"))["results"]
+            receipt = json.loads(_content(folder / "receipt.json"))
+            seal, results = receipt.pop("digest"), receipt["results"]
+            if seal != digest_of(canonical_json(receipt)):
+                raise ValueError("its digest is not that of its content")
             digests = results["preprocess_sha256"], results["weights_sha256"]
             answers = results.get("golden_sha256")  # runs of the first edition have none
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

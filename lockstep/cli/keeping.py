@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lockstep.cli.verbs import Verbs
+from lockstep.cli.verbs import Verbs, run_of
 from lockstep.ground.errors import RunError, SettingError
 
 if TYPE_CHECKING:
@@ -37,10 +37,9 @@ def accept(options: argparse.Namespace) -> int:
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.publishing import acceptance
-    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
-    run = find_run(options.run, place.runs)
+    run = run_of(options.run, place.runs)
     budgets = acceptance.budgets(run, options.set)
     if not budgets:
         raise SettingError(
@@ -72,10 +71,9 @@ def checkout(options: argparse.Namespace) -> None:
 
     from lockstep.ground.place import Place
     from lockstep.records.checkout import checkout as lay_out
-    from lockstep.records.run import find_run
 
     place, folder = Place.default(options.runs), Path(options.folder)
-    where = lay_out(find_run(options.run, place.runs), folder)
+    where = lay_out(run_of(options.run, place.runs), folder)
     python = f"{shlex.quote(sys.executable)} -m lockstep"
     data = f"LOCKSTEP_DATA={shlex.quote(str(place.data.absolute()))}"
     run = shlex.quote(str(where.relative_to(folder.resolve())))
@@ -109,7 +107,7 @@ def delete(options: argparse.Namespace) -> int:
     if options.purge:
         found, question = trash.trashed(options.names, folder), "remove for good"
     else:
-        named = [find_run(name, folder) for name in options.names]
+        named = [find_run(name, folder) for name in options.names]  # of several, none is meant
         found, question = list({run.folder: run for run in named}.values()), "move into the trash"
         for run in found:
             trash.refuse_undeletable(run)

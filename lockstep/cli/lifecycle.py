@@ -74,7 +74,8 @@ def upgrade(options: argparse.Namespace) -> int:
     _refuse_running(runs)
 
     def before(report: "Report", tree: Path) -> dict[str, Any]:
-        before = {"stopped": [run.name for run in runs if run.state.startswith("stopped")]}
+        unfinished = [run for run in runs if run.state.split()[0] in ("stopped", "failed")]
+        before: dict[str, Any] = {"stopped": [run.name for run in unfinished]}
         if any(path.startswith("lockstep/") for path in report.conflicts):
             return before
         before["files"] = _differing(_making(ROOT), _making(tree))

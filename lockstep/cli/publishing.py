@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lockstep.cli.verbs import Verbs
+from lockstep.cli.verbs import Verbs, run_of
 
 if TYPE_CHECKING:
     from lockstep.ground.place import Place
@@ -43,10 +43,9 @@ def add_what(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
 def bundle(options: argparse.Namespace) -> None:
     """Write a finished run as model.tar.gz, which SageMaker's PyTorch containers can serve."""
     from lockstep.ground.place import Place
-    from lockstep.records.run import find_run
 
-    made = bundled(options)
-    run = find_run(options.run, Place.default(options.runs).runs)
+    run = run_of(options.run, Place.default(options.runs).runs)
+    made = bundled(options, run)
     path = options.output or run.folder / "model.tar.gz"
     made.write(path)
     if options.json:
@@ -114,16 +113,18 @@ def audit(options: argparse.Namespace) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def bundled(options: argparse.Namespace) -> "Bundle":
-    """The bundle that the options ask for. Raises LockstepError if the run may not have one."""
+def bundled(options: argparse.Namespace, run: "Run | None" = None) -> "Bundle":
+    """The bundle that the options ask for, of their run if that is not known yet.
+
+    Raises LockstepError if the run may not have one.
+    """
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.publishing.acceptance import refuse_failing
     from lockstep.publishing.bundle import made
-    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
-    run, watch = find_run(options.run, place.runs), console.watch()
+    run, watch = run or run_of(options.run, place.runs), console.watch()
     try:
         refuse_failing(run, place, watch)
         watch.doing(f"bundling {run.name}")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.containers import in_image
-from lockstep.cli.verbs import Verbs, add_image, count
+from lockstep.cli.verbs import Verbs, add_image, count, run_of
 from lockstep.ground import home
-from lockstep.ground.errors import RunError, nearest
+from lockstep.ground.errors import RunError, nearest, printable
 
 if TYPE_CHECKING:
     from lockstep.records.compare import Comparison
@@ -62,7 +62,10 @@ def runs(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(lines, indent=2))
     elif lines:
-        rows = [["" if value is None else str(value) for value in line.values()] for line in lines]
+        rows = [
+            ["" if value is None else printable(str(value)) for value in line.values()]
+            for line in lines
+        ]
         table(list(lines[0]), rows)
         if more := len(found) - len(lines):
             order = "more" if options.sort else "older"
@@ -82,7 +85,7 @@ def _chosen(
     """
     if options.model:
         _refuse_unknown_model(options.model, runs)
-        runs = [run for run in runs if run.model == options.model]
+        runs = [run for run in runs if run.summary()["model"] == options.model]
     if not (options.where or options.sort):
         return [run.summary for run in runs]
     from lockstep.records import selection
@@ -99,7 +102,7 @@ def _chosen(
 
 
 def _refuse_unknown_model(name: str, runs: list["Run"]) -> None:
-    known = sorted({*home.here().models(), *(run.model for run in runs)})
+    known = sorted({*home.here().models(), *(run.summary()["model"] for run in runs)} - {""})
     if name not in known:
         raise RunError(
             f"--model {name}: no such model.{nearest(name, known)} (there are "
@@ -129,10 +132,9 @@ def compare(options: argparse.Namespace) -> int:
     from lockstep.ground.files import write_atomically
     from lockstep.ground.place import Place
     from lockstep.records import compare as comparing
-    from lockstep.records.run import find_run
 
     folder = Place.default(options.runs).runs
-    a, b = find_run(options.a, folder), find_run(options.b, folder)
+    a, b = run_of(options.a, folder), run_of(options.b, folder)
     found = comparing.compare(a, b)
     if options.report:
         write_atomically(Path(options.report), comparing.page(a, b, found))
@@ -150,10 +152,9 @@ def diff(options: argparse.Namespace) -> None:
     """
     from lockstep.ground.place import Place
     from lockstep.records.differences import differences
-    from lockstep.records.run import find_run
 
     folder = Place.default(options.runs).runs
-    found = differences(find_run(options.a, folder), find_run(options.b, folder))
+    found = differences(run_of(options.a, folder), run_of(options.b, folder))
     if options.json:
         patch = {"patch": found.patch} if options.source else {}
         print(json.dumps(found.as_dict() | patch, indent=2))
@@ -169,10 +170,9 @@ def reproduce(options: argparse.Namespace) -> int:
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.records.reproduce import reproduce as train_again
-    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
-    run, watch = find_run(options.run, place.runs), console.watch()
+    run, watch = run_of(options.run, place.runs), console.watch()
     if options.image:
         words = ["reproduce", run.name, *(["--steps", str(options.steps)] if options.steps else [])]
         words += ["--trust-code"] if options.trust_code else []

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from lockstep.cli.verbs import Verbs, port
+from lockstep.cli.verbs import Verbs, port, said
 from lockstep.ground.errors import RunError
 
 
@@ -29,15 +29,16 @@ def serve(options: argparse.Namespace) -> None:
     from lockstep.records.run import runs
 
     folder = Place.default(options.runs).runs
-    given = options.run or os.environ.get("LOCKSTEP_RUN")
-    if not given:
+    # A word that is empty is refused as a name; the variable is empty where Compose has none.
+    given = options.run if options.run is not None else os.environ.get("LOCKSTEP_RUN") or None
+    if given is None:
         if len(found := runs(folder)) != 1:
             raise RunError(
                 f"serve: found {len(found)} runs in {folder}, expected one, or the name of one; "
                 "serve RUN, or LOCKSTEP_RUN=RUN (`invoke runs` lists all)."
             )
         given = found[0].name
-    source = find(given, folder)
+    source = find(given, folder, said)
     from lockstep.loading import served
     from lockstep.serving.server import serve as listen
 

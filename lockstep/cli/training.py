@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lockstep.cli import schema
 from lockstep.cli.containers import in_image
-from lockstep.cli.verbs import Verbs, add_image, add_recipe
+from lockstep.cli.verbs import Verbs, add_image, add_recipe, run_of, said
 from lockstep.ground import home
 
 if TYPE_CHECKING:
@@ -108,10 +108,9 @@ def evaluate(options: argparse.Namespace) -> int:
     from lockstep import loading
     from lockstep.ground import console
     from lockstep.ground.place import Place
-    from lockstep.records.run import find_run
 
     place = Place.default(options.runs)
-    run = find_run(options.run, place.runs)
+    run = run_of(options.run, place.runs)
     predictor = loading.predictor(run)
     from lockstep.run.story import evaluate_run  # loads torch, for which the profile now stands
 
@@ -131,7 +130,7 @@ def predict(options: argparse.Namespace) -> None:
     from lockstep.ground.place import Place
     from lockstep.loading import find, predictor
 
-    model = predictor(find(options.run, Place.default(options.runs).runs))
+    model = predictor(find(options.run, Place.default(options.runs).runs, said))
     named = [named for word in options.inputs for named in model.given(word)]
     answers = model.predict([source for _, source in named])
     if options.json:

@@ -1,11 +1,16 @@
 """The parts of a verb: a function, its help text, its options."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lockstep.ground import home
 from lockstep.ground.errors import SettingError, WriteError
+
+if TYPE_CHECKING:
+    from lockstep.records.run import Run
 
 
 class Verbs:
@@ -51,6 +56,21 @@ class Verbs:
             text = "folder of the runs (default: LOCKSTEP_RUNS, or else runs)"
             added.add_argument("--runs", metavar="DIR", help=text)
         return added
+
+
+def run_of(name: str, folder: Path) -> "Run":
+    """Return the run that a word of the command line means; say which one if it is the newest.
+
+    Raises RunError as ``find_run`` does.
+    """
+    from lockstep.records.run import find_run
+
+    return find_run(name, folder, said)
+
+
+def said(line: str) -> None:
+    """Say a line to people, aside from the output."""
+    print(line, file=sys.stderr)
 
 
 def attached(words: Sequence[str]) -> list[str]:

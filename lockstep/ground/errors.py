@@ -31,6 +31,11 @@ def public(text: str) -> str:
     return re.sub(r"://[^/\s]*@", "://", text)
 
 
+def printable(text: str) -> str:
+    """Return a text in one line, with escapes for what cannot be printed, as in odd file names."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean X?"`` for a mistyped name, or nothing if none is near."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -69,6 +74,10 @@ class BundleError(ModelError):
 
 class RunError(LockstepError):
     """The runs folder or one run in it cannot be used."""
+
+
+class NotOwner(RunError):
+    """Another process writes the run's folder, which is now that one's."""
 
 
 class CheckpointError(RunError):

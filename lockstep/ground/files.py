@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lockstep.ground.errors import RunError, WriteError
+from lockstep.ground.errors import NotOwner, RunError, WriteError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -139,7 +139,7 @@ class Owner:
                 part.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise RunError if another process has come since."""
+        """Raise NotOwner if another process has come since."""
         try:
             now = self._path.read_text()
         except OSError:
@@ -151,7 +151,7 @@ class Owner:
             who = f"process {other['process']} on {other['host']}"
         except (ValueError, KeyError):
             who = "another process"
-        raise RunError(
+        raise NotOwner(
             f"{self._path.parent}: {who} has begun to write this run too, so the file system's "
             "locks do not hold; this process ends and leaves the run to the other. Train a run "
             "from one place at a time, or use a runs folder with locks."

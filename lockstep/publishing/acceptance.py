@@ -29,8 +29,10 @@ class Finding:
 def budgets(run: Run, stated: Iterable[str] = ()) -> list[Budget]:
     """Return the budgets of a run's recipe, and those ``stated`` as MEASURE=BOUND.
 
-    What is stated wins. Raises SettingError with every mistake, one line each.
+    What is stated wins. Raises SettingError with every mistake, one line each, RunError if the
+    recipe's are not those that the receipt seals.
     """
+    _refuse_changed_budgets(run)
     places = {}
     for measure, bound in (run.experiment().get("accept") or {}).items():
         places[measure] = (bound, f"{run.folder / 'experiment.yaml'}: accept.{measure}")
@@ -49,6 +51,20 @@ def budgets(run: Run, stated: Iterable[str] = ()) -> list[Budget]:
     if problems:
         raise SettingError("\n".join(problems))
     return found
+
+
+def _refuse_changed_budgets(run: Run) -> None:
+    """Raise RunError if the budgets of a run were changed or removed since its training."""
+    receipt, now = run.receipt, run.experiment().get("accept") or {}
+    sealed = receipt.get("accept") if receipt else None
+    if sealed is None or sealed == now:
+        return
+    measure = next(one for one in {**sealed, **now} if sealed.get(one) != now.get(one))
+    raise RunError(
+        f"{run.folder / 'experiment.yaml'}: accept.{measure}: found "
+        f"{now.get(measure, 'no budget')}, expected {sealed.get(measure, 'no budget')} as in the "
+        "receipt; put the file back as it was, or train again."
+    )
 
 
 def findings(run: Run, budgets: Sequence[Budget], place: Place, watch: Watch) -> list[Finding]:

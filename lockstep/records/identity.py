@@ -86,8 +86,19 @@ def identity(parts: Parts) -> Identity:
 
 
 def read(path: Path) -> Identity:
-    """Return the identity that a file holds. Raises RunError if it is missing or holds none."""
-    return shaped(path, _content(path), Identity)
+    """Return the identity that a file holds.
+
+    Raises RunError if it is missing, holds none or its digest is not that of its parts.
+    """
+    found = shaped(path, _content(path), Identity)
+    digests = {name: digest for name, digest in found.items() if name != "digest"}
+    try:
+        same = found["digest"] == digest_of(canonical_json(digests))
+    except ValueError as error:
+        raise Altered(path, f"holds what no identity holds ({error})") from error
+    if not same:
+        raise Altered(path, "its digest is not that of its parts")
+    return found
 
 
 def read_parts(path: Path) -> Parts:

@@ -2,26 +2,54 @@
 
 import functools
 import json
+import os
+import stat
 import types
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from lockstep.ground.errors import RunError
+from lockstep.ground.errors import RunError, printable
 
 T = TypeVar("T")
+_MOST = 1 << 28  # bytes; a receipt of a thousand classes has a tenth of it
 
 
 class Altered(RunError):
     """A file of a run does not hold what it was written with; ``problem`` says what it holds."""
 
     def __init__(self, path: Path, problem: str):
-        super().__init__(f"{path}: {problem}; it was altered. Put the file back, or train again.")
+        place = printable(str(path))
+        super().__init__(f"{place}: {problem}; it was altered. Put the file back, or train again.")
         self.problem = f"{path.name}: {problem}"
 
 
 class NewerSchema(RunError):
     """A file was written by a newer Lockstep than this one."""
+
+
+def content_of(path: Path, most: int = _MOST) -> bytes:
+    """Return the content of a regular file of at most so many bytes; never waits, as a FIFO would.
+
+    Raises Altered for anything else at that path, FileNotFoundError if nothing is, RunError if it
+    cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise Altered(path, "is not a regular file")
+            if status.st_size > most:
+                raise Altered(path, f"found {status.st_size:,} bytes, expected at most {most:,}")
+            with open(handle, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(handle)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(str(path)) from error
+    except OSError as error:
+        raise RunError(f"{printable(str(path))}: {error.strerror}; make it readable.") from error
 
 
 def json_object(path: Path) -> dict[str, Any] | None:
@@ -30,11 +58,9 @@ def json_object(path: Path) -> dict[str, Any] | None:
     Raises RunError for a file that holds anything else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(content_of(path))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror}; make it readable.") from error
     except (ValueError, RecursionError) as error:
         raise Altered(path, f"not readable as JSON ({error})") from error
     return shaped(path, content, dict[str, Any])

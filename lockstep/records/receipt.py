@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.environment import Facts
 from lockstep.records.identity import Identity
-from lockstep.records.reading import json_object, refuse_newer, shaped
+from lockstep.records.reading import Altered, json_object, refuse_newer, shaped
 
 NAME = "receipt.json"
 SCHEMA = 2
@@ -93,7 +93,10 @@ class Level(TypedDict):
 
 
 class Receipt(TypedDict):
-    """The content of ``receipt.json``; ``digest`` is over all the rest of it."""
+    """The content of ``receipt.json``; ``digest`` is over all the rest of it.
+
+    ``accept`` are the budgets that its recipe stated; receipts before them do not say.
+    """
 
     schema: int
     run: str
@@ -102,6 +105,7 @@ class Receipt(TypedDict):
     results: Results
     timing: Timing
     level: Level
+    accept: NotRequired[dict[str, str]]
     digest: str
 
 
@@ -124,6 +128,7 @@ def receipt(
     results: Results,
     timing: Timing,
     level: Level,
+    accept: dict[str, str],
 ) -> bytes:
     """Return the bytes of ``receipt.json``."""
     content = {
@@ -134,6 +139,7 @@ def receipt(
         "results": results,
         "timing": timing,
         "level": level,
+        "accept": accept,
     }
     return readable_json(content | {"digest": digest_of(canonical_json(content))})
 
@@ -142,15 +148,30 @@ def read(path: Path) -> Receipt | None:
     """Return the receipt that a file holds, None if there is no such file.
 
     One of schema 1 is completed by what its Lockstep did not record. Raises NewerSchema for a
-    schema that is not known here, RunError for a file that holds no receipt.
+    schema that is not known here, RunError for a file that holds no receipt or whose digest is not
+    that of its content.
     """
     content = json_object(path)
     if content is None:
         return None
     refuse_newer(path, content.get("schema"), SCHEMA)
-    if content["schema"] == 1:
-        content = _completed(content, _FIRST_EDITION)
-    return shaped(path, content, Receipt)
+    complete = _completed(content, _FIRST_EDITION) if content["schema"] == 1 else content
+    checked = shaped(path, complete, Receipt)
+    if problem := misfit_of_seal(content):
+        raise Altered(path, problem)
+    return checked
+
+
+def misfit_of_seal(content: Mapping[str, Any]) -> str:
+    """Return what is wrong with the digest of a receipt as it was written; empty if nothing is."""
+    sealed = {name: value for name, value in content.items() if name != "digest"}
+    try:
+        digest = digest_of(canonical_json(sealed))
+    except ValueError as error:  # such as a number that is not finite
+        return f"holds what no receipt holds ({error})"
+    if content["digest"] == digest:
+        return ""
+    return f"its digest is {content['digest']:.12}, that of its content {digest[:12]}"
 
 
 def _completed(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,26 @@
 """Runs: their folders, read on demand, and finding one by its name."""
 
+import contextlib
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from lockstep.ground.errors import RunError, nearest
+from lockstep.ground.digests import canonical_json, digest_of
+from lockstep.ground.errors import RunError, nearest, printable
 from lockstep.ground.files import is_held
 from lockstep.ground.watch import Row
 from lockstep.records import identity, receipt
 from lockstep.records.identity import Deciding, Identity, Parts
-from lockstep.records.reading import Altered, NewerSchema, shaped
+from lockstep.records.reading import Altered, NewerSchema, content_of, json_object, shaped
 from lockstep.records.receipt import Receipt
+
+FAILURE = "failure.json"  # in the folder of a run whose training ended with an error
+_CHECKPOINT = re.compile("[0-9]{8,}")
+_MOST_YAML = 1 << 20  # bytes
+_RECIPE = re.compile(rb"^recipe: .*$", re.MULTILINE)
 
 
 class Experiment(Deciding):
@@ -57,14 +66,15 @@ class Run:
         return self.folder.name
 
     @property
-    def model(self) -> str:
-        """The model, as the name says it."""
-        return self.name.partition("-")[0]
-
-    @property
     def receipt(self) -> Receipt | None:
-        """The receipt, or None while the run is not finished."""
-        return receipt.read(self.folder / receipt.NAME)
+        """The receipt, or None while the run is not finished.
+
+        Raises RunError if its digest does not fit, or if it is the receipt of another identity.
+        """
+        found = receipt.read(path := self.folder / receipt.NAME)
+        if found and found["identity"] != self.identity:
+            raise Altered(path, "it is of another identity than identity.json")
+        return found
 
     def finished_receipt(self) -> Receipt:
         """The receipt of a finished run. Raises RunError for any other run."""
@@ -87,58 +97,92 @@ class Run:
 
     def experiment(self) -> Experiment:
         """The content of ``experiment.yaml``."""
-        import yaml
-
         path = self.folder / "experiment.yaml"
-        # What yaml.safe_load does, by libyaml: ten times as fast, for conditions on many runs.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return shaped(path, _yaml(path, _yaml_bytes(path)), Experiment)
+
+    @property
+    def settings(self) -> Deciding:
+        """The settings that decide bits, which are those of the identity.
+
+        Raises RunError if they are not, NewerSchema as ``parts`` does.
+        """
+        settings, path = self.parts["experiment"], self.folder / "parts.json"
         try:
-            content = loader(path.read_bytes()).get_single_data()
-        except FileNotFoundError as error:
-            raise Altered(path, "is missing") from error
-        except OSError as error:
-            raise RunError(f"{path}: {error.strerror}; make it readable.") from error
-        except (yaml.YAMLError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise Altered(path, f"not readable as YAML ({reason})") from error
-        return shaped(path, content, Experiment)
+            same = digest_of(canonical_json(settings)) == self.identity["experiment"]
+        except ValueError:
+            same = False
+        if not same:
+            raise Altered(path, "experiment is not what identity.json names")
+        return settings
+
+    @property
+    def recipe(self) -> str:
+        """The name of its recipe, which is in no identity."""
+        path = self.folder / "experiment.yaml"
+        content = _yaml_bytes(path)
+        if line := _RECIPE.search(content):  # a hundred times as fast as all of the file
+            content = line[0]
+        named = _yaml(path, content)
+        return shaped(path, named, _Named)["recipe"]
+
+    @property
+    def failure(self) -> str:
+        """Why its training ended, if the last one ended with an error; else empty."""
+        try:
+            return str((json_object(self.folder / FAILURE) or {}).get("reason", ""))
+        except RunError:
+            return ""
+
+    @property
+    def last_step(self) -> int:
+        """The step of its newest checkpoint; 0 if it has none."""
+        names = [path.name for path in self.folder.glob("checkpoints/*")]
+        return max((int(name) for name in names if _CHECKPOINT.fullmatch(name)), default=0)
 
     @property
     def state(self) -> str:
-        """``finished``, ``running``, or ``stopped at step N``."""
-        if (self.folder / receipt.NAME).exists():
-            return "finished"
-        if is_held(self.folder):
-            return "running"
-        steps = [int(p.name) for p in self.folder.glob("checkpoints/*") if p.name.isdigit()]
-        return f"stopped at step {max(steps, default=0)}"
+        """``finished``, ``running``, ``stopped at step N``, or ``failed at step N: REASON``.
+
+        It is ``altered`` if the folder cannot be read.
+        """
+        try:
+            if (self.folder / receipt.NAME).exists():
+                return "finished"
+            if is_held(self.folder):
+                return "running"
+            step = self.last_step
+        except OSError:
+            return "altered"
+        if reason := self.failure:
+            return f"failed at step {step}: {reason}"
+        return f"stopped at step {step}"
 
     def summary(self) -> Summary:
-        """The line that `invoke runs` shows of it.
+        """The line that `invoke runs` shows of it, by its files and not by its folder's name.
 
         Its state is ``altered`` if it cannot be read, ``newer`` if a newer Lockstep made it.
         """
-        rest = self.name.partition("-")[2]
-        recipe, seed, *_ = (*rest.rsplit("-", 2), "", "")  # a copy may have any name
         line: Summary = {
             "run": self.name,
             "state": "altered",
-            "model": self.model,
-            "recipe": recipe,
-            "seed": int(seed.lstrip("s")) if seed.lstrip("s").isdigit() else None,
+            "model": "",
+            "recipe": "",
+            "seed": None,
             "test accuracy": None,
             "identity": "",
             "from": None,
         }
         try:
+            settings = self.settings
+            line |= {"model": settings["name"], "seed": settings["seed"], "recipe": self.recipe}
             receipt = self.receipt
             identity = receipt["identity"] if receipt else self.identity
-            line["state"] = "finished" if receipt else self.state
         except NewerSchema:
             line["state"] = "newer"
         except RunError:
             pass
         else:
+            line["state"] = "finished" if receipt else self.state
             line["identity"] = identity["digest"][:12]
             if receipt:
                 test = receipt["results"]["metrics"]["test"]
@@ -149,10 +193,12 @@ class Run:
     def metrics(self) -> list[Row]:
         """The rows of ``metrics.jsonl``, one for each epoch."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        try:
+            lines = content_of(path).splitlines()
+        except FileNotFoundError:
             return []
         rows = []
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             try:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -161,28 +207,120 @@ class Run:
         return rows
 
 
+class _Named(TypedDict):
+    recipe: str
+
+
+def _yaml_bytes(path: Path) -> bytes:
+    try:
+        return content_of(path, _MOST_YAML)
+    except FileNotFoundError as error:
+        raise Altered(path, "is missing") from error
+
+
+def _yaml(path: Path, content: bytes) -> object:
+    import yaml
+
+    # What yaml.safe_load does, by libyaml: ten times as fast, for conditions on many runs.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return loader(content).get_single_data()
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise Altered(path, f"not readable as YAML ({reason})") from error
+    except RecursionError as error:
+        raise Altered(path, "not readable as YAML (nested too deeply)") from error
+
+
 def runs(folder: Path) -> list[Run]:
-    """All runs in a folder, newest first."""
-    found = [path.parent for path in folder.glob("*/identity.json") if path.parent.name[0] != "."]
-    return [Run(path) for path in sorted(found, key=lambda p: (-p.stat().st_mtime_ns, p.name))]
+    """All runs in a folder, newest first; what stands beside them and is no run is left out.
+
+    Raises RunError if the folder itself cannot be read.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RunError(f"{folder}: {error.strerror}; make it readable.") from error
+    times = {}
+    for path in paths:
+        try:
+            time = path.stat().st_mtime_ns
+        except OSError:
+            continue  # a link that leads nowhere, or was removed just now
+        with contextlib.suppress(PermissionError):  # of a folder; such a run is listed as altered
+            if path.name[0] == "." or not is_there(path / "identity.json"):
+                continue
+        times[path] = time
+    return [Run(path) for path in sorted(times, key=lambda path: (-times[path], path.name))]
 
 
-def find_run(given: str, folder: Path) -> Run:
+def is_there(path: Path) -> bool:
+    """Return whether anything that can be reached is at a path. Raises PermissionError."""
+    try:
+        path.stat()
+        return True
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # also a name that is too long, for which exists() raises
+        return False
+
+
+def refuse_nameless(given: str) -> None:
+    """Raise RunError for what names no run, such as the value of a variable that is not set."""
+    if not any(letter.isalnum() for letter in given):
+        raise RunError(
+            f"{printable(given)!r}: names no run, expected a name, its beginning or a path "
+            "(`invoke runs` lists all)"
+        )
+
+
+def find_run(given: str, folder: Path, say: Callable[[str], None] | None = None) -> Run:
     """The run that is meant by a path, a name, or the beginning or identity of exactly one name.
 
-    Raises RunError otherwise, with the nearest name.
+    Of several runs of the recipe and seed that are named, as ``digits-base-s42``, it is the one
+    that was finished last, if there is somebody to ``say`` so to. Raises RunError otherwise, with
+    the nearest name.
     """
-    if (path := Path(given)).is_dir() and (path / "identity.json").exists():
-        return Run(path.resolve())
+    refuse_nameless(given)
+    with contextlib.suppress(PermissionError):
+        if is_there(path := Path(given) / "identity.json"):
+            return Run(path.parent.resolve())
     known = {run.name: run for run in runs(folder)}
     if given in known:
         return known[given]
-    fitting = [run for name, run in known.items() if name.startswith(given) or name.endswith(given)]
+    fitting = [run for name, run in known.items() if _names(given, name)]
     if len(fitting) == 1:
         return fitting[0]
+    if say and (newest := _newest_finished(given, fitting)):
+        say(f"{given}: {len(fitting)} such runs, taking {newest.name}, which was finished last")
+        return newest
     if fitting:
-        names = ", ".join(run.name for run in fitting[:4])
-        raise RunError(f"{given}: found {len(fitting)} such runs ({names}), wanted one; say more.")
+        names = ", ".join(printable(run.name) for run in fitting[:4])
+        raise RunError(
+            f"{given}: found {len(fitting)} such runs ({names}), expected one; say more."
+        )
     raise RunError(
-        f"{given}: no such run in {folder}.{nearest(given, known)} (`invoke runs` lists all)"
+        f"{printable(given)}: no such run in {folder}.{nearest(given, known)} "
+        "(`invoke runs` lists all)"
     )
+
+
+def _names(given: str, name: str) -> bool:
+    """Whether a run is named by the beginning of its name, or by the end of its identity."""
+    return name.startswith(given) or (len(given) >= 4 and name.endswith(given))
+
+
+def _newest_finished(given: str, fitting: list[Run]) -> Run | None:
+    """The run that was finished last, if all of them are of the recipe and seed that is given."""
+    if any(run.name.rpartition("-")[0] != given for run in fitting):
+        return None
+    finished = {}
+    for run in fitting:
+        try:
+            if found := run.receipt:
+                finished[run] = found["timing"]["finished"]
+        except RunError:
+            continue  # altered: `invoke runs` says so
+    return max(finished, key=lambda run: finished[run], default=None)

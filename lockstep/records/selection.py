@@ -18,7 +18,7 @@ COLUMNS = ("model", "recipe", "seed", "state")  # of the listing itself
 METRICS = tuple(
     f"{split}.{name}" for split in ("test", "validation") for name in ("accuracy", "f1", "loss")
 )
-STATES = ("finished", "running", "stopped", "altered", "newer")
+STATES = ("finished", "running", "stopped", "failed", "altered", "newer")
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -49,9 +49,9 @@ class Record:
 
     @cached_property
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide bits."""
+        """The settings that decide bits, none of a run in which they are not the identity's."""
         try:
-            return flat(self.run.parts["experiment"])
+            return flat(self.run.settings)
         except RunError:
             return {}
 

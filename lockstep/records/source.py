@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import RunError
 from lockstep.ground.home import ENGINE, Home
+from lockstep.records.reading import content_of
 
 # The root of what makes bits: a run's set-up and training. An edit outside of what it imports, as
 # of reports, storage or serving, changes no identity.
@@ -280,7 +281,7 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 def unpacked(path: Path) -> dict[str, bytes]:
     """The files of an archive. Raises RunError if a byte of the zip is not as ``archive`` wrote."""
     try:
-        content = path.read_bytes()
+        content = content_of(path)
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             files = {name: file.read(name) for name in file.namelist()}
     except Exception as error:  # whatever an altered head makes of the rest

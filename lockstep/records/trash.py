@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lockstep.ground.errors import RunError, nearest
 from lockstep.ground.files import flush_folder, held, is_held, write_errors
-from lockstep.records.run import Run, runs
+from lockstep.records.run import Run, refuse_nameless, runs
 
 NAME = ".trash"  # in the folder of the runs; a name with a dot is in no list of runs
 _NUMBER = re.compile(r"~\d+$")
@@ -50,12 +50,14 @@ def trashed(names: Sequence[str], folder: Path) -> list[Run]:
     if not names:
         return list(known.values())
     found = {}
-    for given in map(os.path.basename, names):
-        fitting = [given] if given in known else [name for name in known if name.startswith(given)]
+    for name in names:
+        given = Path(name).name or name
+        refuse_nameless(given)
+        fitting = [given] if given in known else [one for one in known if one.startswith(given)]
         if len(fitting) != 1:
             listed = ", ".join(fitting or known) or "nothing"
             raise RunError(
-                f"{given}: found {len(fitting)} such runs in {folder / NAME}, wanted one."
+                f"{given}: found {len(fitting)} such runs in {folder / NAME}, expected one."
                 f"{nearest(given, known)} (it has {listed})"
             )
         found[fitting[0]] = known[fitting[0]]

@@ -54,7 +54,7 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
         if known.startswith(environment.EDITED)
     ]
     level = promise(experiment.training, recorder.doubts)
-    content = receipt(run.name, run.identity, facts, results, timing, level)
+    content = receipt(run.name, run.identity, facts, results, timing, level, experiment.accept)
     for name, written in files.items():
         write_atomically(run.folder / name, written)
     write_atomically(run.folder / "report.html", _report(setup, run, content, test))

@@ -1,7 +1,10 @@
 """Keeps a run: its identity, its folder, its source; and names earlier runs that it is not."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,14 +18,14 @@ from lockstep.data.dataset import Dataset
 from lockstep.data.fetch import fetch
 from lockstep.ground import environment, home, wheels
 from lockstep.ground.digests import readable_json
-from lockstep.ground.errors import RunError
+from lockstep.ground.errors import Interrupted, NotOwner, RunError, WorkerLost, WriteError
 from lockstep.ground.files import held, publish_folder, write_atomically, write_errors
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source
 from lockstep.records.differences import summary
 from lockstep.records.identity import SCHEMA, Deciding, Parts, Profile, identity
-from lockstep.records.run import Run, runs
+from lockstep.records.run import FAILURE, Run, runs
 from lockstep.run.distributions import loaded
 from lockstep.training import selftest
 
@@ -130,6 +133,37 @@ def open_run(
             f"{identifier['digest'][:12]}; the folder was put there by hand. Move it away."
         )
     return run, contents
+
+
+@contextmanager
+def noting_failure(run: Run) -> Iterator[Callable[[], None]]:
+    """Note in a run's folder why its training fails; leave no folder of a run that never began.
+
+    Yields what is to be called when the rehearsal has passed.
+    """
+    begun = any((run.folder / "checkpoints").glob("*"))
+    (run.folder / FAILURE).unlink(missing_ok=True)
+
+    def passed() -> None:
+        nonlocal begun
+        begun = True
+
+    try:
+        yield passed
+    except (Interrupted, WorkerLost, NotOwner):
+        raise
+    except BaseException as error:
+        if not begun:
+            part = run.folder.with_name(f".{run.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                run.folder.rename(part)
+            shutil.rmtree(part, ignore_errors=True)
+        elif isinstance(error, Exception):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            with contextlib.suppress(WriteError):  # of a full disk
+                write_atomically(run.folder / FAILURE, readable_json({"reason": reason}))
+        raise
 
 
 def others(experiment: Experiment, parts: Parts, folder: Path) -> list[str]:

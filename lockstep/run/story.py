@@ -17,7 +17,15 @@ from lockstep.ground.watch import Watch
 from lockstep.records.identity import Parts, identity
 from lockstep.records.run import Run
 from lockstep.run.ending import end
-from lockstep.run.keeping import files_that_make, open_data, open_run, paths_of, what_decides, write
+from lockstep.run.keeping import (
+    files_that_make,
+    noting_failure,
+    open_data,
+    open_run,
+    paths_of,
+    what_decides,
+    write,
+)
 from lockstep.run.level import doubts
 from lockstep.run.making import Setup, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
@@ -67,11 +75,11 @@ def run_experiment(
             if finished:
                 abandon(run.folder)  # killed after its receipt and before it could tidy up
             else:
-                with owned(run.folder) as owner:
+                with owned(run.folder) as owner, noting_failure(run) as passed:
                     write(run.folder, contents())  # what stands beside the results is what ran
                     setup, origin, check = _set_up(experiment, dataset, workers, files, place)
                     recorder = Recorder(run, setup, watch, origin, owner)
-                    _train_to_receipt(setup, check, recorder, until)
+                    _train_to_receipt(setup, check, recorder, until, passed)
     return run
 
 
@@ -98,13 +106,18 @@ def _set_up(
 
 
 def _train_to_receipt(
-    setup: Setup, check: Callable[[], Inspection], recorder: Recorder, until: int
+    setup: Setup,
+    check: Callable[[], Inspection],
+    recorder: Recorder,
+    until: int,
+    passed: Callable[[], None],
 ) -> None:
     began = time.monotonic()  # not by the clock, which people and machines set back
     environment.git()  # remembered now, because people commit while a run trains
 
     def checked() -> Inspection:
         inspect = check()
+        passed()
         recorder.doubt(doubts(setup))
         return inspect
 

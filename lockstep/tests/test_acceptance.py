@@ -15,6 +15,7 @@ from lockstep.ground.watch import Watch
 from lockstep.publishing import acceptance
 from lockstep.records.run import Run
 from lockstep.tests.conftest import Call, experiment
+from lockstep.tests.records.test_receipt import resealed
 
 
 @pytest.fixture
@@ -24,7 +25,15 @@ def copy(finished_run: Run, tmp_path: Path) -> Run:
 
 
 def state(run: Run, text: str) -> None:
-    """Let a run's recipe have had this section accept."""
+    """Let a run's recipe have had this section accept, by its receipt as well."""
+    rewrite(run, text)
+    receipt: Any = run.receipt
+    receipt["accept"] = run.experiment().get("accept") or {}
+    (run.folder / "receipt.json").write_bytes(resealed(receipt))
+
+
+def rewrite(run: Run, text: str) -> None:
+    """Write another section accept into a run's experiment.yaml, after its training."""
     path = run.folder / "experiment.yaml"
     head, _, rest = path.read_text().partition("accept:\n")
     after = "".join(line for line in rest.splitlines(True) if line[0] != " ")
@@ -149,11 +158,30 @@ def test_a_run_that_fails_is_refused_where_it_is_to_be_used(copy: Run, place: Pl
     assert acceptance.refuse_failing(copy, place, Watch()) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "found no budget, expected >= 0.99"),
+        ("accept:\n  test.accuracy: '>= 0.1'\n", "found >= 0.1, expected >= 0.99"),
+    ],
+)
+def test_a_budget_that_was_removed_or_lowered_after_training_opens_no_gate(
+    call: Call, copy: Run, tmp_path: Path, text: str, told: str
+) -> None:
+    state(copy, "accept:\n  test.accuracy: '>= 0.99'\n")
+    rewrite(copy, text)
+    line = f"error: {copy.folder}/experiment.yaml: accept.test.accuracy: {told} as in the receipt"
+    for words in (("bundle",), ("publish", "--to", str(tmp_path)), ("accept",)):
+        code, out, err = call(*words, str(copy.folder))
+        assert (code, out, err.count("\n"), err.startswith(line)) == (2, "", 1, True), err
+    assert not (copy.folder / "model.tar.gz").exists()
+
+
 def test_a_receipt_that_was_embellished_is_refused(copy: Run, place: Place) -> None:
     receipt: Any = copy.receipt
     receipt["results"]["metrics"]["test"]["accuracy"] = 1.0
     (copy.folder / "receipt.json").write_text(json.dumps(receipt, indent=2, sort_keys=True) + "\n")
-    with pytest.raises(RunError, match=r"was altered: receipt\.json"):
+    with pytest.raises(RunError, match=r"receipt\.json: its digest is"):
         acceptance.refuse_failing(copy, place, Watch())
 
 

@@ -13,6 +13,7 @@ import pytest
 from lockstep.examples.models.digits import Preprocess
 from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, Call, plain_environment
+from lockstep.tests.records.test_receipt import retold
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def runs(tmp_path: Path, finished_run: Run) -> Path:
     shutil.copytree(finished_run.folder, folder / finished_run.name, symlinks=True)
     for number, name in enumerate(("digits-base-s7-0123abcd", "digits-mine-s8-0123abcd")):
         copy = shutil.copytree(finished_run.folder, folder / name, symlinks=True)
+        retold(copy, ("base", "mine")[number], 7 + number)
         (copy / "receipt.json").unlink()
         if number:
             (copy / "receipt.json").write_text("{")
@@ -72,7 +74,37 @@ def test_none_chosen_is_told_and_is_no_mistake(call: Call, runs: Path) -> None:
         (("diff", "digits-base-s7", "no"), "no: no such run in "),
         (("checkout", "digits-base-s7", "out"), "{runs}/digits-base-s7-0123abcd: is stopped at st"),
         (("delete", "digits-base-s7"), "delete: no terminal to ask on; with --yes it would move "),
-        (("delete", "--purge", "digits"), "digits: found 0 such runs in {runs}/.trash, wanted one"),
+        (
+            ("delete", "--purge", "digits"),
+            "digits: found 0 such runs in {runs}/.trash, expected",
+        ),
+        *[
+            ((*verb, name), f"{name!r}: names no run, expected a name, its beginning or a path")
+            for verb in (
+                ("delete", "--yes"),
+                ("delete", "--purge", "--yes"),
+                ("delete", "--restore"),
+            )
+            for name in ("", " ", ".", "..", "/")
+        ],
+        *[
+            (
+                (verb, *before, "", *after),
+                "'': names no run, expected a name, its beginning or a path",
+            )
+            for verb, before, after in (
+                ("evaluate", (), ()),
+                ("predict", (), ("x",)),
+                ("serve", (), ()),
+                ("accept", (), ()),
+                ("bundle", (), ()),
+                ("publish", ("--to", "runs"), ()),
+                ("checkout", (), ("out",)),
+                ("reproduce", (), ()),
+                ("diff", (), ("digits-base-s7",)),
+                ("compare", ("digits-base-s7",), ()),
+            )
+        ],
         (("delete",), "delete: found no RUN, expected some, or --purge to empty the trash."),
         (
             ("delete", "--restore"),

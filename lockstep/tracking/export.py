@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lockstep.ground.digests import canonical_json
-from lockstep.ground.errors import RunError
+from lockstep.ground.errors import RunError, printable
 from lockstep.ground.files import is_held
 from lockstep.records.receipt import Receipt, Results
 from lockstep.records.run import Run
 
-FINISHED, RUNNING, KILLED = "FINISHED", "RUNNING", "KILLED"
+FINISHED, RUNNING, KILLED, FAILED = "FINISHED", "RUNNING", "KILLED", "FAILED"
 IDENTITY, RUN, SENT = "lockstep.identity", "lockstep.run", "lockstep.sent"
 # Those at the end have a receipt beside them; before that they are not there or not yet what they
 # will be.
@@ -45,11 +45,6 @@ class Export:
         return self.tags[IDENTITY], self.tags[RUN]
 
 
-def last_step(folder: Path) -> int:
-    """The step of a run's newest checkpoint; 0 if it has none."""
-    return max((int(p.name) for p in folder.glob("checkpoints/*") if p.name.isdigit()), default=0)
-
-
 def export(run: Run) -> Export:
     """Return the present state of a run; in training, up to its newest checkpoint.
 
@@ -63,7 +58,14 @@ def export(run: Run) -> Export:
 
 
 def _export(run: Run) -> Export:
+    if not run.name.isprintable():
+        raise RunError(
+            f"{printable(str(run.folder))}: has a name that cannot be printed; not sent. Rename it."
+        )
     receipt, identity, parts = run.receipt, run.identity, run.parts
+    files = [run.folder / name for name in (*_BEGUN, *(_ENDED if receipt else ()))]
+    if missing := [path.name for path in files if not path.is_file()]:
+        raise RunError(f"{run.folder}: {missing[0]} is missing or no file; not sent.")
     began = (run.folder / "identity.json").stat().st_mtime
     tags = {
         IDENTITY: identity["digest"],
@@ -82,8 +84,8 @@ def _export(run: Run) -> Export:
         began = min(began, ended - receipt["timing"]["seconds"])  # a copy's files are younger
         tags |= _receipt_tags(receipt)
     else:
-        steps = last_step(run.folder)
-        status = RUNNING if is_held(run.folder) else KILLED
+        steps = run.last_step
+        status = RUNNING if is_held(run.folder) else FAILED if run.failure else KILLED
         mark, ended = f"step {steps}", time.time()
     return Export(
         run,
@@ -92,11 +94,11 @@ def _export(run: Run) -> Export:
         mark=mark,
         began=int(began * 1000),
         ended=int(max(began, ended) * 1000),
-        params={"recipe": run.summary()["recipe"]}
+        params={"recipe": run.recipe}
         | {name: _text(value) for name, value in _flat(parts["experiment"], ".")},
         tags=tags,
         metrics=dict(_metrics(run, steps, receipt and receipt["results"])),
-        files=[run.folder / name for name in (*_BEGUN, *(_ENDED if receipt else ()))],
+        files=files,
     )
 
 
@@ -123,7 +125,7 @@ def _metrics(
     from lockstep.records.trace import RECORD
 
     path = run.folder / "trace.bin"
-    if steps and path.exists():
+    if steps and path.is_file():
         # Not memory-mapped: a run that resumes cuts its trace to that step.
         for step, loss in enumerate(np.fromfile(path, RECORD, steps)["loss"], 1):
             if is_logged(step):

@@ -20,7 +20,6 @@ from lockstep.ground.errors import LockstepError, SettingError, TrackingError
 from lockstep.ground.files import is_held, write_atomically
 from lockstep.ground.watch import Watch
 from lockstep.records.run import Run, runs
-from lockstep.tracking.export import last_step
 from lockstep.tracking.view import HOME, address, home, refuse_unreachable, sync
 
 SWITCH = "LOCKSTEP_TRACK"
@@ -158,7 +157,7 @@ def _mark(run: Run) -> str:
     receipt = run.folder / "receipt.json"
     if receipt.exists():
         return f"finished {receipt.stat().st_mtime_ns}"
-    step = last_step(run.folder)
+    step = run.last_step
     return f"running {step}" if is_held(run.folder) else f"stopped {step}"
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: a folder each, named by one rename, verified when read, written aside training."""
 
+import contextlib
 import json
 import os
 import re
@@ -75,7 +76,7 @@ class Checkpoints:
             self._writer.shutdown()
 
     def _write(self, snapshot: Snapshot, best: int | None, flush: Callable[[], None]) -> None:
-        if bad := [name for name, t in snapshot.tensors.items() if not _finite(t)]:
+        if bad := [name for name, t in snapshot.tensors.items() if not _finite(name, t)]:
             raise CheckpointError(
                 f"step {snapshot.step}: {bad[0]} is not finite, so this checkpoint is not written "
                 "and the one before stays; lower training.lr or set training.clip."
@@ -125,12 +126,18 @@ class Checkpoints:
                 self._discard(self.folder / f"{step:08d}")
 
     def _point(self, name: str, step: int) -> None:
-        """Let ``latest`` or ``best`` lead to a checkpoint: for people, nothing here reads them."""
-        with write_errors(self.folder):
-            part = self.folder / f".{name}"
+        """Let ``latest`` or ``best`` lead to a checkpoint: for people, nothing here reads them.
+
+        A copy that followed the links has folders instead, and some file systems have no links.
+        """
+        part, final = self.folder / f".{name}", self.folder / name
+        with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+            if final.is_dir() and not final.is_symlink():
+                shutil.rmtree(final)
+            final.unlink(missing_ok=True)
             part.symlink_to(f"{step:08d}")
-            os.replace(part, self.folder / name)
+            os.replace(part, final)
 
     def _discard(self, folder: Path) -> None:
         """Remove a checkpoint; it loses its name before it loses a byte."""
@@ -195,5 +202,9 @@ class Checkpoints:
         return Snapshot(step, safetensors.torch.load(content), head["state"]), head["best"]
 
 
-def _finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all()) if tensor.is_floating_point() else True
+def _finite(name: str, tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    if "buffers" in name:  # a mask may be infinite
+        return not bool(torch.isnan(tensor).any())
+    return bool(torch.isfinite(tensor).all())

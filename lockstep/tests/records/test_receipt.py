@@ -8,7 +8,11 @@ from typing import Any, NotRequired, TypedDict
 
 import pytest
 
-from lockstep.ground.digests import readable_json
+from lockstep import loading
+from lockstep.ground import home
+from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.errors import RunError
+from lockstep.records.identity import identity
 from lockstep.records.reading import misfit
 from lockstep.records.run import Run
 from lockstep.tests.conftest import Call
@@ -66,6 +70,27 @@ def test_what_is_no_object_at_all_is_told_too() -> None:
 
 
 Change = Callable[[Path], object]
+
+
+def resealed(receipt: dict[str, Any]) -> bytes:
+    """The bytes of a receipt, with the digest of what it holds now."""
+    content = {name: value for name, value in receipt.items() if name != "digest"}
+    return readable_json(content | {"digest": digest_of(canonical_json(content))})
+
+
+def retold(folder: Path, recipe: str, seed: int, **training: object) -> None:
+    """Let a copy of a run be one of another recipe, seed and settings, by all of its files."""
+    parts = json.loads((folder / "parts.json").read_bytes())
+    parts["experiment"]["seed"] = seed
+    parts["experiment"]["training"] |= training
+    (folder / "parts.json").write_bytes(readable_json(parts))
+    (folder / "identity.json").write_bytes(readable_json(identity(parts)))
+    text = (folder / "experiment.yaml").read_text()
+    text = text.replace("recipe: base", f"recipe: {recipe}").replace("seed: 42", f"seed: {seed}")
+    (folder / "experiment.yaml").write_text(text)
+    if (folder / "receipt.json").exists():
+        receipt = json.loads((folder / "receipt.json").read_bytes())
+        (folder / "receipt.json").write_bytes(resealed(receipt | {"identity": identity(parts)}))
 
 
 def edited(name: str, **changes: object) -> Change:
@@ -153,9 +178,52 @@ def test_every_verb_refuses_a_run_whose_files_have_another_shape_in_one_line(
     assert {verb: line for verb, line in lines.items() if problem not in line} == {}
 
 
-def test_rows_of_metrics_are_of_their_shape_or_refused(copy: Run) -> None:
-    from lockstep.ground.errors import RunError
+def believed(folder: Path) -> None:
+    """Let a receipt claim another accuracy, with a digest that does not fit."""
+    content = json.loads((folder / "receipt.json").read_bytes())
+    content["results"]["metrics"]["test"]["accuracy"] = 0.9999
+    (folder / "receipt.json").write_bytes(readable_json(content))
 
+
+def of_another_identity(folder: Path) -> None:
+    """Let a run have the receipt of another one, whole."""
+    content = json.loads((folder / "receipt.json").read_bytes())
+    content["identity"]["data"] = "0" * 64
+    (folder / "receipt.json").write_bytes(resealed(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (believed, "receipt.json: its digest is "),
+        (of_another_identity, "receipt.json: it is of another identity than identity.json"),
+    ],
+)
+def test_a_receipt_whose_digest_or_identity_does_not_fit_is_believed_by_no_verb(
+    call: Call, copy: Run, finished_run: Run, change: Change, problem: str
+) -> None:
+    change(copy.folder)
+    lines = told(call, copy, finished_run)
+    assert {verb: line for verb, line in lines.items() if problem not in line} == {}
+    where = ("runs", "--runs", str(copy.folder.parent), "--json")
+    (line,) = json.loads(call(*where)[1])
+    assert (line["state"], line["test accuracy"]) == ("altered", None)
+    assert json.loads(call(*where, "--where", "test.accuracy>0")[1]) == []
+    with pytest.raises(RunError, match=problem):
+        loading.load(home.here(), "digits", copy.folder, None, None)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "preprocess.json"])
+def test_weights_that_are_not_those_of_the_receipt_are_used_by_no_verb(
+    call: Call, copy: Run, finished_run: Run, name: str
+) -> None:
+    content = (copy.folder / name).read_bytes()
+    (copy.folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    lines = told(call, copy, finished_run)
+    assert {verb: line for verb, line in lines.items() if name not in line} == {}
+
+
+def test_rows_of_metrics_are_of_their_shape_or_refused(copy: Run) -> None:
     path = copy.folder / "metrics.jsonl"
     rows = path.read_text().splitlines()
     path.write_text(f'{rows[0]}\n{{"epoch": 2}}\n')

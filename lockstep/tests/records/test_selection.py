@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
+from lockstep.ground.digests import readable_json
 from lockstep.ground.errors import RunError
 from lockstep.records.run import Run, runs
 from lockstep.records.selection import choose, condition
+from lockstep.tests.records.test_receipt import resealed, retold
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, finished_run: Run) -> Path:
     """Three runs, whose files say different things: a, b finished, c stopped; c is the newest."""
     place = tmp_path_factory.mktemp("runs")
-    for number, (accuracy, lr) in enumerate([(0.9, 0.1), (0.8, 1e-3), (None, 0.01)]):
+    for number, (accuracy, lr) in enumerate([(0.9, 0.1), (0.8, 1e-3), (0.0, 0.01)]):
         copy = place / f"digits-{'abc'[number]}-s{number}-0123abcd"
         copy.mkdir()
         for name in ("identity.json", "parts.json", "experiment.yaml", "receipt.json"):
             shutil.copy(finished_run.folder / name, copy)
-        parts = json.loads((copy / "parts.json").read_text())
-        parts["experiment"]["training"]["lr"] = lr
-        (copy / "parts.json").write_text(json.dumps(parts))
+        retold(copy, "abc"[number], number, lr=lr)
         receipt = json.loads((copy / "receipt.json").read_text())
         receipt["results"]["metrics"]["test"]["accuracy"] = accuracy
-        (copy / "receipt.json").write_text(json.dumps(receipt))
+        (copy / "receipt.json").write_bytes(resealed(receipt))
     (copy / "receipt.json").unlink()
     return place
 
@@ -127,4 +127,16 @@ def test_an_altered_run_has_no_values(folder: Path, tmp_path: Path) -> None:
     (place / "digits-b-s1-0123abcd" / "experiment.yaml").write_text("a: [")
     assert chosen(place, "test.accuracy>0") == "b"
     assert chosen(place, "training.lr>0") == "ac"
+    assert chosen(place, "state==altered") == "ab"
+
+
+def test_a_setting_that_the_identity_does_not_have_is_not_believed(
+    folder: Path, tmp_path: Path
+) -> None:
+    place: Any = shutil.copytree(folder, tmp_path / "runs")
+    path = place / "digits-a-s0-0123abcd" / "parts.json"
+    parts = json.loads(path.read_bytes())
+    parts["experiment"]["training"]["lr"] = 0.5
+    path.write_bytes(readable_json(parts))
+    assert chosen(place, "training.lr==0.5") == ""
     assert chosen(place, "state==altered") == "a"

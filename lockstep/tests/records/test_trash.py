@@ -77,7 +77,7 @@ def test_a_purge_removes_what_is_named_or_all_and_what_a_killed_one_had_left(fol
 def test_what_is_not_in_the_trash_is_neither_restored_nor_purged(folder: Path) -> None:
     trash.delete(Run(folder / "second"))
     for given in ("first", str(folder / "first")):
-        with pytest.raises(RunError, match=r"first: found 0 such runs in .*\.trash, wanted one"):
+        with pytest.raises(RunError, match=r"first: found 0 such runs in .*\.trash, expected one"):
             trash.trashed([given], folder)
     with pytest.raises(RunError, match="second: is in the trash"):
         trash.delete(Run(folder / ".trash" / "second"))

@@ -344,3 +344,9 @@ def test_an_operation_of_evaluation_alone_lowers_the_level(bring: Bring, place: 
 def test_chance_in_evaluation_too_is_no_reason_to_refuse_a_mean(bring: Bring, place: Place) -> None:
     noisy = "        inputs = inputs + torch.randn_like(inputs)\n"
     assert bring(model=model(forward=noisy)).train(place).receipt
+
+
+def test_a_mask_of_infinite_values_stays_as_it_is(bring: Bring, place: Place) -> None:
+    mask = "        self.register_buffer('mask', torch.full((4, 4), float('-inf')).triu(1))\n"
+    run = bring(model=model(mask)).train(place)
+    assert torch.equal(weights(run)["mask"], torch.full((4, 4), float("-inf")).triu(1))
