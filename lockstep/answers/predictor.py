@@ -102,7 +102,7 @@ class Predictor:
         """One input, as people have it, as a raw example; each model knows its own."""
         raise NotImplementedError
 
-    def given(self, word: str) -> list[tuple[str, Any]]:
+    def named_inputs(self, word: str) -> list[tuple[str, Any]]:
         """The inputs that a word of the command line stands for, each with its name: one, the word
         itself, unless a model knows of files with several."""
         return [(word, word)]

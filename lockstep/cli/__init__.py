@@ -58,9 +58,9 @@ def main(words: Sequence[str] | None = None) -> int:
             name_recipe(options)
         return int(options.verb(options) or 0)
     except WriteError as error:
-        return _told(elsewhere(error, options))
+        return _report(elsewhere(error, options))
     except (LockstepError, Interrupted, WorkerLost) as end:
-        return _told(end)
+        return _report(end)
     except ModuleNotFoundError as error:  # of a package that only some verbs need
         package = (error.name or "lockstep").partition(".")[0]
         if package == "lockstep":
@@ -99,14 +99,14 @@ def entry() -> NoReturn:
     sys.exit(code)
 
 
-def _told(end: Exception) -> int:
+def _report(end: Exception) -> int:
     """Report what ended a verb, to people or to the parent of this worker; return the exit code."""
     from lockstep.training import launch
 
     if launch.is_watched():  # the loss of another is told by who started both
         return _LOST if isinstance(end, WorkerLost) else launch.note(end)
     if isinstance(end, Interrupted):
-        print(end.told(), file=sys.stderr)
+        print(end.message(), file=sys.stderr)
         return 128 + end.signal
     if isinstance(end, WorkerLost):
         print(f"{end}; start it again to resume from the last checkpoint", file=sys.stderr)

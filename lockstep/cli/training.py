@@ -131,7 +131,7 @@ def predict(options: argparse.Namespace) -> None:
     from lockstep.loading import find, predictor
 
     model = predictor(find(options.run, Place.default(options.runs).runs, said))
-    named = [named for word in options.inputs for named in model.given(word)]
+    named = [named for word in options.inputs for named in model.named_inputs(word)]
     answers = model.predict([source for _, source in named])
     if options.json:
         print(json.dumps(answers, indent=2))

@@ -23,7 +23,7 @@ _MOVES = {
 
 
 @contextmanager
-def told(thing: str, kind: type[LockstepError]) -> Iterator[None]:
+def readable_errors(thing: str, kind: type[LockstepError]) -> Iterator[None]:
     """Turn what boto3 raises into an error of a kind, in one line about the thing."""
     from botocore.exceptions import (
         BotoCoreError,

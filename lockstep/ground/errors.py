@@ -137,12 +137,12 @@ class Interrupted(Exception):
         super().__init__(message)
         self.signal, self.resumes = signal, resumes
 
-    def told(self, again: str = "command") -> str:
+    def message(self, again: str = "command") -> str:
         """Return the line for people; repeating the same ``again`` resumes."""
         return f"{self}; run the same {again} to resume" if self.resumes else str(self)
 
     def _render_traceback_(self) -> list[str]:
-        return [self.told("cell")]
+        return [self.message("cell")]
 
 
 class WorkerLost(Exception):

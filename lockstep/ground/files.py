@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lockstep.ground.errors import NotOwner, RunError, WriteError
+from lockstep.ground.errors import NotOwner, WriteError
 
 
 def write_atomically(path: Path, content: bytes) -> None:

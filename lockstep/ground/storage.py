@@ -118,7 +118,7 @@ class Folder:
             raise StorageError(f"{self.folder / key}: {error.strerror}") from error
         with source, path.open("ab") as target:
             source.seek(target.tell())
-            shutil.copyfileobj(_Told(source, moved), target, _CHUNK)
+            shutil.copyfileobj(_Metered(source, moved), target, _CHUNK)
 
 
 class Bucket:
@@ -139,7 +139,7 @@ class Bucket:
             retries={"mode": "standard", "max_attempts": 4},
             max_pool_connections=64,
         )
-        with self._told():
+        with self._readable_errors():
             # A new session: the default one keeps the credentials that it saw first.
             self._client: Any = boto3.session.Session().client("s3", config=config)
 
@@ -147,11 +147,11 @@ class Bucket:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def check(self) -> None:
-        with self._told():
+        with self._readable_errors():
             self._client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        with self._told():
+        with self._readable_errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix + prefix
             )
@@ -162,12 +162,12 @@ class Bucket:
             }
 
     def size(self, key: str) -> int | None:
-        with self._told(absent=True):
+        with self._readable_errors(absent=True):
             return cast(int, self._client.head_object(**self._at(key))["ContentLength"])
         return None
 
     def put(self, key: str, path: Path, sha256: str, moved: Moved) -> bool:
-        with self._told(taken=True):
+        with self._readable_errors(taken=True):
             if path.stat().st_size > PART:
                 return self._put_in_parts(key, path, sha256, moved)
             content = path.read_bytes()
@@ -180,7 +180,7 @@ class Bucket:
         return False
 
     def get(self, key: str, path: Path, moved: Moved) -> None:
-        with self._told(), path.open("ab") as target:
+        with self._readable_errors(), path.open("ab") as target:
             size = self._client.head_object(**self._at(key))["ContentLength"]
             if (start := target.tell()) >= size:
                 return
@@ -243,11 +243,11 @@ class Bucket:
         return {"Bucket": self.bucket, "Key": self.prefix + key}
 
     @contextmanager
-    def _told(self, *, absent: bool = False, taken: bool = False) -> Iterator[None]:
+    def _readable_errors(self, *, absent: bool = False, taken: bool = False) -> Iterator[None]:
         """Turn boto3's errors into a StorageError of one line; ignore the expected ones."""
         from botocore.exceptions import ClientError
 
-        with aws.told(str(self), StorageError):
+        with aws.readable_errors(str(self), StorageError):
             try:
                 yield
             except ClientError as error:
@@ -270,7 +270,7 @@ def _named(part: Path, final: Path) -> bool:
     return True
 
 
-class _Told:
+class _Metered:
     """A file that reports how much of it was read."""
 
     def __init__(self, file: Any, moved: Moved):

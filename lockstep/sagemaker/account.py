@@ -20,7 +20,7 @@ class Account:
         except ImportError as error:
             text = "boto3 is not installed; ./workbench installs the locked packages."
             raise DeploymentError(f"deploy: {text}") from error
-        with self.told("deploy"):
+        with self.readable_errors("deploy"):
             # A new session: the default one keeps the credentials that it saw first.
             self._session: Any = boto3.session.Session()
             region = self._session.region_name or os.environ.get("AWS_REGION")
@@ -34,9 +34,9 @@ class Account:
 
         retries = {"mode": "standard", "max_attempts": 6}
         config = Config(connect_timeout=10, read_timeout=60, retries=retries)
-        with self.told(service):
+        with self.readable_errors(service):
             return self._session.client(service, region_name=self.region, config=config)
 
-    def told(self, thing: str) -> AbstractContextManager[None]:
+    def readable_errors(self, thing: str) -> AbstractContextManager[None]:
         """Turn what boto3 raises into a DeploymentError of one line about the thing."""
-        return aws.told(thing, DeploymentError)
+        return aws.readable_errors(thing, DeploymentError)

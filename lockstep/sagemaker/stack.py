@@ -285,7 +285,7 @@ class Stack:
             )
 
     def _told(self) -> Any:
-        return self._account.told(f"stack {self.name}")
+        return self._account.readable_errors(f"stack {self.name}")
 
 
 _REVIEWED = "REVIEW_IN_PROGRESS"

@@ -39,7 +39,7 @@ def refuse_bucket(name: str, account: Account) -> None:
     from botocore.exceptions import ClientError
 
     s3 = account.client("s3")
-    with account.told(f"s3://{name}"):
+    with account.readable_errors(f"s3://{name}"):
         try:
             region = s3.head_bucket(Bucket=name).get("BucketRegion", account.region)
         except ClientError as error:
@@ -100,7 +100,7 @@ class Image:
         if self.tag is None:
             return self.text
         ecr = account.client("ecr")
-        with account.told(f"image {self.text}"):
+        with account.readable_errors(f"image {self.text}"):
             try:
                 (found,) = ecr.describe_images(
                     registryId=self.account,

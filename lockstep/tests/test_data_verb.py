@@ -146,7 +146,7 @@ def test_without_a_good_action_all_are_told_in_a_line(call: Call, words: tuple[s
             ("push", "digits"),
             "--to: found no storage, expected a folder or s3://BUCKET/PREFIX there",
         ),
-        (("pull", "--from", "none/such"), "none/such: no such folder; make it"),
+        (("pull", "--from", "none/such"), "none/such: no such folder; create it"),
         (("add", "none.csv", "--name", "Mine"), "--name: found 'Mine', expected lowercase letters"),
         (("add", "none.csv", "--name", "mine"), "none.csv: found nothing, expected a table"),
         (

@@ -307,7 +307,7 @@ def test_what_was_asked_wrongly_is_told_in_a_line(team: Team) -> None:
     for told, where, fields in (
         ("a table needs --label COLUMN and either", path, {"text": ("title",)}),
         ("a table needs --label COLUMN and either", path, {"label": "tag"}),
-        ("wants --size HEIGHTxWIDTH", team.pictures(), {}),
+        ("needs --size HEIGHTxWIDTH", team.pictures(), {}),
         ("found no data set, expected a table", team.files / "empty", {}),
         ("found nothing, expected a table", team.files / "none.csv", {}),
         ("above 0 that leave some for training", path, {"test": 0.9}),

@@ -103,7 +103,7 @@ def test_a_version_that_was_edited_by_hand_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "- 1", "a: [", "versions: [{decoder: idx}]", "title: x"])
 def test_a_file_that_is_no_entry_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(DataError, match=r"mine.yaml: is no entry of the catalog \(") as error:
+    with pytest.raises(DataError, match=r"mine.yaml: is not an entry of the catalog \(") as error:
         entry("mine", tmp_path)
     assert "\n" not in str(error.value)
 

@@ -205,7 +205,9 @@ def test_training_finds_its_data_in_the_remote_before_the_mirrors(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert fetch(entry, there.data, said.append) == found
     other = here.make(10)
-    with pytest.raises(DataError, match=r"0.bin .* was not found: s3://.* no server answers there"):
+    with pytest.raises(
+        DataError, match=r"0.bin .* was not found: s3://.* no server answers at this address"
+    ):
         fetch(other, there.data, said.append)
 
 

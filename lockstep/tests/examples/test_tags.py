@@ -157,7 +157,7 @@ def test_a_table_that_cannot_be_read_is_told(
     if content:
         path.write_bytes(content)
     with pytest.raises(DataError) as error:
-        Predictor.given(object.__new__(Predictor), str(path))
+        Predictor.named_inputs(object.__new__(Predictor), str(path))
     assert str(error.value).startswith(f"{path}: {told}")
 
 

@@ -293,7 +293,7 @@ def test_the_verb_tells_why_and_what_answers_now_with_exit_code_1(
     code, out, err = call(*cloud.words(runs[0], "--stack=shop", "--json"))
     told = json.loads(out)
     assert (code, told["action"], told["reason"], told["endpoint"]) == (1, "failed", why, None)
-    assert "then `invoke deploy --delete --stack shop` and deploy anew." in err.splitlines()[-1]
+    assert "then `invoke deploy --delete --stack shop` and deploy again." in err.splitlines()[-1]
 
 
 def test_a_deletion_that_fails_is_told_with_exit_code_1(playing: Playing, call: Call) -> None:

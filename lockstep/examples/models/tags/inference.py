@@ -33,7 +33,7 @@ class Predictor(BasePredictor):
         content = source.replace("\0", " ").encode(errors="replace")[: self.takes.longest]
         return np.frombuffer(content.ljust(self.takes.longest, b"\0"), np.uint8)
 
-    def given(self, word: str) -> list[tuple[str, Any]]:
+    def named_inputs(self, word: str) -> list[tuple[str, Any]]:
         """A text, or the rows of a CSV file with the columns title and description."""
         if not word.lower().endswith(".csv"):
             return [(word, word)]
