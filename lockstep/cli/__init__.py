@@ -65,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
         package = (error.name or "lockstep").partition(".")[0]
         if package == "lockstep":
             raise
-        return _told(
+        return _report(
             EnvironmentMismatch(
                 f"{package}: not installed; ./workbench installs the locked packages, elsewhere "
                 '`pip install "lockstep[all]"` does.'
