@@ -22,7 +22,7 @@ def run(*command: str) -> None:
 
     def as_a_child() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        follow_parent()  # be told to stop (and save) when the task itself is killed
+        follow_parent()  # stops (and saves) when the task itself is killed
 
     # The child leads no group of its own, so Ctrl-C reaches both: we wait while it saves and ends.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -62,12 +62,15 @@ def given(**options: object) -> Sequence[str]:
     help={
         "only": "the tests whose file, name or pytest expression this is, slow ones too",
         "all": "also what takes long: containers, faults, databases, browsers",
+        "mutants": "break copies of the engine on purpose, and see that the tests notice",
     }
 )
-def test(_: Context, only: str | None = None, all: bool = False) -> None:
+def test(_: Context, only: str | None = None, all: bool = False, mutants: bool = False) -> None:
     """Run the project's tests and the engine's quick ones; --all runs everything."""
     from lockstep.workspace import gate
 
+    if mutants:
+        return tool("python", "-m", "lockstep.tests.mutation", *given(only=only))
     # A process for each: the engine's tests have the examples for a project.
     if not only:
         tool("pytest", "tests")
@@ -128,7 +131,7 @@ def format_(_: Context) -> None:
 
 @task(help={"base": "only pin the base image's newest digest"})
 def lock(_: Context, base: bool = False) -> None:
-    """Lock all categories of the Pipfile anew."""
+    """Lock all categories of the Pipfile again."""
     if base:
         return engine("image", "base")
     run(sys.executable, str(ROOT / "environment" / "lock.py"))
@@ -162,16 +165,16 @@ def lab(ip: str, port: int) -> Sequence[str]:
 
 
 def _free(ip: str, port: str) -> int:
-    """The port, if we can listen there; JupyterLab would tell in a traceback that we cannot."""
+    """The port, if we can listen there; JupyterLab would fail with a traceback."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise Exit(f"error: --port: found {port!r}, wanted a number from 1 to 65535", code=2)
+        raise Exit(f"error: --port: found {port!r}, expected a number from 1 to 65535", code=2)
     try:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((ip, int(port)))
     except OSError as error:
         raise Exit(
-            f"error: --port: {port} is not to be had ({error.strerror}), wanted a free one; stop "
+            f"error: --port: {port} is not available ({error.strerror}), expected a free one; stop "
             "what listens there, or name another: invoke notebook --port N",
             code=2,
         ) from error

@@ -12,7 +12,7 @@ def large_files(names: list[str]) -> int:
     large = [name for name in names if Path(name).stat().st_size > LARGEST]
     for name in large:
         size = Path(name).stat().st_size / LARGEST
-        print(f"{name}: {size:.1f} MiB, wanted at most 1; keep it as data, by its digest.")
+        print(f"{name}: {size:.1f} MiB, expected at most 1; keep it as data, by its digest.")
     return 1 if large else 0
 
 

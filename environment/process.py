@@ -17,7 +17,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 SITE = VENV / "lib" / "python3.11" / "site-packages"
 TOOLS = VENV / "tools"  # uv and pipenv, apart from what they install
-LOCK = VENV / "lock"  # held by whoever changes .venv
+LOCK = VENV / "lock"  # locked by the process that changes .venv
 LOG = VENV / "setup.log"
 
 # What an installer prints when it fails (its group is the thing it names), the cause in our words,

@@ -169,7 +169,7 @@ def _opened(source: Run | Path) -> Iterator[_Weights]:
                     f"{' or '.join(profiles.PROFILES)}; use the version of Lockstep that wrote it."
                 )
             if (receipt := read_receipt(folder / "receipt.json")) is None:
-                raise BundleError(f"{folder / 'receipt.json'}: not found; bring a good copy.")
+                raise BundleError(f"{folder / 'receipt.json'}: not found; restore a good copy.")
             package = str(facts.get("package", FIRST_PACKAGE))
             yield _Weights(folder, package, facts["model"], facts["profile"], receipt)
         return

@@ -30,7 +30,7 @@ def train(
     runs: str | None = None,
     until: int = 0,
 ) -> "Run":
-    """Start a run in this process, go on with it, or return it if it is finished.
+    """Start a run in this process, resume it, or return it if it is finished.
 
     As ``invoke train``, in one worker: ``train("digits", "training.lr=0.01", seed=42)``. Raises
     EnvironmentMismatch if torch was loaded under another profile, or if the source was changed

@@ -92,17 +92,17 @@ def compared(predictor: "Predictor", receipt: Mapping[str, Any], cpu: str, settl
     return "equal"
 
 
-def difference(wanted: Sequence[Answer], found: Sequence[Answer]) -> str:
-    """Where answers part from golden ones, in words; empty if all bits are the same."""
-    for number, (old, new) in enumerate(zip(wanted, found, strict=True), 1):
+def difference(expected: Sequence[Answer], found: Sequence[Answer]) -> str:
+    """Describe where answers differ from golden ones; empty if all bits are the same."""
+    for number, (old, new) in enumerate(zip(expected, found, strict=True), 1):
         for label, confidence in old["confidences"].items():
             if new["confidences"].get(label) != confidence:
                 return (
                     f"example {number}, {label}: found {new['confidences'].get(label)}, "
-                    f"wanted {confidence}"
+                    f"expected {confidence}"
                 )
         if new != old:
-            return f"example {number}: found {new['label']}, wanted {old['label']}"
+            return f"example {number}: found {new['label']}, expected {old['label']}"
     return ""
 
 

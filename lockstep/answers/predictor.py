@@ -70,7 +70,7 @@ class Predictor:
             if seal != digest_of(canonical_json(receipt)):
                 raise ValueError("its digest is not that of its content")
             digests = results["preprocess_sha256"], results["weights_sha256"]
-            answers = results.get("golden_sha256")  # runs of old have none
+            answers = results.get("golden_sha256")  # runs of the first edition have none
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{folder / 'receipt.json'}: no receipt; it was altered.") from error
         with readable(folder):
@@ -110,10 +110,10 @@ class Predictor:
     def table(self, text: str) -> Iterable[Any]:  # noqa: ARG002
         """The inputs in the rows of a CSV file's text, for a model that knows of such files.
 
-        Given one by one: who wants few need not wait for all. Raises DataError if there are none in
+        Yields one by one, so a caller can stop early. Raises DataError if there are none in
         it, as for any other model.
         """
-        raise DataError(f"text/csv: found a table, wanted {self.takes.described()['kind']}s.")
+        raise DataError(f"text/csv: found a table, expected {self.takes.described()['kind']}s.")
 
     def predict(self, inputs: Sequence[Any]) -> list[Answer]:
         """``{"label", "confidence", "confidences"}`` for each input, in their order.
@@ -142,12 +142,12 @@ class Predictor:
         if not torch.equal(whole, self._probabilities(many[::-1], BLOCK).flip(0)):
             raise ModelError(
                 f"{type(self).__module__}: found answers that depend on what stands beside an "
-                "input, wanted a model whose rows know nothing of each other."
+                "input, expected a model whose rows know nothing of each other."
             )
         self.sizes = (*(size for size in _SMALLER if self._same(many, size, whole)), BLOCK)
 
     def _same(self, rows: Sequence[NDArray[Any]], size: int, whole: torch.Tensor) -> bool:
-        """Whether rows in blocks of a size, once each in the first eight places, are as wanted."""
+        """Whether rows in blocks of a size, once each in the first eight places, agree."""
         starts = range(0, max(8, size), size)
         found = [self._probabilities(rows[start : start + size], size) for start in starts]
         return torch.equal(torch.cat(found), whole[: max(8, size)])
@@ -179,11 +179,11 @@ def _content(path: Path) -> bytes:
         ) from error
 
 
-def _verified(path: Path, wanted: str) -> bytes:
+def _verified(path: Path, sha256: str) -> bytes:
     content = _content(path)
-    if (found := digest_of(content)) != wanted:
+    if (found := digest_of(content)) != sha256:
         raise ModelError(
-            f"{path}: found sha256 {found[:12]}, the receipt says {wanted[:12]}; the file was "
+            f"{path}: found sha256 {found[:12]}, the receipt says {sha256[:12]}; the file was "
             "altered. Train again, or put the right file back."
         )
     return content

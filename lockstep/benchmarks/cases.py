@@ -167,7 +167,7 @@ def resume(rounds: int) -> Table:
         whole = train(400, "cnn", *kept, runs=runs)
         assert whole.told["steps_per_epoch"] == 430, whole.told
         run = runs / whole.told["run"]
-        wanted = trace.read(run / "trace.bin")
+        expected = trace.read(run / "trace.bin")
         same: dict[str, bool] = {}
 
         def resumed(name: str, step: int) -> float:
@@ -180,7 +180,7 @@ def resume(rounds: int) -> Table:
             process = train(compared, "cnn", runs=copy)
             assert process.told["first"] == step, process.told
             found = trace.read(copy / run.name / "trace.bin")
-            equal = found.tobytes() == wanted[: step + compared].tobytes()
+            equal = found.tobytes() == expected[: step + compared].tobytes()
             same[name] = same.get(name, True) and equal
             return process.first_step
 

@@ -38,8 +38,8 @@ _FORKS.set_forkserver_preload(["lockstep.benchmarks.faults", *_LOADED, *_DRAWN])
 def forked(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """A function in a process of its own that has torch loaded under the profile ``portable``."""
     # For the first fork: it comes from a Python that is started anew, without torch.
-    for name, (_, wanted) in profiles.differing("portable").items():
-        os.environ.pop(name) if wanted is None else os.environ.update({name: wanted})
+    for name, (_, expected) in profiles.differing("portable").items():
+        os.environ.pop(name) if expected is None else os.environ.update({name: expected})
     process = _FORKS.Process(target=function, args=arguments)
     process.start()
     return process
@@ -86,8 +86,8 @@ def differences(run: Run, other: Run) -> list[str]:
     ]
     if run.finished_receipt()["results"] != other.finished_receipt()["results"]:
         found.append("results of receipt.json")
-    names, wanted = _names(run.folder.parent), _names(other.folder.parent)
-    return found + sorted(f"{name} -> {target}" for name, target in names ^ wanted)
+    names, expected = _names(run.folder.parent), _names(other.folder.parent)
+    return found + sorted(f"{name} -> {target}" for name, target in names ^ expected)
 
 
 def _names(folder: Path) -> set[tuple[str, str]]:
@@ -124,8 +124,8 @@ def kill_at_random(
     began = time.monotonic()
     start(place / "alone").join()
     length = time.monotonic() - began
-    wanted = run_in(place / "alone")
-    assert wanted and wanted.receipt, said(place / "alone").read_text()
+    expected = run_in(place / "alone")
+    assert expected and expected.receipt, said(place / "alone").read_text()
     while tally.kills < kills:
         runs = place / str(tally.trainings)
         while True:
@@ -144,7 +144,7 @@ def kill_at_random(
         if not (ended and process.exitcode == 0 and run):
             tally.differing.append(f"exit code {process.exitcode}: {said(runs).read_text()}")
         else:
-            tally.differing += differences(run, wanted)
+            tally.differing += differences(run, expected)
         tell(f"{tally.kills} kills, {tally.trainings} trainings, {len(tally.differing)} differing")
         if tally.differing:
             break
@@ -166,9 +166,9 @@ def _met(runs: Path) -> str:
 def _lost(runs: Path, before: int) -> list[str]:
     """Whether the last process began elsewhere than at the newest checkpoint, if it came so far."""
     lines = said(runs).read_text().splitlines() if said(runs).exists() else []
-    wanted = f"resumes at step {before} of" if before else "starts of"
+    expected = f"resumes at step {before} of" if before else "starts of"
     begun = [line for line in lines if line.endswith(f" of {STEPS}")]
-    return [f"said {line!r}, wanted {wanted!r}" for line in begun if wanted not in line]
+    return [f"said {line!r}, expected {expected!r}" for line in begun if expected not in line]
 
 
 def table(kills: int) -> Table:

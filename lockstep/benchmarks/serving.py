@@ -39,7 +39,7 @@ RECIPE = ("apparel/base", "training.epochs=1", "data.limit=3000", "--seed", "1")
 def serving(rounds: int) -> Table:
     """Requests a second and the 99th percentile, by number of clients that post a PNG."""
     if not shutil.which("wrk"):
-        raise SystemExit("wrk: is not here; wanted Debian's (apt-get install wrk).")
+        raise SystemExit("wrk: is not here; expected Debian's (apt-get install wrk).")
     late: dict[str, list[float]] = {}
     with folder() as home:
         run, picture = trained(home / "portable")

@@ -114,7 +114,7 @@ def _exactly(path: Path, file: IO[bytes], size: int) -> bytes:
     """So many bytes, as gzip gives fewer at the end of a block. Raises BundleError at the end."""
     content = file.read(size)
     if len(content) != size:
-        raise BundleError(f"{path}: truncated; bring a whole copy.")
+        raise BundleError(f"{path}: truncated; restore a complete copy.")
     return content
 
 

@@ -69,7 +69,7 @@ def verified(folder: Path, *, whole: bool) -> dict[str, Any]:
         if (digest := digest_of(path)) != row["sha256"]:
             raise BundleError(
                 f"{path}: found sha256 {digest[:12]}, expected {row['sha256'][:12]} as in the "
-                "manifest; the file was altered. Bring a good copy of the bundle."
+                "manifest; the file was altered. Restore a good copy of the bundle."
             )
     known = {*facts["files"], NAME, SIGNATURE}
     there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

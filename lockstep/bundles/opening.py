@@ -53,7 +53,7 @@ def readable(path: Path) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(
             f"{path}: not what the model reads ({reason}); it was altered, or belongs to other "
-            "code. Bring a good copy, or the code that trained it."
+            "code. Restore a good copy, or the code that trained it."
         ) from error
 
 

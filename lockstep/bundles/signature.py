@@ -99,7 +99,7 @@ def _library() -> tuple[Any, Any, Any]:
     except ImportError as error:
         raise BundleError(
             "signature: model-signing is not installed, so none can be made or checked; "
-            "./workbench installs what is locked."
+            "./workbench installs the locked packages."
         ) from error
     return signing, hashing, verifying
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -24,7 +25,16 @@ from lockstep.cli import (
 )
 from lockstep.cli.verbs import Verbs, attached, elsewhere, name_recipe
 from lockstep.ground import profiles
-from lockstep.ground.errors import Interrupted, LockstepError, WorkerLost, WriteError, nearest
+from lockstep.ground.errors import (
+    EnvironmentMismatch,
+    Interrupted,
+    LockstepError,
+    WorkerLost,
+    WriteError,
+    nearest,
+)
+
+_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -55,18 +65,26 @@ def main(words: Sequence[str] | None = None) -> int:
         package = (error.name or "lockstep").partition(".")[0]
         if package == "lockstep":
             raise
-        print(
-            f"error: {package}: not installed; ./workbench installs all that is locked, elsewhere "
-            '`pip install "lockstep[all]"` does.',
-            file=sys.stderr,
+        return _told(
+            EnvironmentMismatch(
+                f"{package}: not installed; ./workbench installs the locked packages, elsewhere "
+                '`pip install "lockstep[all]"` does.'
+            )
         )
-        return 2
     except KeyboardInterrupt:
-        print("interrupted; run the same command to go on", file=sys.stderr)
+        print("interrupted; run the same command to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return 141
+    except (
+        Exception
+    ):  # of the model's code, perhaps: all workers may raise it, one of them is heard
+        from lockstep.training import launch
+
+        if not launch.is_watched():
+            raise
+        return launch.note_bug(traceback.format_exc())
 
 
 def entry() -> NoReturn:
@@ -82,26 +100,26 @@ def entry() -> NoReturn:
 
 
 def _told(end: Exception) -> int:
-    """Say what ended a verb, to people or to the process that started this worker; the code."""
+    """Report what ended a verb, to people or to the parent of this worker; return the exit code."""
     from lockstep.training import launch
 
-    if launch.is_watched() and not isinstance(end, WorkerLost):
-        return launch.note(end)
+    if launch.is_watched():  # the loss of another is told by who started both
+        return _LOST if isinstance(end, WorkerLost) else launch.note(end)
     if isinstance(end, Interrupted):
         print(end.told(), file=sys.stderr)
         return 128 + end.signal
     if isinstance(end, WorkerLost):
-        print(f"{end}; to be started again from the last checkpoint", file=sys.stderr)
-        return 75  # EX_TEMPFAIL of sysexits.h
+        print(f"{end}; start it again to resume from the last checkpoint", file=sys.stderr)
+        return _LOST
     print(f"error: {end}", file=sys.stderr)
     return 2
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its mistakes told in one line like all others."""
+    """argparse, with its errors in one line like all others."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (`python -m {self.prog} --help` tells more)\n")
+        self.exit(2, f"error: {message} (`python -m {self.prog} --help` lists the options)\n")
 
 
 def command_line() -> tuple[argparse.ArgumentParser, Verbs]:

@@ -26,7 +26,7 @@ def add_to(verbs: Verbs) -> None:
 def in_image(
     options: argparse.Namespace, words: list[str], *, gpus: bool, keeps: bool = False
 ) -> int:
-    """Give the same verb in an image, with this machine's runs and data; its exit code."""
+    """Run the same verb in an image with this machine's runs and data; return its exit code."""
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.workspace import containers

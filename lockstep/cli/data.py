@@ -47,15 +47,17 @@ def add_to(verbs: Verbs) -> None:
 def _add_add(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("path", metavar="PATH", type=Path)
     verb.add_argument("--name", required=True)
-    verb.add_argument("--label", metavar="COLUMN", help="of a table: what is to be learnt")
+    verb.add_argument("--label", metavar="COLUMN", help="of a table: the label to learn")
     many: dict[str, Any] = {"action": "append", "default": [], "metavar": "COLUMN"}
     verb.add_argument("--text", help="of a table: text to learn from; may be repeated", **many)
     verb.add_argument("--numbers", help="of a table: numbers, likewise", **many)
-    verb.add_argument("--id", metavar="COLUMN", help="of a table: what a row keeps when it changes")
+    verb.add_argument(
+        "--id", metavar="COLUMN", help="of a table: the id that a row keeps when it changes"
+    )
     verb.add_argument(
         "--size", type=height_x_width, metavar="HxW", help="pictures are scaled to it"
     )
-    verb.add_argument("--rgb", action="store_true", help="pictures in colours, else in greys")
+    verb.add_argument("--rgb", action="store_true", help="pictures in colour (default: grey)")
     verb.add_argument("--validation", type=float, default=0.1, metavar="SHARE")
     verb.add_argument("--test", type=float, default=0.1, metavar="SHARE")
     for name in ("--title", "--licence", "--origin"):
@@ -109,16 +111,16 @@ def list_(options: argparse.Namespace) -> None:
 
 
 def fetch(options: argparse.Namespace) -> None:
-    """Bring a data set to this machine and prepare its arrays."""
+    """Download a data set to this machine and prepare its arrays."""
     from lockstep.data import arrays, catalog
-    from lockstep.data.fetch import fetch as bring
+    from lockstep.data.fetch import fetch as download
     from lockstep.ground import console
 
     entry, folder, watch = catalog.entry(options.name), _data(), console.watch()
     dataset = arrays.open_dataset(
         entry,
         folder / "arrays",
-        lambda wanted: bring(wanted, folder, watch.say, watch.bar),
+        lambda missing: download(missing, folder, watch.say, watch.bar),
         watch.say,
     )
     done = _facts(entry) | {"arrays": dataset.digest}
@@ -127,7 +129,7 @@ def fetch(options: argparse.Namespace) -> None:
 
 
 def add(options: argparse.Namespace) -> None:
-    """Put a team's own data set into store and catalog: its first or a new version."""
+    """Add your own data set, or a new version of it, to the store and the catalog."""
     from lockstep.data import catalog
     from lockstep.data.add import Request
     from lockstep.data.add import add as put
@@ -142,7 +144,7 @@ def add(options: argparse.Namespace) -> None:
         print(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
         return
     if not new:
-        print(f"{entry.reference} is there already; nothing was changed")
+        print(f"{entry.reference} already exists; nothing was changed")
         return
     for label, count in zip(entry.labels, entry.counts, strict=True):
         print(f"{count:>10,}  {label}")
@@ -151,7 +153,7 @@ def add(options: argparse.Namespace) -> None:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Hash all copies on this machine anew; exit 1 if one is altered."""
+    """Hash all copies on this machine again; exit 1 if one is altered."""
     from lockstep.data import transfer
 
     done, altered = transfer.verify(_entries(options.name), _data(), here().catalog)
@@ -166,7 +168,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def push(options: argparse.Namespace) -> int:
-    """Send data sets to a storage that others share; without a name, all that have no mirror."""
+    """Upload data sets to a shared storage; without a name, all that have no mirror."""
     from lockstep.data import transfer
     from lockstep.ground import console
 
@@ -178,7 +180,7 @@ def push(options: argparse.Namespace) -> int:
 
 
 def pull(options: argparse.Namespace) -> None:
-    """Bring data sets from such a storage; without a name, the newest of all with no mirror."""
+    """Download data sets from a shared storage; without a name, the newest with no mirror."""
     from lockstep.data import transfer
     from lockstep.ground import console
 
@@ -189,9 +191,9 @@ def pull(options: argparse.Namespace) -> None:
 
 
 def diff(options: argparse.Namespace) -> int:
-    """What two versions differ in, row by row, or a path and a version; exit 1 if they do."""
+    """Compare two versions, or a path and a version, row by row; exit 1 if they differ."""
     from lockstep.data.difference import difference
-    from lockstep.data.fetch import fetch as bring
+    from lockstep.data.fetch import fetch as download
     from lockstep.ground import console
 
     folder, watch = _data(), console.watch()
@@ -199,7 +201,7 @@ def diff(options: argparse.Namespace) -> int:
         options.a,
         options.b,
         here().catalog,
-        lambda entry: bring(entry, folder, watch.say, watch.bar),
+        lambda missing: download(missing, folder, watch.say, watch.bar),
     )
     if options.json:
         print(json.dumps(found.as_dict(), indent=2))
@@ -233,7 +235,7 @@ def _storage(options: argparse.Namespace, option: str) -> Any:
 
     if address := options.remote or os.environ.get(REMOTE):
         return open_storage(address)
-    raise SettingError(f"{option}: found no storage, wanted a folder or s3://BUCKET/PREFIX there "
+    raise SettingError(f"{option}: found no storage, expected a folder or s3://BUCKET/PREFIX there "
                        f"or in {REMOTE}.")  # fmt: skip
 
 
@@ -260,7 +262,8 @@ def _print_done(options: argparse.Namespace, done: "Done", sent: str, missing: s
         print(json.dumps(found | {"bytes": done.bytes}))
         return
     size = f"{done.bytes / 1e6:.1f} MB"
-    print(f"{len(done.sent)} files {sent} ({size}), {len(done.there)} were there already")
+    verb = {"sent": "uploaded", "brought": "downloaded"}[sent]
+    print(f"{len(done.sent)} files {verb} ({size}), {len(done.there)} already there")
     _print_some(missing, done.missing)
 
 

@@ -1,4 +1,4 @@
-"""Verbs that decide what becomes of a run: accept it, check it out, delete it."""
+"""Verbs on a single run: accept, check out, delete."""
 
 import argparse
 import json
@@ -26,15 +26,13 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("names", nargs="*", metavar="RUN")
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     way = verb.add_mutually_exclusive_group()
-    way.add_argument("--restore", action="store_true", help="bring back from the trash")
-    text = "remove from the trash for good: the runs named, or all"
+    way.add_argument("--restore", action="store_true", help="restore from the trash")
+    text = "remove from the trash permanently: the runs named, or all"
     way.add_argument("--purge", action="store_true", help=text)
 
 
 def accept(options: argparse.Namespace) -> int:
     """Measure a run against the budgets of its recipe; exit 1 if it does not keep one."""
-    import dataclasses
-
     from lockstep.config.budgets import MEASURES
     from lockstep.ground import console
     from lockstep.ground.place import Place
@@ -42,27 +40,32 @@ def accept(options: argparse.Namespace) -> int:
 
     place = Place.default(options.runs)
     run = run_of(options.run, place.runs)
-    wanted = acceptance.budgets(run, options.set)
-    if not wanted:
+    budgets = acceptance.budgets(run, options.set)
+    if not budgets:
         raise SettingError(
             f"{run.name}: its recipe states no budgets; state one by --set test.accuracy='>= 0.92',"
             f" or some in the recipe's section accept (there are {', '.join(MEASURES)})"
         )
-    found = acceptance.findings(run, wanted, place, console.watch())
-    accepted = all(one.met for one in found)
+    findings = acceptance.findings(run, budgets, place, console.watch())
+    accepted = all(one.met for one in findings)
     if options.json:
-        rows = [dataclasses.asdict(one) for one in found]
+        rows = [
+            {"measure": one.measure, "found": one.value, "wanted": one.expected, "met": one.met}
+            for one in findings
+        ]
         print(json.dumps({"run": run.name, "accepted": accepted, "budgets": rows}, indent=2))
     else:
-        told = {True: "met", False: "NOT met"}
-        cells = [[one.measure, f"{one.found:.6g}", one.wanted, told[one.met]] for one in found]
-        console.table(["measure", "found", "wanted", ""], cells)
+        verdict = {True: "met", False: "NOT met"}
+        cells = [
+            [one.measure, f"{one.value:.6g}", one.expected, verdict[one.met]] for one in findings
+        ]
+        console.table(["measure", "found", "expected", ""], cells)
         print("accepted" if accepted else "NOT accepted")
     return 0 if accepted else 1
 
 
 def checkout(options: argparse.Namespace) -> None:
-    """Put a run's source and weights, as they were, into a new folder to be used from there."""
+    """Copy a run's original source and weights into a new folder, ready to use."""
     import shlex
     from pathlib import Path
 
@@ -87,7 +90,7 @@ def checkout(options: argparse.Namespace) -> None:
 
 
 def delete(options: argparse.Namespace) -> int:
-    """Move runs into the trash, bring them back from there, or remove them from it for good.
+    """Move runs to the trash, restore them, or remove them permanently.
 
     Exit code 1 if the answer to the question is no.
     """
@@ -97,7 +100,7 @@ def delete(options: argparse.Namespace) -> int:
 
     folder = Place.default(options.runs).runs
     if not options.names and not options.purge:
-        raise RunError("delete: found no RUN, wanted some, or --purge to empty the trash.")
+        raise RunError("delete: found no RUN, expected some, or --purge to empty the trash.")
     if options.restore:
         found = trash.trashed(options.names, folder)
         return _tell(options, "restored", [str(trash.restore(run)) for run in found])
@@ -121,7 +124,7 @@ def _agreed(question: str, found: Sequence["Run"]) -> bool:
     """Ask, with the names of the runs. Raises RunError where nobody can answer."""
     names = ", ".join(run.name for run in found)
     if not sys.stdin.isatty():
-        raise RunError(f"delete: nobody is here to ask; with --yes it would {question}: {names}.")
+        raise RunError(f"delete: no terminal to ask on; with --yes it would {question}: {names}.")
     print(f"{question}: {names}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -1,4 +1,4 @@
-"""Verbs on a team's tree as a whole: how it begins, how it takes a newer engine."""
+"""Verbs on a team's tree: create it, upgrade its engine."""
 
 import argparse
 import json
@@ -140,7 +140,7 @@ def _bits(kept: Mapping[str, Any], after: "Golden") -> "Bits":
 
 
 def _refresh(root: Path, say: Callable[[str], None]) -> None:
-    """Bring .venv to the new lock, if this process runs in it."""
+    """Update .venv to the new lock, if this process runs in it."""
     if Path(sys.prefix) == root / ".venv":
         say("bringing .venv to Pipfile.lock")
         subprocess.run([root / "workbench", "--version"], stdout=subprocess.DEVNULL)

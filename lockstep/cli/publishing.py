@@ -108,7 +108,7 @@ def audit(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        rows = [["ok" if one.ok else "MEND", one.check, one.found] for one in findings]
+        rows = [["ok" if one.ok else "FIX", one.check, one.found] for one in findings]
         console.table(["", "check", "found"], rows)
     return 0 if all(finding.ok for finding in findings) else 1
 

@@ -1,4 +1,4 @@
-"""Verbs on runs that are there: list, put side by side, make again."""
+"""Verbs on existing runs: list, compare, reproduce."""
 
 import argparse
 import functools
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_to(verbs: Verbs) -> None:
     """Add runs, compare, diff and reproduce."""
     verb = verbs.add(runs, runs=True)
-    verb.add_argument("--all", action="store_true", help="not only 50")
+    verb.add_argument("--all", action="store_true", help="list all, not only 50")
     verb.add_argument("--model", metavar="MODEL", help="only of this model")
     text = "only where this holds, as test.accuracy>0.92 or training.lr==0.1; may be repeated"
     verb.add_argument("--where", action="append", default=[], metavar="CONDITION", help=text)
@@ -30,14 +30,21 @@ def add_to(verbs: Verbs) -> None:
     verb = verbs.add(compare, runs=True)
     verb.add_argument("a", metavar="A")
     verb.add_argument("b", metavar="B")
-    verb.add_argument("--report", metavar="FILE", help="write a page that shows where they part")
+    verb.add_argument(
+        "--report", metavar="FILE", help="write a page that shows where they first differ"
+    )
     verb = verbs.add(diff, runs=True)
     verb.add_argument("a", metavar="A")
     verb.add_argument("b", metavar="B")
     verb.add_argument("--source", action="store_true", help="print the source's unified diff")
     verb = verbs.add(reproduce, runs=True)
     verb.add_argument("run", metavar="RUN")
-    verb.add_argument("--steps", type=count, metavar="N", help="train only so far")
+    verb.add_argument("--steps", type=count, metavar="N", help="train only this many steps")
+    verb.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the command line of another engine that this checkout does not know",
+    )
     add_image(verb)
 
 
@@ -72,7 +79,7 @@ def runs(options: argparse.Namespace) -> None:
 def _chosen(
     runs: list["Run"], options: argparse.Namespace
 ) -> list[Callable[[], Mapping[str, Any]]]:
-    """What makes the line of each run that the options choose, in their order.
+    """Return the line of each run that the options choose, in their order.
 
     A line also has the settings and metrics that the options name.
     """
@@ -104,7 +111,7 @@ def _refuse_unknown_model(name: str, runs: list["Run"]) -> None:
 
 
 def _settings() -> list[str]:
-    """The settings of all models that are here."""
+    """Return the settings of all models of the project."""
     import dataclasses
 
     from lockstep.config.experiment import Data, Training
@@ -116,7 +123,7 @@ def _settings() -> list[str]:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Say whether two runs have the same bits, or where they part and what explains it; or exit 1.
+    """Say whether two runs have the same bits, or where they first differ and why; or exit 1.
 
     From their files alone: nothing is trained.
     """
@@ -168,14 +175,22 @@ def reproduce(options: argparse.Namespace) -> int:
     run, watch = run_of(options.run, place.runs), console.watch()
     if options.image:
         words = ["reproduce", run.name, *(["--steps", str(options.steps)] if options.steps else [])]
+        words += ["--trust-code"] if options.trust_code else []
         return in_image(options, words, gpus=run.parts["profile"]["device"] == "cuda", keeps=True)
-    done = train_again(run, place.data, prepared(place.data / "arrays"), watch.say, options.steps)
+    done = train_again(
+        run,
+        place.data,
+        prepared(place.data / "arrays"),
+        watch.say,
+        options.steps,
+        trust=options.trust_code,
+    )
     if options.json:
         print(json.dumps(done.as_dict(), indent=2))
         return 0 if done.found.same else 1
     _print_comparison(done.found)
     if not done.found.same:
-        print(f"reproduced run  {done.kept}\nwhere they part  {done.page}")
+        print(f"reproduced run  {done.kept}\ndifferences     {done.page}")
     return 0 if done.found.same else 1
 
 

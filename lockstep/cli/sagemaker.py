@@ -1,4 +1,4 @@
-"""The verb that puts a run onto SageMaker, and takes it off."""
+"""The verb that deploys a run to SageMaker and deletes the deployment."""
 
 import argparse
 import json
@@ -29,13 +29,13 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument("--image", metavar="URI", help=text)
     text = "a parameter of lockstep/sagemaker/stack.yaml; may be repeated"
     verb.add_argument("--set", action="append", default=[], metavar="PARAMETER=VALUE", help=text)
-    verb.add_argument("--dry-run", action="store_true", help="only tell what would change")
+    verb.add_argument("--dry-run", action="store_true", help="only show what would change")
     text = "delete the stack; the bundles in the bucket stay"
     verb.add_argument("--delete", action="store_true", help=text)
 
 
 def deploy(options: argparse.Namespace) -> int:
-    """Put a finished run onto SageMaker, by a CloudFormation stack; exit 1 if that failed."""
+    """Deploy a finished run to SageMaker by a CloudFormation stack; exit 1 if that fails."""
     from lockstep.ground import console
     from lockstep.ground.storage import open_storage
     from lockstep.sagemaker import endpoint
@@ -159,7 +159,7 @@ def _move(outcome: "Outcome", stack: "Stack") -> str:
         return "it was rolled back, and answers as before."
     delete = f"`invoke deploy --delete --stack {stack.name}`"
     if outcome.status == "ROLLBACK_COMPLETE":
-        return f"all that was made is gone again; mend that, then {delete} and deploy anew."
+        return f"everything created was removed; fix that, then {delete} and deploy again."
     return f"it is {outcome.status}, look at it in CloudFormation, or {delete}."
 
 
@@ -171,7 +171,7 @@ def _delete(options: argparse.Namespace, name: str) -> int:
     words = ("run", "bucket", "image", "set", "dry_run")
     if given := [word.replace("_", "-") for word in words if vars(options)[word]]:
         raise DeploymentError(
-            f"deploy --delete: found {given[0]} as well, wanted --stack NAME alone."
+            f"deploy --delete: found {given[0]} as well, expected --stack NAME alone."
         )
     watch = console.watch()
     try:
@@ -186,7 +186,7 @@ def _delete(options: argparse.Namespace, name: str) -> int:
         print(json.dumps({"stack": name, **vars(outcome), "kept": kept}, indent=2))
     if outcome.action == "failed":
         print(
-            f"error: stack {name}: {outcome.reason}; it is {outcome.status}, mend that and run the "
+            f"error: stack {name}: {outcome.reason}; it is {outcome.status}, fix that and run the "
             "same command again.",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""The verb that lets an editor know what recipes and catalog files may say."""
+"""The verb that writes the editor's schemas of recipes and catalog files."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ def schema(options: argparse.Namespace) -> None:
 
 
 def refresh(model: str) -> None:
-    """Bring the editor's schemas up to a model's Config, where they are used; or warn."""
+    """Update the editor's schemas to a model's Config, where they are used; or warn."""
     from lockstep.config import editor
 
     try:

@@ -34,7 +34,7 @@ def serve(options: argparse.Namespace) -> None:
     if given is None:
         if len(found := runs(folder)) != 1:
             raise RunError(
-                f"serve: found {len(found)} runs in {folder}, wanted one, or the name of one; "
+                f"serve: found {len(found)} runs in {folder}, expected one, or the name of one; "
                 "serve RUN, or LOCKSTEP_RUN=RUN (`invoke runs` lists all)."
             )
         given = found[0].name

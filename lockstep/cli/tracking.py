@@ -12,14 +12,14 @@ def add_to(verbs: Verbs) -> None:
     verb = verbs.add(track, runs=True)
     how = verb.add_mutually_exclusive_group()
     how.add_argument("--sync", action="store_true", help="send what is missing (the default)")
-    how.add_argument("--follow", action="store_true", help="and go on until no run is running")
+    how.add_argument("--follow", action="store_true", help="keep sending until no run is running")
     verb.add_argument("--started-by", type=int, default=0, help=argparse.SUPPRESS)
     verb = verbs.add(ui, json=False, runs=True)
     verb.add_argument("--port", type=port, default=5000, help="where it listens")
 
 
 def track(options: argparse.Namespace) -> None:
-    """Send to MLflow what it lacks of the runs, each thing exactly once."""
+    """Send what MLflow lacks of the runs, each item exactly once."""
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.tracking import follower, view

@@ -46,7 +46,7 @@ def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Sour
 
 
 def train(options: argparse.Namespace) -> int:
-    """Start a run, go on with it, or report it if it is finished."""
+    """Start a run, resume it, or report it if it is finished."""
     if options.workers is not None:
         options.overrides.append(f"training.workers={options.workers}")
     experiment, _ = resolved(options)
@@ -58,7 +58,7 @@ def train(options: argparse.Namespace) -> int:
     followed = not launch.is_watched() and not launch.rank() and follower.start(folder)
     code = _train(options, experiment)
     if followed and (problem := follower.problem(folder)):
-        print(f"warning: not to be seen in MLflow yet: {problem}", file=sys.stderr)
+        print(f"warning: not in MLflow yet: {problem}", file=sys.stderr)
     return code
 
 
@@ -89,7 +89,7 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
         return 0
     receipt = run.receipt
     if receipt is None:
-        print(f"run {run.folder}\n{run.state}, as told by --until")
+        print(f"run {run.folder}\n{run.state}, as --until says")
     elif options.json:
         print((run.folder / "receipt.json").read_text(), end="")
     else:
@@ -114,19 +114,19 @@ def evaluate(options: argparse.Namespace) -> int:
     predictor = loading.predictor(run)
     from lockstep.run.story import evaluate_run  # loads torch, for which the profile now stands
 
-    found, wanted = evaluate_run(run, predictor, place, console.watch())
+    found, expected = evaluate_run(run, predictor, place, console.watch())
     if options.json:
-        print(json.dumps({"test": found, "as_in_receipt": found == wanted}, indent=2))
+        print(json.dumps({"test": found, "as_in_receipt": found == expected}, indent=2))
     else:
         print(
             f"test accuracy {found['accuracy']:.4f}  f1 {found['f1']:.4f}  loss {found['loss']:.4f}"
         )
-        print("as in the receipt" if found == wanted else "NOT as in the receipt")
-    return 0 if found == wanted else 1
+        print("as in the receipt" if found == expected else "NOT as in the receipt")
+    return 0 if found == expected else 1
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Label files, or texts, with the model of a run, in the order given."""
+    """Label files or texts with the model of a run, in order."""
     from lockstep.ground.place import Place
     from lockstep.loading import find, predictor
 

@@ -1,4 +1,4 @@
-"""How a verb of the command line is made: a function, its sentence, its options."""
+"""The parts of a verb: a function, its help text, its options."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Verbs:
-    """The verbs of a parser; each is a function that gets the options and gives the exit code."""
+    """The verbs of a parser; each is a function from the options to the exit code."""
 
     def __init__(self, parser: argparse.ArgumentParser):
         self._verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -85,7 +85,7 @@ def attached(words: Sequence[str]) -> list[str]:
 
 
 def elsewhere(error: WriteError, options: argparse.Namespace) -> WriteError:
-    """The error, with what names another place for that which cannot be written."""
+    """Return the error with the option that names another place to write to."""
     from lockstep.ground.place import Place
 
     place, path = Place.default(options.runs if "runs" in options else None), error.path.resolve()
@@ -119,7 +119,7 @@ def port(text: str) -> int:
 
 
 def add_recipe(verb: argparse.ArgumentParser) -> None:
-    """What names an experiment: a recipe, overrides, a seed."""
+    """Add the options that name an experiment: a recipe, overrides, a seed."""
     text = "a model, and one of its recipes (default: base)"
     verb.add_argument("recipe", nargs="?", default="", metavar="MODEL[/RECIPE]", help=text)
     text = "a setting, as training.lr=0.01; `invoke config` lists all"
@@ -129,11 +129,11 @@ def add_recipe(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--recipe", dest="recipe_name", metavar="RECIPE", help="base if left out")
     text = "the same as KEY=VALUE; may be repeated"
     verb.add_argument("--set", dest="sets", action="append", metavar="KEY=VALUE", help=text)
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="decides all chance")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of all random numbers")
 
 
 def name_recipe(options: argparse.Namespace) -> None:
-    """Bring what ``add_recipe`` added into one form: ``recipe`` as MODEL/RECIPE, ``overrides``.
+    """Normalise the options of ``add_recipe``: ``recipe`` as MODEL/RECIPE, ``overrides``.
 
     Raises SettingError if two models or recipes are named, ModelError if none is and there are
     several.

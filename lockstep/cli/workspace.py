@@ -40,7 +40,7 @@ def doctor(options: argparse.Namespace) -> int:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{'ok  ' if finding.ok else 'MEND'}  {finding.name}: {finding.text}")
+            print(f"{'ok  ' if finding.ok else 'FIX '}  {finding.name}: {finding.text}")
     return 0 if all(finding.ok for finding in findings) else 1
 
 

@@ -36,7 +36,7 @@ class Budget:
     bound: float
 
     @property
-    def wanted(self) -> str:
+    def condition(self) -> str:
         """The bound for people: ``>= 0.92``."""
         return f"{self.operator} {self.bound:.15g}"
 

@@ -56,7 +56,7 @@ def resolve(
             if isinstance(bound, str):
                 problem = bound
             else:
-                accept[name] = bound.wanted
+                accept[name] = bound.condition
         elif key in known:
             try:
                 values[section][name] = settings[section][name].convert(source.value)

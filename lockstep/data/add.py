@@ -1,4 +1,4 @@
-"""A team's own data set: looked at as a whole, then put into store and catalog, or not at all."""
+"""Adding a data set of the team: checked completely, then stored and cataloged, or not at all."""
 
 import dataclasses
 import re
@@ -26,7 +26,7 @@ TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be added, under which name, and how it is to be read.
+    """What to add, under which name, and how to read it.
 
     ``size`` (height, width) and ``rgb`` are for pictures, the columns for tables; ``validation``
     and ``test`` are the shares of those splits.
@@ -50,15 +50,15 @@ class Request:
 def add(
     request: Request, data: Path, folder: Path, say: Callable[[str], None]
 ) -> tuple[Entry, bool]:
-    """Copy a data set into the store and write its version into the catalog; whether it is new.
+    """Copy a data set into the store and its version into the catalog; return whether it is new.
 
-    Raises DataError with all that is wrong, each with file and row, and then changes nothing.
+    Raises DataError with every problem, each with file and row, and then changes nothing.
     """
     _refuse_nonsense(request)
     store = Store(data)
     with write_errors(store.folder):
         store.folder.mkdir(parents=True, exist_ok=True)
-        for path in store.folder.glob(".adding-*"):  # of one that was killed
+        for path in store.folder.glob(".adding-*"):  # left by a killed process
             remove_abandoned(path)
         with (
             tempfile.TemporaryDirectory(prefix=".adding-", dir=store.folder) as packed,
@@ -81,7 +81,7 @@ def add(
 
 
 def read_as(entry: Entry, path: Path) -> tuple[Examples, Problems]:
-    """Files that are not in the store, read as a version of the catalog is."""
+    """Read files outside the store as a version of the catalog is read."""
     problems = Problems()
     with tempfile.TemporaryDirectory() as packed:
         if entry.decoder == "pictures":
@@ -97,11 +97,12 @@ def read_as(entry: Entry, path: Path) -> tuple[Examples, Problems]:
 def _refuse_nonsense(request: Request) -> None:
     if not re.fullmatch(catalog.NAME, request.name):
         raise DataError(
-            f"--name: found {request.name!r}, wanted small letters, digits, dots, dashes and _."
+            f"--name: found {request.name!r}, expected lowercase letters, digits, dots, dashes"
+            " and _."
         )
     if min(request.validation, request.test) <= 0 or request.validation + request.test >= 1:
         raise DataError(
-            f"--validation, --test: found {request.validation} and {request.test}, wanted shares "
+            f"--validation, --test: found {request.validation} and {request.test}, expected shares "
             "above 0 that leave some for training."
         )
 
@@ -109,12 +110,12 @@ def _refuse_nonsense(request: Request) -> None:
 def _recognised(
     request: Request, packed: Path, say: Callable[[str], None]
 ) -> tuple[str, dict[str, Any], dict[str, Path]]:
-    """The decoder for what lies there, what that needs to know, and the files by their names."""
+    """Return the decoder for a path, its parameters, and the files by name."""
     path, shares = request.path, {"validation": request.validation, "test": request.test}
     if path.is_file() and path.suffix in TABLES:
         if not request.label or bool(request.text) == bool(request.numbers):
             raise DataError(
-                f"{path}: a table wants --label COLUMN and either --text COLUMN or --numbers "
+                f"{path}: a table needs --label COLUMN and either --text COLUMN or --numbers "
                 "COLUMN, for each column that is an input."
             )
         columns = {"text": list(request.text), "numbers": list(request.numbers)}
@@ -122,26 +123,26 @@ def _recognised(
         reading |= {"label": request.label} | ({"id": request.id} if request.id else {})
         return "table", reading | {"shares": shares}, {path.name: path}
     if path.is_dir() and (pairs := raw.pairs(path)):
-        if "test" in pairs:  # its makers have drawn that split
+        if "test" in pairs:  # the makers' own split
             del shares["test"]
         found = {name: path / name for pair in pairs.values() for name in pair}
         listed = {split: list(pair) for split, pair in pairs.items()}
         return "arrays", {"pairs": listed, "shares": shares}, found
     if path.is_dir() and archive.classes(path):
         if not request.size:
-            raise DataError(f"{path}: a folder of pictures wants --size HEIGHTxWIDTH.")
+            raise DataError(f"{path}: a folder of pictures needs --size HEIGHTxWIDTH.")
         say(f"packing {len(archive.classes(path)):,} classes of pictures")
         reading = {"size": list(request.size), "rgb": request.rgb, "shares": shares}
         return "pictures", reading, _packed(path, packed)
     raise DataError(
-        f"{path}: found {'nothing' if not path.exists() else 'no data set'}, wanted a table "
+        f"{path}: found {'nothing' if not path.exists() else 'no data set'}, expected a table "
         f"({', '.join(TABLES)}), a folder with a folder of pictures for each class, or a folder "
         "with inputs.npy and labels.npy or such IDX files."
     )
 
 
 def _packed(path: Path, folder: Path) -> dict[str, Path]:
-    """An archive for each class of pictures, made in a folder."""
+    """Write an archive for each class of pictures into a folder."""
     found = {archive.name_of(one): folder / f"{n}" for n, one in enumerate(archive.classes(path))}
     for one in archive.classes(path):
         archive.pack(one, found[archive.name_of(one)])
@@ -155,7 +156,7 @@ def _looked_at(
     paths: dict[str, Path],
     files: tuple[SourceFile, ...],
 ) -> Entry:
-    """The entry of a data set that can be trained on. Raises DataError with all that is wrong."""
+    """Return the entry of a trainable data set. Raises DataError with every problem."""
     texts = request.title or request.name, request.licence or "unknown", request.origin or "unknown"
     draft = Entry(request.name, *texts, decoder, (), (), {}, files, reading)
     problems = Problems()
@@ -181,15 +182,15 @@ def _value(label: str) -> int:
 def _inspect(
     examples: Examples, rows: dict[str, Any], name: str, problems: Problems, *, unique: bool
 ) -> None:
-    """Report what no single row can know: classes, ids, the same input in two splits."""
+    """Report problems across rows: classes, ids, the same input in two splits."""
     counts = Counter(examples.labels)
     if len(counts) < 2 and (counts or not problems):
         found = f"one class only ({next(iter(counts))})" if counts else "no rows"
-        problems.add(name, f"has {found}, wanted two classes or more")
+        problems.add(name, f"has {found}, expected two classes or more")
     for label, count in sorted(counts.items()):
         if count < len(catalog.SPLITS):
-            wanted = f"wanted {len(catalog.SPLITS)} or more, one for each split"
-            problems.add(name, f"class {label} has {count} row{'s' * (count > 1)}, {wanted}")
+            expected = f"expected {len(catalog.SPLITS)} or more, one for each split"
+            problems.add(name, f"class {label} has {count} row{'s' * (count > 1)}, {expected}")
     split_of = {int(row): split for split in rows for row in rows[split]}
     first: dict[bytes, int] = {}
     ids: dict[bytes, int] = {}
@@ -215,7 +216,7 @@ def _keep(
     newer: bool,
     request: Request,
 ) -> None:
-    """Put the files into the store, then the version into the catalog; or leave neither."""
+    """Put the files into the store, then the version into the catalog; or neither."""
     put: list[Path] = []
     try:
         for file in entry.files:
@@ -224,7 +225,7 @@ def _keep(
         path = folder / f"{entry.name}.yaml"
         before = path.read_text() if newer else None
         text = _written(entry, before, request)
-        catalog.parsed(path, text)  # so that no edit of the file by hand spoils it
+        catalog.parsed(path, text)  # refuses a file that a manual edit broke
         write_atomically(path, text.encode())
     except BaseException:
         for one in put:
@@ -234,7 +235,7 @@ def _keep(
 
 
 def _written(entry: Entry, before: str | None, request: Request) -> str:
-    """The text of the catalog's file, with the new version above those that it has."""
+    """Return the text of the catalog's file, with the new version on top."""
     version = {
         "version": entry.digest,
         "decoder": entry.decoder,
@@ -250,17 +251,17 @@ def _written(entry: Entry, before: str | None, request: Request) -> str:
     if before is None:
         head = {"title": entry.title, "licence": entry.licence, "origin": entry.origin}
         return _yaml(head, flow=False) + "versions:\n" + _yaml([version])
-    # What is said of this version alone stands in it; the rest of the file stays as people left it.
+    # What applies to this version alone goes into it; the rest of the file stays unchanged.
     said = {key: getattr(request, key) for key in ("title", "licence", "origin")}
     version |= {key: text for key, text in said.items() if text}
     mark = "\nversions:\n"
     if before.count(mark) != 1:
-        raise DataError(f"catalog {entry.name}: found no line `versions:` of its own; mend it.")
+        raise DataError(f"catalog {entry.name}: line `versions:` not found; add it.")
     return before.replace(mark, mark + _yaml([version]))
 
 
 def _yaml(value: Any, *, flow: bool | None = None) -> str:
-    """YAML for people: what holds no other collection in one line, unless ``flow`` is false."""
+    """Return readable YAML: flat collections in one line, unless ``flow`` is false."""
     text: str = yaml.safe_dump(
         value, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=100
     )

@@ -19,20 +19,20 @@ _SUFFIX = ".zip"
 
 
 def classes(folder: Path) -> list[Path]:
-    """The folders of the classes; hidden ones are none."""
+    """Return the folders of the classes, without hidden ones."""
     found = (path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     return sorted(found, key=lambda path: path.name)
 
 
 def members(folder: Path) -> list[Path]:
-    """The files of a class, in their order; hidden ones are left out."""
+    """Return the files of a class in order, without hidden ones."""
     found = (path for path in folder.rglob("*") if path.is_file())
     inside = [path for path in found if not any(p[0] == "." for p in _inside(path, folder))]
     return sorted(inside, key=lambda path: _inside(path, folder))
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Put a class into an archive; the same files give the same bytes on every machine.
+    """Write a class into an archive; the same files give the same bytes on every machine.
 
     Stored, not deflated: pictures are packed already, and zlibs differ.
     """
@@ -48,9 +48,9 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def read(paths: dict[str, Path], size: tuple[int, int], rgb: bool, problems: Problems) -> Examples:
-    """The pictures of all classes, scaled to ``size``: uint8 (rows, height, width) or (..., 3).
+    """Decode the pictures of all classes to ``size``: uint8 (rows, height, width) or (..., 3).
 
-    The label is the archive's name. What is no readable picture goes to ``problems``.
+    The label is the archive's name. Unreadable pictures go to ``problems``.
     """
     inputs, labels, contents, places = [], [], [], []
     for name, path in paths.items():
@@ -68,14 +68,14 @@ def read(paths: dict[str, Path], size: tuple[int, int], rgb: bool, problems: Pro
                     contents.append(hashlib.sha256(content).digest())
                     places.append(place)
         except (zipfile.BadZipFile, NotImplementedError) as error:
-            problems.add(name, f"is no archive of pictures ({error})")
+            problems.add(name, f"is not an archive of pictures ({error})")
     shape = (*size, 3) if rgb else size
     array = np.stack(inputs) if inputs else np.zeros((0, *shape), np.uint8)
     return Examples(array, labels, contents, contents, places)
 
 
 def name_of(folder: Path) -> str:
-    """The name of a class's archive."""
+    """Return the name of a class's archive."""
     return folder.name + _SUFFIX
 
 

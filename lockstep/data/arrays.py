@@ -50,13 +50,13 @@ def open_dataset(
 
 
 def prepared(folder: Path) -> list[str]:
-    """The digests of the data sets whose arrays lie ready in a folder, unchecked."""
+    """Return the digests of the data sets whose arrays are in a folder, unchecked."""
     manifests = [path.read_bytes() for path in folder.glob("*/manifest.json")]
     return [digest_of(canonical_json(json.loads(content))) for content in manifests]
 
 
 def _name(entry: Entry) -> str:
-    """Named by all that decides the arrays: the files' digests and the code that decodes them."""
+    """Name the arrays by what decides them: the files' digests and the decoding code."""
     code = [digest_of(path) for path in decoding.FILES]
     return digest_of(canonical_json([entry.digest, code]))[:32]
 
@@ -73,7 +73,7 @@ def _prepare(
             for kind, array in zip(("inputs", "labels"), pair, strict=True):
                 path = part / f"{split}-{kind}.npy"
                 with path.open("wb") as file:
-                    # Not by write_array, which gives no reason when the disk is full.
+                    # Not write_array, which gives no reason when the disk is full.
                     values = np.ascontiguousarray(array)
                     head = np.lib.format.header_data_from_array_1_0(values)
                     np.lib.format.write_array_header_1_0(file, head)
@@ -108,14 +108,14 @@ def _verify(entry: Entry, home: Path, manifest: dict[str, Any], say: Callable[[s
     with held(home, say):
         if present == _checked(home):  # another process may have been faster
             return
-        for name, wanted in manifest["sha256"].items():
+        for name, expected in manifest["sha256"].items():
             found = digest_of(home / name) if present[name] else "none"
-            if found != wanted:
+            if found != expected:
                 raise DataError(
-                    f"data {entry.name}: {home / name} is altered (sha256 {found[:12]}, wanted "
-                    f"{wanted[:12]}); remove the folder {home} and it is prepared again."
+                    f"data {entry.name}: {home / name} is altered (sha256 {found[:12]}, expected "
+                    f"{expected[:12]}); remove the folder {home} and it is prepared again."
                 )
-        with suppress(WriteError):  # where this cannot be noted, each opening hashes again
+        with suppress(WriteError):  # if this cannot be saved, each opening hashes again
             write_atomically(home / "checked.json", readable_json(present))
 
 

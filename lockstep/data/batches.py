@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step, shard): nothing is remembered between two of them."""
+"""Batches as a function of (seed, step, shard), without state between them."""
 
 import signal
 from collections.abc import Callable, Generator, Iterable
@@ -41,7 +41,7 @@ class Batches:
         self._ahead = (0, 0, np.empty(0, np.int64))  # epoch, first position, ids from there on
 
     def ids(self, step: int) -> NDArray[np.int64]:
-        """The samples of a step, in the order that the run sees them."""
+        """Return the samples of a step, in the order that the run sees them."""
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size
         stop = min(start + self.batch_size, len(self.split))
@@ -54,22 +54,22 @@ class Batches:
         return ids[start - first : stop - first]
 
     def ids_digest(self, step: int) -> int:
-        """The fingerprint of a step's ids, 64 bits."""
+        """Return the fingerprint of a step's ids, 64 bits."""
         return xxhash.xxh3_64_intdigest(self.ids(step).data)
 
     def at(self, step: int, shard: int) -> Batch:
-        """One shard of the batch of a step; empty if the batch has fewer samples than shards."""
+        """Return one shard of a step's batch; empty if the batch has fewer samples than shards."""
         ids = self.ids(step)
         start, stop = (len(ids) * edge // self.shards for edge in (shard, shard + 1))
         chosen = ids[start:stop]
         key = key_of(self.seed, "augment", step, shard)
         self._generator.manual_seed(key)
-        reseed(key)  # for what draws from no generator that it was given
+        reseed(key)  # for code that draws from global generators
         labels = torch.from_numpy(self.split.labels[chosen])
         return self.encode(self.split.inputs[chosen], self._generator), labels
 
     def steps(self, first: int, last: int, block: range, loaders: int = 0) -> Steps:
-        """Each step from ``first`` up to ``last``: its number of samples and the block's shards.
+        """Yield the steps from ``first`` up to ``last``: number of samples and the block's shards.
 
         With ``loaders``, background processes assemble them: the path for examples that need
         Python, one by one, to decode. A batch is a function of its place, so it has the same bits
@@ -84,7 +84,7 @@ class Batches:
         return self._loaded(_Steps(self, first, last, block), loaders)
 
     def _loaded(self, steps: "_Steps", loaders: int) -> Steps:
-        # No batch size: it hands over whole steps as they come from the data set.
+        # No batch size: each item of the data set is a whole step already.
         for step in DataLoader(steps, None, num_workers=loaders, worker_init_fn=_leave_signals):
             if isinstance(step, LockstepError):
                 raise step
@@ -121,7 +121,7 @@ class _Steps(Dataset[Step | LockstepError]):
 
 @dataclass(frozen=True)
 class Blocks:
-    """A split from its first row to its last in blocks of ``size`` rows, for evaluation."""
+    """A split in order, in blocks of ``size`` rows, for evaluation."""
 
     split: Split
     encode: Callable[[NDArray[Any]], torch.Tensor]

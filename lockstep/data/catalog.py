@@ -1,4 +1,4 @@
-"""What data sets there are: a file for each, with its versions, known by digests.
+"""The catalog of data sets: a file for each, with its versions and their digests.
 
 ``data/<name>.yaml`` in the project's package has title, licence and origin, and under ``versions``
 what decides the arrays, the newest first. An address is only a place to look: ``package:`` is a
@@ -22,7 +22,7 @@ NAME = r"[a-z0-9][a-z0-9._-]*"
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as its makers published it, known by its digest; ``size`` in bytes.
+    """A file as its makers published it, with its digest; ``size`` in bytes.
 
     An address that ends in ``/`` is a folder that holds the file under its name.
     """
@@ -37,8 +37,8 @@ class SourceFile:
 class Entry:
     """A version of a data set; ``rows`` counts the examples of each split.
 
-    ``counts`` has those of each label, for people.
-    ``reading`` is what the decoder needs to know besides: columns, shares of the splits.
+    ``counts`` has the examples of each label, for people.
+    ``reading`` has the decoder's parameters: columns, shares of the splits.
     """
 
     name: str
@@ -55,24 +55,24 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """The version: what decides the decoded arrays, as far as the catalog knows it."""
+        """The version: a digest of what the catalog says that decides the arrays."""
         files = [[file.name, file.sha256] for file in self.files]
         parts = [files, self.decoder, self.rows, self.shape, self.labels]
         return digest_of(canonical_json([*parts, *([self.reading] if self.reading else [])]))
 
     @property
     def reference(self) -> str:
-        """What names this version, also when there are newer ones: ``digits@``, 8 hex digits."""
+        """The permanent name of this version: ``digits@`` and 8 hex digits."""
         return f"{self.name}@{self.digest[:8]}"
 
 
 def names(catalog: Path | None = None) -> list[str]:
-    """The data sets of the catalog, in the order of the alphabet."""
+    """Return the data sets of the catalog, in alphabetical order."""
     return sorted(path.stem for path in (catalog or here().catalog).glob("*.yaml"))
 
 
 def file_of(reference: str, catalog: Path | None = None) -> Path:
-    """The file of the catalog that a reference is looked up in. Raises DataError as ``entry``."""
+    """Return the catalog's file for a reference. Raises DataError as ``entry`` does."""
     name, known = reference.partition("@")[0], names(catalog)
     if name not in known:
         raise DataError(
@@ -83,25 +83,25 @@ def file_of(reference: str, catalog: Path | None = None) -> Path:
 
 
 def versions(name: str, catalog: Path | None = None) -> list[Entry]:
-    """All versions of a data set, the newest first. Raises DataError for an unreadable file."""
+    """Return a data set's versions, the newest first. Raises DataError for an unreadable file."""
     path = file_of(name, catalog)
     return parsed(path, path.read_text())
 
 
 def parsed(path: Path, text: str) -> list[Entry]:
-    """The versions in the text of a catalog's file. Raises DataError, with its path, for others."""
+    """Parse the versions in a catalog file's text. Raises DataError, with its path."""
     try:
         known = yaml.safe_load(text)
         return [_entry(path.stem, known, version) for version in known["versions"]]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{path}: is no entry of the catalog ({reason}); mend it.") from error
+        raise DataError(f"{path}: is not an entry of the catalog ({reason}); fix it.") from error
 
 
 def entry(reference: str, catalog: Path | None = None) -> Entry:
-    """The newest version of a data set, or the one that is meant by ``NAME@VERSION``.
+    """Return the newest version of a data set, or the one that ``NAME@VERSION`` names.
 
-    Raises DataError for an unknown one, with the nearest name or the versions that there are.
+    Raises DataError for an unknown one, with the nearest name or the existing versions.
     """
     name, at, version = reference.partition("@")
     known = versions(name, catalog)
@@ -111,7 +111,7 @@ def entry(reference: str, catalog: Path | None = None) -> Entry:
     if re.fullmatch("[0-9a-f]{8,64}", version) and found:
         return found[0]
     raise DataError(
-        f"data.name: {reference}: no such version, wanted 8 or more hex digits of one of "
+        f"data.name: {reference}: no such version, expected 8 or more hex digits of one of "
         f"{', '.join(one.reference for one in known)}"
     )
 
@@ -123,7 +123,7 @@ def _entry(name: str, known: dict[str, Any], version: dict[str, Any]) -> Entry:
         for file in fields["files"]
     )
     lists = {key: tuple(fields.get(key, ())) for key in ("shape", "labels", "counts")}
-    digest = fields.pop("version", None)  # written by `data add` for who reads the file
+    digest = fields.pop("version", None)  # written by `data add`, for readers of the file
     found = Entry(**(fields | lists | {"name": name, "files": files}))
     if digest not in (None, found.digest):
         raise DataError(

@@ -1,4 +1,4 @@
-"""A prepared data set, as training sees it: splits of arrays that lie on disk."""
+"""A prepared data set, as training sees it: splits of arrays on disk."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class Split:
 class Dataset:
     """A prepared data set; ``digest`` stands for every byte of its arrays.
 
-    ``version`` is what names it in the catalog for good: ``digits@`` and the version's digest.
+    ``version`` is its permanent name in the catalog: ``digits@`` and the version's digest.
     """
 
     name: str

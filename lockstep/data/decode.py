@@ -1,4 +1,4 @@
-"""Turns the files of a data set into arrays, one function for each published format."""
+"""Decoding the files of a data set into arrays, one function for each format."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +24,8 @@ def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     """The examples of each split as ``(inputs, labels)``.
 
     Raises DataError if a file does not hold what the catalog says: another shape, another number
-    of rows, none at all, or a label that is not in the list; for a data set that was added, with
-    all that is wrong, each with its file and row.
+    of rows, none at all, or a label that is not in the list; for an added data set, with
+    every problem, each with its file and row.
     """
     if entry.decoder in READERS:
         splits = _split(entry, paths)
@@ -74,7 +74,7 @@ def _digits(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     try:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8).reshape(-1, 65)
     except ValueError as error:
-        raise DataError(f"{path}: is no table of 65 numbers from 0 to 255 ({error}).") from error
+        raise DataError(f"{path}: is not a table of 65 numbers from 0 to 255 ({error}).") from error
     everything = (table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64))
     _check_pair(entry, "train", *everything)
     test = _stratified(everything[1], entry.rows["test"])
@@ -107,13 +107,13 @@ def _arrays(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> E
     return raw.read(paths, entry.reading["pairs"], found)
 
 
-# Those that give examples with their places, which are then split by the catalog's shares ...
+# Those that return examples with their places, which the catalog's shares then split ...
 READERS: dict[str, Callable[[Entry, dict[str, Path], problems.Problems], Examples]] = {
     "table": _table,
     "pictures": _pictures,
     "arrays": _arrays,
 }
-# ... and those that give the splits as the makers of the data set, or this workbench, drew them.
+# ... and those that return the splits as their makers, or this workbench, drew them.
 DECODERS: dict[str, Callable[[Entry, dict[str, Path]], dict[str, Pair]]] = {
     "idx": _idx,
     "digits": _digits,
@@ -124,13 +124,13 @@ def _rows(pair: Pair, chosen: NDArray[np.bool_]) -> Pair:
     return pair[0][chosen], pair[1][chosen]
 
 
-def _stratified(labels: NDArray[np.int64], wanted: int) -> NDArray[np.bool_]:
-    """A mask that holds out ``wanted`` rows, from each class its share, always the same ones."""
+def _stratified(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Return a mask that holds out ``count`` rows, stratified by class, always the same ones."""
     shuffled = Order(len(labels), seed=0, epoch=0).at(0, len(labels))
     # Sorted by class, in shuffled order within a class, then every k-th row: each class gives its
     # share to within one row.
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    chosen = by_class[np.arange(wanted) * len(labels) // max(wanted, 1)]
+    chosen = by_class[np.arange(count) * len(labels) // max(count, 1)]
     mask = np.zeros(len(labels), bool)
     mask[chosen] = True
     return mask
@@ -138,16 +138,16 @@ def _stratified(labels: NDArray[np.int64], wanted: int) -> NDArray[np.bool_]:
 
 def _check(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[np.int64]) -> None:
     _check_pair(entry, split, inputs, labels)
-    found, wanted = inputs.shape, (entry.rows[split], *entry.shape)
-    if found != wanted:
+    found, expected = inputs.shape, (entry.rows[split], *entry.shape)
+    if found != expected:
         raise DataError(
-            f"data {entry.name}: {split} has inputs of shape {found}, the catalog says {wanted}; "
-            "correct the catalog or bring the right files."
+            f"data {entry.name}: {split} has inputs of shape {found}, the catalog says {expected}; "
+            "correct the catalog or add the right files."
         )
     if outside := sorted({int(label) for label in labels} - set(range(len(entry.labels)))):
         row = int(np.flatnonzero(labels == outside[0])[0])
         raise DataError(
-            f"data {entry.name}: row {row} of {split} has label {outside[0]}, wanted 0 to "
+            f"data {entry.name}: row {row} of {split} has label {outside[0]}, expected 0 to "
             f"{len(entry.labels) - 1}; correct the file or the labels in the catalog."
         )
 
@@ -158,5 +158,5 @@ def _check_pair(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[
     if labels.shape != inputs.shape[:1]:
         raise DataError(
             f"data {entry.name}: {split} has labels of shape {labels.shape} for inputs of shape "
-            f"{inputs.shape}, wanted one for each input; bring the right files."
+            f"{inputs.shape}, expected one for each input; add the right files."
         )

@@ -1,4 +1,4 @@
-"""What differs between two versions of a data set, or between any two data sets."""
+"""The difference between two versions of a data set, or any two data sets."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -42,7 +42,7 @@ class Difference:
         return not rows
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all of it for JSON."""
         return asdict(self)
 
 
@@ -54,7 +54,7 @@ def difference(a: str, b: str, folder: Path, fetch: Fetch) -> Difference:
     """
     on_disk = [Path(one).exists() and one not in catalog.names(folder) for one in (a, b)]
     if all(on_disk):
-        raise DataError(f"{a}, {b}: found two paths, wanted one version of the catalog at least.")
+        raise DataError(f"{a}, {b}: found two paths, expected one version of the catalog at least.")
     first = catalog.entry(b if on_disk[0] else a, folder)
     entries = first, first if on_disk[1] else catalog.entry(b, folder)
     sides, names = [], []
@@ -94,7 +94,7 @@ def _side(entry: Entry, path: Path | None, fetch: Fetch) -> _Side:
 
 
 def _decoded(entry: Entry, paths: dict[str, Path]) -> _Side:
-    """A data set whose decoder knows of no places: rows are counted within their split."""
+    """A data set whose decoder has no places: rows are counted within their split."""
     labels, contents, places = list[str](), list[bytes](), list[str]()
     split_of: dict[int, str] = {}
     splits = decode(entry, paths)

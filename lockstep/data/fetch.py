@@ -1,4 +1,4 @@
-"""Brings the files of a data set to this machine, each checked against its digest."""
+"""Downloading the files of a data set, each checked against its digest."""
 
 import functools
 import os
@@ -23,9 +23,9 @@ def fetch(
     say: Callable[[str], None] = print,
     bar: Callable[[str], Any] | None = None,
 ) -> dict[str, Path]:
-    """A path for each file of the data set, every one verified.
+    """Return a verified path for each file of the data set.
 
-    A good copy on this machine is used where it lies: in the folders of ``LOCKSTEP_DATA_PATH``, in
+    A good copy on this machine is used in place: in the folders of ``LOCKSTEP_DATA_PATH``, in
     ``/usr/share/datasets/<name>``, in a locked package, or in the store in the folder ``data``;
     else ``LOCKSTEP_DATA_REMOTE`` and then the mirrors are asked, for the store. A file is
     not hashed again while its size, time and inode stay. ``bar(name)`` may give pooch a progress
@@ -39,7 +39,7 @@ def fetch(
 
 
 def copies(entry: Entry, file: SourceFile, store: Store, *, again: bool = False) -> dict[Path, str]:
-    """The places on this machine where a file of its name lies, with the digest of what is there.
+    """Yield each path on this machine with a file of that name, and its digest.
 
     ``again`` hashes each of them, also if nothing seems to have changed.
     """
@@ -48,7 +48,7 @@ def copies(entry: Entry, file: SourceFile, store: Store, *, again: bool = False)
 
 
 def located(entry: Entry, store: Store) -> dict[str, Path]:
-    """A good copy of each file of the data set that is on this machine."""
+    """Return a good copy of each file of the data set that is on this machine."""
     found: dict[str, Path] = {}
     for file in entry.files:
         for path, digest in copies(entry, file, store).items():
@@ -75,7 +75,7 @@ def _fetched(
         tried.append(
             f"{path} is altered or truncated ({path.stat().st_size} bytes, sha256 {found[:12]})"
         )
-        say(f"warning: {tried[-1]}, wanted sha256 {file.sha256[:12]}; looking further")
+        say(f"warning: {tried[-1]}, expected sha256 {file.sha256[:12]}; looking further")
     if shared := os.environ.get(REMOTE):
         try:
             storage = remote(shared)
@@ -89,9 +89,9 @@ def _fetched(
         address += file.name if address.endswith("/") else ""
         try:
             return _downloaded(address, file, store, say, bar)
-        except WriteError:  # our own folder, not the mirror
+        except WriteError:  # of our own folder, not the mirror's
             raise
-        except Exception as error:  # whatever one mirror does, the next may be well
+        except Exception as error:  # whatever fails on one mirror, the next may work
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             tried.append(f"{address}: {reason[:160]}")
     raise DataError(

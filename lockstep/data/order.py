@@ -1,4 +1,4 @@
-"""The order of the samples: a permutation of each epoch that is evaluated, never stored."""
+"""The order of the samples: a permutation per epoch, computed and never stored."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 
 class Order:
-    """Which sample stands at a position of an epoch, for any position, in constant time.
+    """Return the sample at any position of an epoch, in constant time.
 
     A Feistel network (Luby and Rackoff, 1988) permutes the smallest power of two that holds
     ``size``; a result beyond ``size`` is permuted again until it falls inside (cycle walking, Black

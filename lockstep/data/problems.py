@@ -1,4 +1,4 @@
-"""What is wrong with files that people bring: collected, then told all at once."""
+"""Problems of a data set's files: collected, then reported all at once."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ _SHOWN = 20
 
 
 class Problems:
-    """Collects what is wrong, each with its place, until ``refuse`` tells all of it."""
+    """Collects problems, each with its place, until ``refuse`` reports all of them."""
 
     def __init__(self) -> None:
         self._found: list[tuple[str, str]] = []
@@ -17,15 +17,15 @@ class Problems:
         return bool(self._found)
 
     def add(self, place: str, text: str) -> None:
-        """``place`` is the file, with the row if it is about one; ``text`` found and wanted."""
+        """``place`` is the file, with the row if it is about one; ``text`` found and expected."""
         self._found.append((place, text))
 
     def take(self, others: "Problems") -> None:
-        """Add all that another one collected."""
+        """Add the problems that another one collected."""
         self._found += others._found
 
     def refuse(self, name: str) -> None:
-        """Raise DataError if there is any: a line for each of the first, and a count of the rest.
+        """Raise DataError if there are any: a line for each of the first, and a count of the rest.
 
         Problems of a whole file come first: they explain many of a row.
         """
@@ -38,5 +38,5 @@ class Problems:
             files = Counter(place.partition(", ")[0] for place, _ in rest)
             lines.append("and " + ", ".join(f"{n:,} more in {file}" for file, n in files.items()))
         count = "1 problem" if len(found) == 1 else f"{len(found):,} problems"
-        head = f"data {name}: {count}, and nothing was taken; mend the files and try again."
+        head = f"data {name}: {count}, and nothing was added; fix the files and try again."
         raise DataError("\n".join([head, *lines]))

@@ -17,10 +17,10 @@ _SUFFIXES = (".npy", "-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
 
 
 def pairs(folder: Path) -> dict[str, Pair]:
-    """The pairs in a folder: ``train`` and, where there are two, ``test``; empty if there is none.
+    """Return the pairs in a folder: ``train`` and, with two, ``test``; empty without any.
 
     A pair differs in its names by "inputs" or "images" and "labels" alone (and by the number of
-    axes in the names of IDX files); of two, that of the test begins with "test" or "t10k".
+    axes in the names of IDX files); the test pair begins with "test" or "t10k".
     """
     names = sorted(path.name for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
     stems: dict[str, dict[str, str]] = {}
@@ -53,18 +53,18 @@ def read(paths: dict[str, Path], parts: dict[str, Pair], problems: Problems) -> 
             problems.add(
                 names,
                 f"has {marks.dtype} of shape {marks.shape} for inputs of shape {values.shape}, "
-                "wanted a whole number or a text for each input",
+                "expected a whole number or a text for each input",
             )
             continue
         if values.dtype.kind not in "uif":
-            problems.add(images, f"has values of type {values.dtype}, wanted numbers")
+            problems.add(images, f"has values of type {values.dtype}, expected numbers")
             continue
         if values.dtype != np.uint8:
-            with np.errstate(over="ignore"):  # to infinity, which is told below
+            with np.errstate(over="ignore"):  # to infinity, which is reported below
                 values = values.astype(np.float32)
         good = np.isfinite(values.reshape(len(values), -1)).all(1)
         for row in np.flatnonzero(~good):
-            problems.add(f"{images}, row {row + 1}", "has NaN or infinity, wanted finite numbers")
+            problems.add(f"{images}, row {row + 1}", "has NaN or infinity, expected finite numbers")
         inputs.append(values[good])
         labels += [str(mark) for mark in marks[good].tolist()]
         places += [f"{images}, row {row + 1}" for row in np.flatnonzero(good)]
@@ -85,4 +85,4 @@ def _array(path: Path, name: str) -> NDArray[Any]:
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, EOFError) as error:
-        raise DataError(f"{name}: is no NPY file of numbers ({error})") from error
+        raise DataError(f"{name}: is not an NPY file of numbers ({error})") from error

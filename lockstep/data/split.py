@@ -1,4 +1,4 @@
-"""Which examples are for training, validation and test: decided by a hash, never by chance."""
+"""Splits into training, validation and test by a hash, never by chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Examples:
     for_test: set[int] = field(default_factory=set)
 
     def split(self, shares: dict[str, float]) -> dict[str, Rows]:
-        """The rows of each split. What is for test by its makers is so, and nothing else then."""
+        """Return the rows of each split. A test split by the makers is used as it is."""
         if not self.for_test:
             return by_hash(self.keys, self.labels, shares)
         rest = np.array([row for row in range(len(self.labels)) if row not in self.for_test])
@@ -42,7 +42,7 @@ class Examples:
 def by_hash(
     keys: Sequence[bytes], labels: Sequence[str], shares: dict[str, float]
 ) -> dict[str, Rows]:
-    """The rows of each split, in their own order; ``shares`` has those of validation and test.
+    """Return the rows of each split in order; ``shares`` has those of validation and test.
 
     Within each class the rows stand in the order of their keys, digests; the first share is for
     test, the next for validation, the rest for training. A share is rounded and at least one

@@ -1,4 +1,4 @@
-"""The bytes of data sets on this machine: a store by digest, and digests that are remembered."""
+"""The bytes of data sets on this machine: a store by digest, and a cache of digests."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ from lockstep.ground.storage import Storage
 
 
 def signature(path: Path) -> list[int]:
-    """What changes when a file is written to, without reading it; empty if there is none."""
+    """Return what changes when a file is written, without reading it; empty without a file."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def signature(path: Path) -> list[int]:
 
 
 class Digests:
-    """Digests of files, remembered in a small file as long as size, time and inode stay.
+    """A cache of files' digests, valid while size, time and inode stay.
 
     ``checked`` counts those that were read to be hashed.
     """
@@ -55,7 +55,7 @@ class Digests:
         return found
 
     def save(self) -> None:
-        """Keep what was learnt; where that is not possible, files are hashed again next time."""
+        """Save the cache; where that is impossible, files are hashed again next time."""
         if self.checked:
             known = {name: row for name, row in self._known.items() if Path(name).exists()}
             with suppress(WriteError, OSError):
@@ -64,14 +64,14 @@ class Digests:
 
 
 class Store:
-    """A folder that holds files under their digests; they are never written to."""
+    """A folder with files under their digests, which never change."""
 
     def __init__(self, data: Path):
         self.folder = data / "store"
         self.digests = Digests(self.folder / "digests.json")
 
     def path(self, sha256: str) -> Path:
-        """Where the file of that digest lies, if it is here."""
+        """Return the path of the file with that digest, if it is here."""
         return self.folder / key(sha256)
 
     def has(self, sha256: str) -> bool:
@@ -80,7 +80,7 @@ class Store:
         return path.is_file() and self.digests.of(path) == sha256
 
     def put(self, source: Path, sha256: str) -> Path:
-        """Copy a file into the store. Raises DataError if it is not of that digest any more."""
+        """Copy a file into the store. Raises DataError if its digest has changed."""
         final = self.path(sha256)
         if self.has(sha256):
             return final
@@ -88,7 +88,7 @@ class Store:
         with write_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
-                # No hard link: who edits the original in place would alter the store.
+                # No hard link: an edit of the original in place would alter the store.
                 shutil.copyfile(source, part)
                 if digest_of(part) != sha256:
                     raise DataError(f"{source}: changed while it was read; try again.")
@@ -98,9 +98,9 @@ class Store:
         return final
 
     def bring(self, storage: Storage, file: SourceFile, moved: Callable[[int], None]) -> Path:
-        """Bring a file from a storage, going on from what a killed process brought of it.
+        """Download a file from a storage; resumes a partial download.
 
-        Raises StorageError if it is not there, or what is there has another digest.
+        Raises StorageError if it does not exist there or has another digest.
         """
         final = self.path(file.sha256)
         if storage.size(key(file.sha256)) is None:
@@ -112,11 +112,11 @@ class Store:
         with write_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX)  # another process may be bringing it
+                fcntl.flock(handle, fcntl.LOCK_EX)  # another process may be downloading it
                 if self.has(file.sha256):
                     part.unlink(missing_ok=True)
                     return final
-                for _ in range(2):  # what was brought before may be spoilt
+                for _ in range(2):  # the partial download may be corrupt
                     storage.get(key(file.sha256), part, moved)
                     if (found := digest_of(part)) == file.sha256:
                         self._publish(part, final)
@@ -124,7 +124,7 @@ class Store:
                     os.truncate(part, 0)
                 part.unlink()
         raise StorageError(
-            f"{storage}: {file.name} has sha256 {found[:12]} there, wanted {file.sha256[:12]}; "
+            f"{storage}: {file.name} has sha256 {found[:12]} there, expected {file.sha256[:12]}; "
             f"remove {key(file.sha256)} there and push it again."
         )
 
@@ -137,5 +137,5 @@ class Store:
 
 
 def key(sha256: str) -> str:
-    """The name of a file in a store or storage: its digest, in 256 folders."""
+    """Return the name of a file in a store or storage: its digest, in 256 folders."""
     return f"{sha256[:2]}/{sha256}"

@@ -36,7 +36,7 @@ class Columns:
 
 
 def read(path: Path, name: str, columns: Columns, problems: Problems) -> Examples:
-    """The rows of a table that are good; what is wrong with the others goes to ``problems``.
+    """Return the valid rows of a table; the errors of the others go to ``problems``.
 
     Text becomes bytes of UTF-8, padded with zeros to the longest row: uint8 (rows, width). The
     columns are joined by line ends, and line ends within one become spaces, so the first line is
@@ -74,18 +74,18 @@ def _array(inputs: Sequence[bytes], columns: Columns) -> NDArray[Any]:
 
 
 def _check(place: str, column: str, cell: Any, problems: Problems) -> None:
-    """What no cell may be, whatever its column is for."""
+    """Report what is not allowed in any cell."""
     if isinstance(cell, str) and any("\udc80" <= letter <= "\udcff" for letter in cell):
         problems.add(place, f"{column} is not in UTF-8; store the file in that encoding")
     elif isinstance(cell, str) and "\0" in cell:
-        problems.add(place, f"{column} has a zero byte, wanted text")
+        problems.add(place, f"{column} has a zero byte, expected text")
 
 
 def _content(place: str, columns: Columns, cells: dict[str, Any], problems: Problems) -> bytes:
-    """The input of a row as bytes, with its label and id looked at; of the columns there are."""
+    """Return the input of a row as bytes, after checking label and id."""
     for column in (columns.label, columns.id):
         if column in cells and not str("" if cells[column] is None else cells[column]).strip():
-            problems.add(place, f"{column} is empty, wanted a value")
+            problems.add(place, f"{column} is empty, expected a value")
     if columns.numbers:
         numbers = [_number(place, c, cells[c], problems) for c in columns.numbers if c in cells]
         return np.array(numbers, np.float32).tobytes()
@@ -96,27 +96,27 @@ def _content(place: str, columns: Columns, cells: dict[str, Any], problems: Prob
         problems.add(place, f"found {wrong[0]} in a column of text; name it with --numbers")
         return b""
     if not "".join(texts).strip():
-        problems.add(place, f"{' and '.join(columns.text)} empty, wanted text")
+        problems.add(place, f"{' and '.join(columns.text)} empty, expected text")
     return "\n".join(_LINE_END.sub(" ", text) for text in texts).encode()
 
 
 def _number(place: str, column: str, cell: Any, problems: Problems) -> float:
     try:
-        if isinstance(cell, str) and "_" in cell:  # which Python takes for a separator
+        if isinstance(cell, str) and "_" in cell:  # a separator to Python
             raise ValueError
         number = float(cell)
     except (TypeError, ValueError):
         found = "nothing" if cell in (None, "") else repr(cell)[:40]
-        problems.add(place, f"{column} has {found}, wanted a number")
+        problems.add(place, f"{column} has {found}, expected a number")
         return 0.0
     if not abs(number) <= float(np.finfo(np.float32).max):  # so also for NaN
-        problems.add(place, f"{column} is {number}, wanted a finite number of 32 bits")
+        problems.add(place, f"{column} is {number}, expected a finite number of 32 bits")
         return 0.0
     return number
 
 
 def _refuse_missing(name: str, found: Sequence[str], columns: Columns, problems: Problems) -> None:
-    """Report the columns that a table does not have, or has twice."""
+    """Report the columns that a table lacks or has twice."""
     wrong = [column for column in dict.fromkeys(columns.names) if found.count(column) != 1]
     for column in wrong:
         count = "twice" if column in found else f"missing.{nearest(column, found)}"
@@ -124,8 +124,8 @@ def _refuse_missing(name: str, found: Sequence[str], columns: Columns, problems:
 
 
 def _csv(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # else a text of over 131,072 characters is refused
-    # Wrong bytes come as surrogates, so that each can be told with its line.
+    csv.field_size_limit(sys.maxsize)  # the default refuses texts of over 131,072 characters
+    # Wrong bytes become surrogates, so that each is reported with its line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
         try:
@@ -137,14 +137,14 @@ def _csv(path: Path, name: str, columns: Columns, problems: Problems) -> Iterato
                 if len(cells) == len(head):
                     yield where, dict(zip(head, cells, strict=True))
                 elif cells:
-                    text = f"has {len(cells)} fields, wanted {len(head)} as in the first line"
+                    text = f"has {len(cells)} fields, expected {len(head)} as in the first line"
                     problems.add(f"{name}, {where}", text)
         except csv.Error as error:
-            problems.add(f"{name}, line {reader.line_num}", f"is no CSV ({error})")
+            problems.add(f"{name}, line {reader.line_num}", f"is not CSV ({error})")
 
 
 def is_parquet(name: str) -> bool:
-    """Whether a file of that name is Parquet."""
+    """Whether a file name is Parquet's."""
     return name.endswith((".parquet", ".pq"))
 
 
@@ -155,17 +155,17 @@ def _parquet(path: Path, name: str, columns: Columns, problems: Problems) -> Ite
     except ImportError as error:
         raise DataError(
             f"{path}: pyarrow, which reads Parquet, is not installed here; prepare it on a "
-            "machine with the whole lock (./workbench data fetch); arrays once made are used as is."
+            "machine with the whole lock (./workbench data fetch); prepared arrays work here."
         ) from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
         there = file.schema_arrow.names
         _refuse_missing(name, there, columns, problems)
-        wanted = [column for column in dict.fromkeys(columns.names) if there.count(column) == 1]
+        known = [column for column in dict.fromkeys(columns.names) if there.count(column) == 1]
         row = 0
-        for batch in file.iter_batches(columns=wanted):
+        for batch in file.iter_batches(columns=known):
             for cells in batch.to_pylist():
                 row += 1
                 yield f"row {row}", cells
     except (pyarrow.ArrowException, OSError) as error:
-        problems.add(name, f"is no Parquet file ({str(error).splitlines()[0]})")
+        problems.add(name, f"is not a Parquet file ({str(error).splitlines()[0]})")

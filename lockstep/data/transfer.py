@@ -1,4 +1,4 @@
-"""Data sets to and from a storage that others share: in parallel, gone on from, verified."""
+"""Data sets to and from a shared storage: in parallel, resumable, verified."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from lockstep.ground.errors import DataError, StorageError
 from lockstep.ground.storage import Storage
 
 _AT_ONCE = 8
-_EVERY = 10.0  # seconds between two lines off a terminal
+_EVERY = 10.0  # seconds between two lines without a terminal
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Done:
 
 
 class _Stopped(Exception):
-    """Another transfer failed, or people have stopped all of them."""
+    """Another transfer failed, or the user stopped all of them."""
 
 
 class _Progress:
-    """Counts bytes for a bar or, off a terminal, for a line every ten seconds; and stops all."""
+    """Counts bytes for a bar or, without a terminal, a line every ten seconds; can stop all."""
 
     def __init__(
         self, title: str, total: int, say: Callable[[str], None], bar: Callable[[str], Any]
@@ -67,9 +67,9 @@ def push(
     say: Callable[[str], None],
     bar: Callable[[str], Any],
 ) -> Done:
-    """Send the files of data sets that are on this machine; what is there is not sent again.
+    """Upload the files of data sets that are on this machine and not in the storage.
 
-    The storage checks each against its digest. A killed push is gone on from by the same command.
+    The storage checks each against its digest. The same command resumes a killed push.
     Raises StorageError for the first that fails; ``missing`` are those that are not here.
     """
     storage.check()
@@ -87,14 +87,14 @@ def push(
         new = there is None and storage.put(key(file.sha256), path, file.sha256, moved)
         if not new and (there or storage.size(key(file.sha256))) != (size := path.stat().st_size):
             raise StorageError(
-                f"{storage}: holds {key(file.sha256)} with {there} bytes, wanted {size}; remove it "
-                "there and push again."
+                f"{storage}: holds {key(file.sha256)} with {there} bytes, expected {size}; remove"
+                " it there and push again."
             )
         return new
 
-    wanted = [file for sha256, file in files.items() if sha256 in paths]
-    total = sum(paths[file.sha256].stat().st_size for file in wanted)
-    return _all(wanted, send, done, _Progress(f"pushing to {storage}", total, say, bar))
+    uploads = [file for sha256, file in files.items() if sha256 in paths]
+    total = sum(paths[file.sha256].stat().st_size for file in uploads)
+    return _all(uploads, send, done, _Progress(f"pushing to {storage}", total, say, bar))
 
 
 def pull(
@@ -104,9 +104,9 @@ def pull(
     say: Callable[[str], None],
     bar: Callable[[str], Any],
 ) -> Done:
-    """Bring the files of data sets that this machine has not; each is verified by its digest.
+    """Download the files of data sets that this machine lacks; each is verified by its digest.
 
-    A killed pull is gone on from by the same command. Raises StorageError for the first that fails.
+    The same command resumes a killed pull. Raises StorageError for the first that fails.
     """
     storage.check()
     store, done = Store(data), Done()
@@ -127,7 +127,7 @@ def pull(
 
 
 def verify(entries: Iterable[Entry], data: Path, catalog: Path) -> tuple[Done, list[str]]:
-    """Hash all copies on this machine anew: what is good, what is not here, what is altered.
+    """Hash all copies on this machine again; return the good, missing and altered ones.
 
     A file of that name that belongs to another data set or version of the catalog is good, too.
     """
@@ -141,7 +141,7 @@ def verify(entries: Iterable[Entry], data: Path, catalog: Path) -> tuple[Done, l
                 if digest not in digests:
                     altered.append(
                         f"{path} is altered or truncated ({path.stat().st_size} bytes, sha256 "
-                        f"{digest[:12]}, wanted {file.sha256[:12]})"
+                        f"{digest[:12]}, expected {file.sha256[:12]})"
                     )
             good = file.sha256 in found.values()
             (done.there if good else done.missing).append(f"{entry.reference} {file.name}")
@@ -150,7 +150,7 @@ def verify(entries: Iterable[Entry], data: Path, catalog: Path) -> tuple[Done, l
 
 
 def _distinct(entries: Iterable[Entry]) -> dict[str, SourceFile]:
-    """The files of all, each once, by their digests."""
+    """Return the files of all, each once, by their digests."""
     return {file.sha256: file for entry in entries for file in entry.files}
 
 
@@ -160,7 +160,7 @@ def _all(
     done: Done,
     progress: _Progress,
 ) -> Done:
-    """Move files at once in threads; the first failure, or Ctrl-C, ends all of them."""
+    """Move files in parallel threads; the first failure, or Ctrl-C, ends all of them."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         moves = [pool.submit(move, file, progress) for file in files]
         try:
@@ -177,9 +177,9 @@ def _all(
 
 
 def _first(moves: Sequence[Any], error: BaseException) -> BaseException:
-    """What went wrong at first, not what was stopped because of it."""
+    """Return the first failure, not those that it caused."""
     if not isinstance(error, _Stopped):
         return error
     failed = [move.exception() for move in moves if not move.cancelled()]
     found = [one for one in failed if one and not isinstance(one, _Stopped)]
-    return found[0] if found else DataError("stopped; run the same command to go on.")
+    return found[0] if found else DataError("stopped; run the same command to resume.")

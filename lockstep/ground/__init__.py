@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, digests, processes, places; it imports no part."""
+"""The ground of all other packages: errors, files, digests, processes, places."""

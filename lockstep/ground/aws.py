@@ -1,4 +1,4 @@
-"""What AWS's services refuse, or servers that answer like them, told in one line."""
+"""Errors of AWS's services, and of servers that speak their protocol, in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,10 +38,10 @@ def told(thing: str, kind: type[LockstepError]) -> Iterator[None]:
         text = "found no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         raise kind(f"{thing}: {text}") from error
     except EndpointConnectionError as error:
-        text = "no server answers there; correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION."
+        text = "no server answers at this address; correct AWS_ENDPOINT_URL or AWS_DEFAULT_REGION."
         raise kind(f"{thing}: {error} {text}") from error
     except (BotoCoreError, ClientError, ValueError) as error:  # the last: an address that is none
-        move = _MOVES.get(code_of(error), "mend that, then run the same command again.")
+        move = _MOVES.get(code_of(error), "fix that, then run the same command again.")
         raise kind(f"{thing}: {' '.join(str(error).split())}; {move}") from error
 
 

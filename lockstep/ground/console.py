@@ -1,4 +1,4 @@
-"""What people see: a progress bar on a terminal, plain lines elsewhere, tables."""
+"""Output for people: a progress bar on a terminal, plain lines elsewhere, tables."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from lockstep.ground.watch import Row, Watch
 
 
 def watch() -> Watch:
-    """Who looks on: a progress bar if standard error is a terminal, else plain lines."""
+    """Return a watch: a progress bar if standard error is a terminal, else plain lines."""
     return _Bar() if sys.stderr.isatty() else Lines(sys.stderr)
 
 
@@ -23,7 +23,7 @@ class Lines(Watch):
     def say(self, line: str) -> None:
         try:
             print(line, file=self._stream, flush=True)
-        except BrokenPipeError:  # who read has gone: no reason to end a training
+        except BrokenPipeError:  # the reader is gone, which is no reason to end a training
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def doing(self, line: str) -> None:
@@ -167,7 +167,7 @@ class _Bar(Watch):
 
 
 class _DownloadBar:
-    """What pooch wants of a progress bar, drawn by rich."""
+    """The progress bar that pooch expects, drawn by rich."""
 
     def __init__(self, console: Any, title: str):
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn

@@ -1,4 +1,4 @@
-"""What this process runs on: packages against the lock, interpreter, machine, commit."""
+"""The environment of this process: packages against the lock, interpreter, machine, commit."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ from lockstep.ground.digests import canonical_json, digest_of
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "Pipfile.lock"
-DRIFTED, EDITED = "not as locked", "edited"  # what an identity says of such a package
+DRIFTED, EDITED = "not as locked", "edited"  # how an identity marks such a package
 
 
 class Cpu(TypedDict):
@@ -60,7 +60,7 @@ class Locked(TypedDict):
 
 @dataclass(frozen=True)
 class Packages:
-    """The packages that training stands on: installed versions against the lock's.
+    """The packages that training depends on: installed versions against the lock's.
 
     ``drift`` has a line for each name that differs, in either direction; empty is as locked.
     """
@@ -182,14 +182,14 @@ def facts(threads: int, torch_version: str) -> Facts:
 def from_notebook() -> bool:
     """Whether this process is a notebook's kernel, or was started by one (``!invoke train``).
 
-    Who starts a kernel sets JPY_PARENT_PID, some editors don't; the kernel itself sets MPLBACKEND.
+    Most kernel launchers set JPY_PARENT_PID, some editors don't; the kernel sets MPLBACKEND.
     """
     inline = "matplotlib_inline" in os.environ.get("MPLBACKEND", "")
     return inline or "JPY_PARENT_PID" in os.environ or "ipykernel.kernelapp" in sys.modules
 
 
 def torch_version() -> str:
-    """The version that torch would tell of itself, found without loading it."""
+    """Return torch's own version string, without loading torch."""
     spec = find_spec("torch")
     path = Path(spec.origin or "").with_name("version.py") if spec else Path()
     told = path.is_file() and re.search(r"^__version__ = '(.+)'", path.read_text(), re.MULTILINE)

@@ -1,23 +1,23 @@
-"""What can go wrong by a user's doing, each told in one line and answered with exit code 2.
+"""Errors that a user can fix: one line each, and exit code 2.
 
 LockstepError
 ├── SettingError      a recipe or an override holds something that is no setting or no value for it
-├── DataError         a data set is missing, altered, truncated or not what the catalog says
+├── DataError         a data set is missing, altered, truncated or differs from the catalog
 ├── StorageError      a shared folder or bucket cannot be reached, or holds something else
 ├── ModelError        a model folder or a stored model is missing or incomplete
-│   └── BundleError       a bundle was altered, is not signed as wanted, or cannot be made
+│   └── BundleError       a bundle was altered, is not signed as expected, or cannot be built
 ├── RunError          the runs folder or one run in it cannot be used
 │   └── CheckpointError   a checkpoint cannot be read back, or would hold what is not finite
 ├── WriteError        a file or folder cannot be written
 ├── ContainerError    a container image cannot be built or run here
 ├── ServingError      a run cannot be served where it was asked for
-├── DeploymentError   an account refuses a deployment, or it was asked for what cannot be
+├── DeploymentError   an account refuses a deployment, or what was asked for is impossible
 ├── TrackingError     MLflow cannot be reached, or refuses what is sent
-├── WorkspaceError    a team's tree cannot be made, or not brought to another engine
+├── WorkspaceError    a team's tree cannot be created, or not upgraded
 ├── EnvironmentMismatch   the process, machine or packages cannot keep what the profile promises
 └── Diverged          training produced numbers that are not finite
 
-A message names the thing, what was found, what was wanted and the next move; never a password.
+A message names the thing, what was found, what was expected and the next move; never a password.
 """
 
 import re
@@ -43,7 +43,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class LockstepError(Exception):
-    """A mistake that the user can mend; the message is one line, or one line for each problem."""
+    """An error that the user can fix; the message is one line, or one line for each problem."""
 
     def __str__(self) -> str:
         return public(super().__str__())
@@ -57,7 +57,7 @@ class SettingError(LockstepError):
 
 
 class DataError(LockstepError):
-    """A data set is missing, altered, truncated or not what the catalog says."""
+    """A data set is missing, altered, truncated or differs from the catalog."""
 
 
 class StorageError(LockstepError):
@@ -69,7 +69,7 @@ class ModelError(LockstepError):
 
 
 class BundleError(ModelError):
-    """A bundle was altered, is not signed as wanted, or cannot be made."""
+    """A bundle was altered, is not signed as expected, or cannot be built."""
 
 
 class RunError(LockstepError):
@@ -83,7 +83,7 @@ class CheckpointError(RunError):
 class WriteError(LockstepError):
     """A file or folder cannot be written: a full disk, a missing permission, a read-only mount.
 
-    Whoever knows how the user names another ``path`` adds that to the ``remedy``.
+    A caller that knows the option for another ``path`` adds it to the ``remedy``.
     """
 
     def __init__(self, path: Path, reason: str, remedy: str):
@@ -103,7 +103,7 @@ class ServingError(LockstepError):
 
 
 class DeploymentError(LockstepError):
-    """An account refuses a deployment, or it was asked for what cannot be."""
+    """An account refuses a deployment, or what was asked for is impossible."""
 
 
 class TrackingError(LockstepError):
@@ -111,7 +111,7 @@ class TrackingError(LockstepError):
 
 
 class WorkspaceError(LockstepError):
-    """A team's tree cannot be made, or not brought to another engine."""
+    """A team's tree cannot be created, or not upgraded."""
 
 
 class EnvironmentMismatch(LockstepError):
@@ -126,7 +126,7 @@ class Interrupted(Exception):
     """Training was asked to stop by a signal and has saved its state; not an error.
 
     The process should end with ``128 + signal`` as a shell expects. Serving, too, ends like this,
-    but has nothing to go on with: it ``resumes`` nothing.
+    but has no state to save: it ``resumes`` nothing.
     """
 
     def __init__(self, signal: int, message: str, *, resumes: bool = True):
@@ -134,8 +134,8 @@ class Interrupted(Exception):
         self.signal, self.resumes = signal, resumes
 
     def told(self, again: str = "command") -> str:
-        """The line for people, who go on by doing the same ``again``."""
-        return f"{self}; run the same {again} to go on" if self.resumes else str(self)
+        """Return the line for people; repeating the same ``again`` resumes."""
+        return f"{self}; run the same {again} to resume" if self.resumes else str(self)
 
     def _render_traceback_(self) -> list[str]:
         return [self.told("cell")]
@@ -144,5 +144,5 @@ class Interrupted(Exception):
 class WorkerLost(Exception):
     """Another worker of the run is gone; not an error of this one.
 
-    The process should end, to be started again with those that are left.
+    The process should end, and be started again with the workers that are left.
     """

@@ -2,17 +2,20 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
+import socket
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lockstep.ground.errors import WriteError
+from lockstep.ground.errors import RunError, WriteError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all, also when the power goes.
+    """Write a file that exists completely or not at all, even after a power failure.
 
     Raises WriteError if the disk is full or the folder cannot be written; nothing is left behind.
     """
@@ -86,7 +89,7 @@ def _existing_parent(path: Path) -> Path:
 
 @contextmanager
 def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[int]:
-    """Hold a folder for this process; if another holds it, say who (once) and wait for its end.
+    """Lock a folder for this process; if another holds it, say which (once) and wait for it.
 
     The lock is the kernel's, on the folder itself: it leaves no file and dies with its holder.
     Given is its file descriptor: a child that inherits it holds the folder too.
@@ -98,9 +101,83 @@ def held(folder: Path, waiting: Callable[[str], None]) -> Iterator[int]:
         except BlockingIOError:
             waiting(f"{folder} is held by {_holder(handle)}; waiting for it to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            waiting(
+                f"warning: {folder}: its file system has no locks ({error.strerror}); do not use "
+                "it from two processes at once."
+            )
         yield handle
     finally:
         os.close(handle)
+
+
+_NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+_OWNER = ".owner"
+
+
+class Owner:
+    """The process that writes a folder, by a file in it that names the last one to come.
+
+    For where locks do not hold, as on some network file systems: the lock of a folder is often one
+    of this machine alone. There the one that came first finds out at its next ``check``.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / _OWNER
+        mine = {"host": socket.gethostname(), "process": os.getpid(), "key": uuid.uuid4().hex}
+        self._mine = json.dumps(mine)
+        part = folder / f".owner-{mine['key']}"
+        with write_errors(self._path):
+            try:
+                part.write_text(self._mine)
+                os.replace(part, self._path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raise RunError if another process has come since."""
+        try:
+            now = self._path.read_text()
+        except OSError:
+            now = "{}"  # the other has come and gone
+        if now == self._mine:
+            return
+        try:
+            other = json.loads(now)
+            who = f"process {other['process']} on {other['host']}"
+        except (ValueError, KeyError):
+            who = "another process"
+        raise RunError(
+            f"{self._path.parent}: {who} has begun to write this run too, so the file system's "
+            "locks do not hold; this process ends and leaves the run to the other. Train a run "
+            "from one place at a time, or use a runs folder with locks."
+        )
+
+    def leave(self) -> None:
+        """Remove the file, unless it is another's."""
+        with suppress(OSError):  # of no harm where it cannot be removed
+            if self._path.read_text() == self._mine:
+                self._path.unlink()
+
+
+def abandon(folder: Path) -> None:
+    """Remove the name of an owner who was killed, where that is allowed."""
+    with suppress(OSError):
+        (folder / _OWNER).unlink(missing_ok=True)
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[Owner]:
+    """Name this process as the owner of a folder that it holds."""
+    owner = Owner(folder)
+    try:
+        yield owner
+    finally:
+        owner.leave()
 
 
 def is_held(folder: Path) -> bool:
@@ -111,6 +188,10 @@ def is_held(folder: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False  # nobody can tell
     finally:
         os.close(handle)
 
@@ -134,7 +215,7 @@ def remove_abandoned(folder: Path) -> bool:
 
 
 def _holder(handle: int) -> str:
-    """The process that holds the lock on an open file, as far as the kernel tells."""
+    """Name the process that holds the lock on an open file, where the kernel shows it."""
     inode = f":{os.fstat(handle).st_ino} "
     try:
         lines = Path("/proc/locks").read_text().splitlines()

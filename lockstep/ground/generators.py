@@ -1,4 +1,4 @@
-"""Generators of random numbers that belong to nobody: torch's, NumPy's and Python's."""
+"""The global random generators: torch's, NumPy's and Python's."""
 
 import random
 
@@ -7,7 +7,7 @@ from numpy import random as numpy_random
 
 
 def reseed(key: int) -> None:
-    """Seed every generator that is nobody's own: torch's, NumPy's and Python's.
+    """Seed every global generator: torch's, NumPy's and Python's.
 
     torch.manual_seed does the same for torch in 90 µs instead of 1; the other two take 4 µs each.
     """

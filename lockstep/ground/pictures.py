@@ -68,11 +68,11 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
         array = array[0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
         raise DataError(
-            f"picture: found an array of shape {array.shape}, wanted (height, width), "
+            f"picture: found an array of shape {array.shape}, expected (height, width), "
             "(1, height, width) or (height, width, 3)."
         )
     if array.dtype.kind not in "uif":
-        raise DataError(f"picture: found values of type {array.dtype}, wanted numbers.")
+        raise DataError(f"picture: found values of type {array.dtype}, expected numbers.")
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise DataError("picture: found floats outside 0 to 1; scale them, or give 0 to 255.")
@@ -112,7 +112,7 @@ def _decoded(
 ) -> NDArray[np.uint8]:
     for what, mark in _ONCE.items():
         if (found := content.count(mark)) > _OFTEN:
-            raise DataError(f"{name}: found {what} {found} times, wanted once; save it anew.")
+            raise DataError(f"{name}: found {what} {found} times, expected once; save it again.")
     return _read(io.BytesIO(content), name, size, formats=("PNG", "JPEG"), mode=mode)
 
 
@@ -127,12 +127,12 @@ def _read(
         with Image.open(file, formats=formats) as picture:
             if formats and picture.width * picture.height > MOST_PIXELS:
                 raise DataError(
-                    f"{name}: found {picture.width} x {picture.height} pixels, wanted at most "
+                    f"{name}: found {picture.width} x {picture.height} pixels, expected at most "
                     f"{MOST_PIXELS:,}; give a smaller picture."
                 )
             return _scaled(picture, size, mode)
     except (*_BROKEN, Image.DecompressionBombError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)  # which tells of an object of Python
+        unknown = isinstance(error, UnidentifiedImageError)  # whose text shows a Python object
         reason = "no such format" if unknown else error
         raise DataError(f"{name}: no readable picture ({reason}); give a PNG or JPEG.") from error
 
@@ -152,8 +152,8 @@ def _scaled(picture: Image.Image, size: tuple[int, int], mode: str = "L") -> NDA
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
-    """What brings a picture upright, if it says so: what else its camera says does not matter."""
-    picture.load()  # what is broken in the picture itself is told
+    """Return the transpose that turns a picture upright, from its EXIF orientation alone."""
+    picture.load()  # errors in the picture itself are raised here
     try:
         return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except _BROKEN:

@@ -9,7 +9,7 @@ _CLONE = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Place:
-    """Where things are kept: ``runs`` holds the runs, ``data`` the fetched and prepared data."""
+    """The folders of the workbench: ``runs``, and ``data`` for fetched and prepared data."""
 
     runs: Path
     data: Path

@@ -1,4 +1,4 @@
-"""What a process owes to the one that started it."""
+"""Parent and child processes."""
 
 import ctypes
 import os
@@ -7,10 +7,10 @@ import sys
 
 
 def follow_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies; on Linux only.
+    """Have the kernel send SIGTERM to this process when its parent dies (Linux only).
 
-    So what was started saves and ends also when its starter is killed. As ``preexec_fn`` of a
-    child, or called by the child itself.
+    So a child saves and ends even when its parent is killed. Use it as ``preexec_fn`` of a
+    child, or call it in the child itself.
     """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

@@ -6,7 +6,7 @@ import sys
 from lockstep.ground.errors import EnvironmentMismatch
 
 # One thread: how many there are changes the bits of convolutions and sums, and threads that wait
-# for each other on shared cores cost more than they bring. Many cores are used by workers.
+# for each other on shared cores cost more than they gain. Workers use many cores.
 COMMON = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -27,7 +27,7 @@ PROFILES = {
     # Whatever this CPU is best at.
     "native": {},
 }
-# Others that would change the bits, which no profile wants: among them oneDNN's names of old.
+# Others that would change the bits, unset by every profile; among them oneDNN's old names.
 _UNWANTED = {
     "DNNL_DEFAULT_FPMATH_MODE",
     "DNNL_MAX_CPU_ISA",
@@ -39,16 +39,16 @@ _OWNED = {name for profile in PROFILES.values() for name in profile} | _UNWANTED
 
 
 def variables(profile: str) -> dict[str, str]:
-    """The variables that a profile wants."""
+    """Return the variables that a profile sets."""
     return COMMON | PROFILES[profile]
 
 
 def differing(profile: str) -> dict[str, tuple[str | None, str | None]]:
-    """Name to (found, wanted) of each variable that is not as the profile wants it."""
-    wanted: dict[str, str | None] = dict.fromkeys(_OWNED) | variables(profile)
+    """Return name to (found, expected) of each variable that differs from the profile."""
+    expected: dict[str, str | None] = dict.fromkeys(_OWNED) | variables(profile)
     return {
         name: (os.environ.get(name), value)
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if os.environ.get(name) != value
     }
 
@@ -60,17 +60,17 @@ def enter(profile: str) -> None:
     """
     differences = differing(profile)
     if differences and "torch" in sys.modules:
-        name, (found, wanted) = next(iter(differences.items()))
+        name, (found, expected) = next(iter(differences.items()))
         raise EnvironmentMismatch(
-            f"{name}: torch was loaded with {found or 'none'}, profile {profile} wants "
-            f"{wanted or 'none'}; start Python anew (in a notebook: restart the kernel) and train "
-            "before anything imports torch."
+            f"{name}: torch was loaded with {found or 'none'}, profile {profile} needs"
+            f" {expected or 'none'}; start a new Python (in a notebook: restart the kernel) and"
+            " train before anything imports torch."
         )
-    for name, (_, wanted) in differences.items():
-        if wanted is None:
+    for name, (_, expected) in differences.items():
+        if expected is None:
             os.environ.pop(name, None)
         else:
-            os.environ[name] = wanted
+            os.environ[name] = expected
 
 
 def prefer(profile: str) -> bool:

@@ -22,14 +22,14 @@ from lockstep.ground.files import flush_folder, write_errors
 PART = 16 << 20  # of a file that is sent in parts; what a kill costs at most
 _PARTS_AT_ONCE = 4
 _CHUNK = 1 << 20
-Moved = Callable[[int], None]  # told the bytes that went over, as they go; may raise to stop
+Moved = Callable[[int], None]  # called with the bytes of each piece; may raise to stop
 
 
 class Storage(Protocol):
-    """Objects under keys such as ``ab/abcdef``; what goes wrong is raised as StorageError."""
+    """Objects under keys such as ``ab/abcdef``; every failure is a StorageError."""
 
     def check(self) -> None:
-        """Raise StorageError, now, if it is not there or not for us."""
+        """Raise StorageError if the storage does not exist or access is denied."""
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """The keys that begin so, and the size of each in bytes."""
@@ -44,28 +44,30 @@ class Storage(Protocol):
         """
 
     def get(self, key: str, path: Path, moved: Moved) -> None:
-        """Bring an object to a file; what a killed process had brought of it is gone on from."""
+        """Download an object to a file; resumes a partial download."""
 
 
 def open_storage(address: str) -> Storage:
     """The storage at ``s3://bucket/prefix`` or in a folder."""
     if not address.startswith("s3://"):
         if "://" in address:
-            raise StorageError(f"{address}: no such storage, wanted a folder or s3://BUCKET/PREFIX")
+            raise StorageError(
+                f"{address}: no such storage, expected a folder or s3://BUCKET/PREFIX"
+            )
         return Folder(Path(address).expanduser())
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if not bucket:
-        raise StorageError(f"{address}: found no bucket, wanted s3://BUCKET/PREFIX")
+        raise StorageError(f"{address}: found no bucket, expected s3://BUCKET/PREFIX")
     if "@" in bucket:
         raise StorageError(
-            f"{address}: found credentials in an address, wanted s3://BUCKET/PREFIX; set "
+            f"{address}: found credentials in an address, expected s3://BUCKET/PREFIX; set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
         )
     return Bucket(bucket, prefix.strip("/"))
 
 
 class Folder:
-    """A folder that others see as well, such as a network share."""
+    """A folder that other machines share, such as a network share."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -75,9 +77,7 @@ class Folder:
 
     def check(self) -> None:
         if not self.folder.is_dir():
-            raise StorageError(
-                f"{self.folder}: no such folder; make it, or mount what should be there."
-            )
+            raise StorageError(f"{self.folder}: no such folder; create it, or mount the share.")
 
     def list(self, prefix: str = "") -> dict[str, int]:
         found = (path for path in self.folder.rglob("*") if path.is_file())
@@ -94,7 +94,7 @@ class Folder:
 
     def put(self, key: str, path: Path, sha256: str, moved: Moved) -> bool:
         final = self.folder / key
-        # One name for each machine, so that what a killed process left is written over by the next.
+        # One name for each machine, so that the next process overwrites what a killed one left.
         part = final.with_name(f".{final.name}.{os.uname().nodename}.part")
         with write_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class Bucket:
             from botocore.config import Config
         except ImportError as error:
             raise StorageError(
-                f"s3://{bucket}: boto3 is not installed; ./workbench brings what is locked."
+                f"s3://{bucket}: boto3 is not installed; ./workbench installs the locked packages."
             ) from error
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         config = Config(
@@ -140,7 +140,7 @@ class Bucket:
             max_pool_connections=64,
         )
         with self._told():
-            # A session of its own: the default one keeps the credentials that it saw first.
+            # A new session: the default one keeps the credentials that it saw first.
             self._client: Any = boto3.session.Session().client("s3", config=config)
 
     def __str__(self) -> str:
@@ -190,7 +190,7 @@ class Bucket:
                 moved(len(chunk))
 
     def _put_in_parts(self, key: str, path: Path, sha256: str, moved: Moved) -> bool:
-        """Send what an upload that was begun before does not have yet, then make it the object."""
+        """Upload the parts that an earlier, interrupted upload lacks, then complete it."""
         if self.size(key) is not None:
             return False
         upload, there = self._begun(key)
@@ -228,7 +228,7 @@ class Bucket:
         return True
 
     def _begun(self, key: str) -> tuple[str, dict[int, str]]:
-        """An upload of the key, and the MD5 of each part that it has."""
+        """Return an unfinished upload of the key, or a new one, and the MD5 of each part."""
         found = self._client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.prefix + key)
         begun = [one for one in found.get("Uploads", ()) if one["Key"] == self.prefix + key]
         if not begun:
@@ -244,7 +244,7 @@ class Bucket:
 
     @contextmanager
     def _told(self, *, absent: bool = False, taken: bool = False) -> Iterator[None]:
-        """Turn what boto3 raises into a StorageError of one line; pass over what is expected."""
+        """Turn boto3's errors into a StorageError of one line; ignore the expected ones."""
         from botocore.exceptions import ClientError
 
         with aws.told(str(self), StorageError):
@@ -256,22 +256,22 @@ class Bucket:
                     raise
 
 
-_TAKEN = ("PreconditionFailed", "412", "NoSuchUpload")  # the last: another ended the same upload
+_TAKEN = ("PreconditionFailed", "412", "NoSuchUpload")  # the last: completed by another process
 
 
 def _named(part: Path, final: Path) -> bool:
-    """Give a file its final name; False, and it stays as it is, if another has that by now."""
+    """Give a file its final name; return False if another file has it already."""
     try:
         os.link(part, final)  # which, unlike a rename, replaces nothing
     except FileExistsError:
         return False
-    except OSError:  # a share that has no links
+    except OSError:  # a share without hard links
         os.replace(part, final)
     return True
 
 
 class _Told:
-    """A file that tells how much was read of it."""
+    """A file that reports how much of it was read."""
 
     def __init__(self, file: Any, moved: Moved):
         self._file, self._moved = file, moved
@@ -292,11 +292,11 @@ def _copied(source: Any, target: Any, moved: Moved) -> bytes:
     return found.digest()
 
 
-def _refuse_other(path: Path, found: bytes, wanted: str) -> None:
-    if found.hex() != wanted:
+def _refuse_other(path: Path, found: bytes, expected: str) -> None:
+    if found.hex() != expected:
         raise StorageError(
-            f"{path}: is altered (sha256 {found.hex()[:12]}, wanted {wanted[:12]}); nothing was "
-            "stored. Bring a good copy (`invoke data verify` names all that are altered)."
+            f"{path}: is altered (sha256 {found.hex()[:12]}, expected {expected[:12]}); nothing was"
+            " stored. Restore a good copy (`invoke data verify` names all that are altered)."
         )
 
 

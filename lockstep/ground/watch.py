@@ -1,4 +1,4 @@
-"""Who looks on while a run is made."""
+"""The observer of a training."""
 
 from typing import Any, TypedDict
 
@@ -15,16 +15,16 @@ class Row(TypedDict):
 
 
 class Watch:
-    """Told what happens, deciding nothing. This one keeps silent."""
+    """Is notified of what happens and decides nothing; this one prints nothing."""
 
     def say(self, line: str) -> None:
         """A line for people."""
 
     def doing(self, line: str) -> None:
-        """What takes its time just now; the next such line takes its place."""
+        """Show what is in progress; the next such line replaces it."""
 
     def bar(self, title: str) -> Any:
-        """A progress bar for a download, as pooch wants it, or None."""
+        """Return a progress bar for a download, as pooch expects it, or None."""
 
     def begin(self, run: str, step: int, steps: int, steps_per_epoch: int, batch: int) -> None:
         """Training starts, at ``step`` of ``steps``."""
@@ -39,7 +39,7 @@ class Watch:
         """A checkpoint is being written."""
 
     def trials(self, ended: int, total: int, best: str) -> None:
-        """So many trials of a study have ended; ``best`` is empty or tells of the best."""
+        """Show how many trials of a study have ended; ``best`` describes the best, if any."""
 
     def end(self) -> None:
-        """What took its time is over, however it ended."""
+        """End the display of progress, whatever the outcome."""

@@ -38,7 +38,7 @@ class Installed:
 
     @property
     def differs(self) -> bool:
-        """Whether the content is not that of the wheel."""
+        """Whether the content differs from the wheel's."""
         if self.stat is None:
             return False
         with self.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Whether a run is good enough to be used: what is measured of it against its budgets."""
+"""Acceptance: a run's measures against its budgets."""
 
 import statistics
 import time
@@ -18,16 +18,16 @@ _WARM_UP, _TIMED, _SECONDS = 10, 100, 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one measure, and what its budget wants."""
+    """The value of one measure, and what its budget expects."""
 
     measure: str
-    found: float
-    wanted: str
+    value: float
+    expected: str
     met: bool
 
 
 def budgets(run: Run, stated: Iterable[str] = ()) -> list[Budget]:
-    """The budgets of the recipe that a run was trained by, and those ``stated`` as MEASURE=BOUND.
+    """Return the budgets of a run's recipe, and those ``stated`` as MEASURE=BOUND.
 
     What is stated wins. Raises SettingError with every mistake, one line each, RunError if the
     recipe's are not those that the receipt seals.
@@ -67,28 +67,28 @@ def _refuse_changed_budgets(run: Run) -> None:
     )
 
 
-def findings(run: Run, wanted: Sequence[Budget], place: Place, watch: Watch) -> list[Finding]:
-    """What is measured of a finished run for each budget; the latency only if one bounds it.
+def findings(run: Run, budgets: Sequence[Budget], place: Place, watch: Watch) -> list[Finding]:
+    """Measure a finished run for each budget; the latency only if one bounds it.
 
     Raises RunError if the run is not finished or was altered.
     """
     refuse_altered(run)
     measured = metrics_of(run.finished_receipt())
     measured["size_mb"] = (run.folder / "weights.safetensors").stat().st_size / 1e6
-    if any(one.measure == "latency_ms" for one in wanted):
+    if any(one.measure == "latency_ms" for one in budgets):
         measured["latency_ms"] = latency(run, place, watch)
-    if missing := [one.measure for one in wanted if one.measure not in measured]:
+    if missing := [one.measure for one in budgets if one.measure not in measured]:
         raise RunError(f"{run.folder}: its receipt has no {missing[0]}, for which there is a bound")
     return [
-        Finding(one.measure, found := measured[one.measure], one.wanted, one.met(found))
-        for one in wanted
+        Finding(one.measure, value := measured[one.measure], one.condition, one.met(value))
+        for one in budgets
     ]
 
 
 def latency(run: Run, place: Place, watch: Watch) -> float:
-    """Median milliseconds that a run's Predictor takes for one example, in one thread, warm.
+    """Return the median milliseconds of a run's Predictor for one example, one thread, warm.
 
-    The example is the first of the test split, as people have it. To be called before torch is
+    The example is the first of the test split, as users have it. Call this before torch is
     loaded, as ``loading.predictor``, or under the run's profile.
     """
     from lockstep import loading
@@ -111,13 +111,15 @@ def latency(run: Run, place: Place, watch: Watch) -> float:
 
 
 def refuse_failing(run: Run, place: Place, watch: Watch) -> list[Finding]:
-    """The findings of a run that keeps all budgets of its recipe; none if that states none.
+    """Return the findings of a run that keeps all budgets of its recipe; empty without budgets.
 
-    Raises RunError that names every budget which the run does not keep.
+    Raises RunError with every budget that the run does not keep.
     """
     found = findings(run, budgets(run), place, watch)
     if failed := [one for one in found if not one.met]:
-        short = "; ".join(f"{one.measure} {one.found:.6g}, expected {one.wanted}" for one in failed)
+        short = "; ".join(
+            f"{one.measure} {one.value:.6g}, expected {one.expected}" for one in failed
+        )
         raise RunError(
             f"{run.name}: does not keep its recipe's budgets: {short}. Train a better one, or "
             "change the budgets in the recipe's section accept."

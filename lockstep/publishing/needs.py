@@ -165,7 +165,7 @@ def cyclonedx(folder: Path, categories: str) -> bytes:
         output = getattr(error, "stderr", b"") or str(error).encode()
         reason = " ".join(output.decode(errors="replace").split())[-200:]
         raise BundleError(
-            f"sbom: cyclonedx-py failed ({reason}); ./workbench installs what is locked."
+            f"sbom: cyclonedx-py failed ({reason}); ./workbench installs the locked packages."
         ) from error
     return readable_json(json.loads(done.stdout))
 

@@ -47,10 +47,10 @@ def exported(predictor: Predictor, rows: Sequence[NDArray[Any]]) -> tuple[bytes,
     inputs = predictor.preprocess(np.stack(rows))
     content = _written(predictor.model, inputs)
     with torch.inference_mode():
-        wanted = torch.softmax(predictor.model(inputs), dim=1).numpy()
+        expected = torch.softmax(predictor.model(inputs), dim=1).numpy()
     found = torch.softmax(Session(content)(inputs), dim=1).numpy()
-    apart = float(np.abs(found - wanted).max())
-    if not apart <= TOLERANCE or (found.argmax(1) != wanted.argmax(1)).any():
+    apart = float(np.abs(found - expected).max())
+    if not apart <= TOLERANCE or (found.argmax(1) != expected.argmax(1)).any():
         raise BundleError(
             f"model.onnx: found probabilities {apart:.2g} apart from torch's on {len(rows)} "
             f"examples, expected {TOLERANCE:g} at most and the same labels; omit --onnx."
@@ -91,5 +91,5 @@ def _written(model: torch.nn.Module, inputs: torch.Tensor) -> bytes:
 
 def _missing(error: ImportError) -> BundleError:
     return BundleError(
-        f"model.onnx: {error.name} is not installed; ./workbench installs what is locked."
+        f"model.onnx: {error.name} is not installed; ./workbench installs the locked packages."
     )

@@ -1,6 +1,7 @@
 """A run's source and weights as they were, laid out to be used."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -48,9 +49,9 @@ def package_of(run: Run) -> str:
     return str(run.experiment().get("package", FIRST_PACKAGE))
 
 
-def restore(run: Run, folder: Path) -> None:
-    """Lay out a run's recorded source, its recipe, and this environment's lock."""
-    for name, content in source.unpacked(run.folder / "source.zip").items():
+def restore(run: Run, folder: Path, files: Mapping[str, bytes] | None = None) -> None:
+    """Lay out a run's recorded source, or ``files``, its recipe and this environment's lock."""
+    for name, content in (files or source.unpacked(run.folder / "source.zip")).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from lockstep.ground import environment, wheels
 from lockstep.ground.errors import Interrupted, RunError
 from lockstep.ground.files import held, remove_abandoned, write_atomically
 from lockstep.ground.processes import follow_parent
-from lockstep.records import compare, source
+from lockstep.records import compare, provenance, source
 from lockstep.records.checkout import package_of, restore
 from lockstep.records.compare import Comparison
 from lockstep.records.differences import Difference, between_environments, between_packages
@@ -51,19 +51,25 @@ def reproduce(
     prepared: Collection[str],
     say: Callable[[str], None],
     steps: int | None = None,
+    *,
+    trust: bool = False,
 ) -> Reproduction:
     """Train a finished run again as a process of the recorded code, up to ``steps``, and compare.
 
     ``data`` is the folder of the data, ``prepared`` the digests of the data sets that lie ready in
     it. ``say`` is first told every difference between the receipt and this machine, and whether the
-    run's level covers it. Raises RunError for a run that was altered or is not finished, or whose
-    code imports a package that is not installed.
+    run's level covers it. Code that is in no identity is this tree's; ``trust`` runs that of a run
+    of another engine that this checkout does not know. Raises RunError for a run that was altered
+    or is not finished, or whose code imports a package that is not installed.
     """
     refuse_altered(run)
     receipt = run.finished_receipt()
     _refuse_missing_packages(run)
     if steps is not None and steps >= receipt["results"]["steps"]:
         steps = None
+    files = provenance.code_of(run, trust=trust)
+    for name, whose in provenance.differing(run).items():
+        say(f"differs from this tree: {name}; what runs is {whose}")
     before = differences_here(run)
     for row in before:
         say(f"differs here: {row.part} {row.name}: recorded {row.a}, here {row.b}")
@@ -73,7 +79,7 @@ def reproduce(
     if uncovered:
         say(f"NOT COVERED: {uncovered}; other bits would break no promise")
     with _temporary_folder(say) as (folder, lock):
-        again, code = _train_again(run, folder, lock, data, steps)
+        again, code = _train_again(run, files, folder, lock, data, steps)
         found = again and compare.compare(run, again)
         # A run that ended early has told nothing, unless it had parted before.
         if not found or (found.step is None and (code or found.steps[1] < (steps or 0))):
@@ -134,11 +140,11 @@ def not_covered(run: Run) -> str:
 
 
 def _train_again(
-    run: Run, folder: Path, lock: int, data: Path, steps: int | None
+    run: Run, files: Mapping[str, bytes], folder: Path, lock: int, data: Path, steps: int | None
 ) -> tuple[Run | None, int]:
-    """The run that the recorded source makes here (None if it made none), and its exit code."""
+    """The run that the source makes here (None if it made none), and its exit code."""
     experiment = run.experiment()
-    restore(run, folder)
+    restore(run, folder, files)
     words = ["train", f"{experiment['name']}/{experiment['recipe']}"]
     words += ["--seed", str(experiment["seed"]), "--runs", str(folder / "runs")]
     words += ["--until", str(steps)] if steps else []

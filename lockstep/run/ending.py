@@ -35,6 +35,7 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
         "preprocess.json": stored,
         "golden.json": golden.made(experiment.model, stored, weights, examples),
     }
+    recorder.confirm()
     splits: Splits = {"validation": validation, "test": metrics(*test)}
     results = _results(setup, run.folder, recorder.last_step, files, splits)
     resumed_at_step, samples_per_second = recorder.pace()
@@ -57,6 +58,7 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
     for name, written in files.items():
         write_atomically(run.folder / name, written)
     write_atomically(run.folder / "report.html", _report(setup, run, content, test))
+    recorder.confirm()
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)
 

@@ -90,16 +90,17 @@ class Setup:
         )
         self.steps = settings.epochs * self.batches.steps_per_epoch
 
-    def answers(self, name: str) -> Answers:
+    def answers(self, name: str, stop_signal: Callable[[], int] = lambda: 0) -> Answers:
         """Return what the present weights answer on a split, and what would be right."""
         blocks = Blocks(
             self.dataset.splits[name], self.preprocess, self.experiment.training.evaluation_batch
         )
-        return probabilities(self.model, blocks, len(self.dataset.labels), self.workers)
+        classes = len(self.dataset.labels)
+        return probabilities(self.model, blocks, classes, self.workers, stop_signal)
 
-    def evaluate(self) -> tuple[float, Metrics]:
+    def evaluate(self, stop_signal: Callable[[], int]) -> tuple[float, Metrics]:
         """Return a score, the higher the better, and the validation metrics."""
-        found = metrics(*self.answers("validation"))
+        found = metrics(*self.answers("validation", stop_signal))
         scores = {"accuracy": found["accuracy"], "f1": found["f1"], "loss": -found["loss"]}
         return scores[self.experiment.training.monitor], found
 
@@ -130,6 +131,7 @@ def train_setup(
     """
     settings, training, batches = setup.experiment.training, setup.training, setup.batches
     with ExitStack() as stack:
+        signals = stack.enter_context(stop_signal())  # also while the last checkpoint is written
         stack.callback(keeper.close)
         keeper.resume(setup.steps)
         training.broadcast(setup.workers)
@@ -157,7 +159,7 @@ def train_setup(
             save=keeper.save,
             save_is_due=keeper.is_due,
             inspect=inspect,
-            stop_signal=stack.enter_context(stop_signal()),
+            stop_signal=signals,
         )
         last = training.progress
         if last.step < setup.steps and not last.stopped_early:

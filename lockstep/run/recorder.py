@@ -1,24 +1,26 @@
 """What a run writes while it trains: trace, metrics, checkpoints; and how it finds them again."""
 
 import dataclasses
+import hashlib
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
+import xxhash
 
-from lockstep.config.experiment import Training as Settings
-from lockstep.data.batches import Batches
 from lockstep.ground import environment
-from lockstep.ground.errors import RunError
+from lockstep.ground.errors import CheckpointError, RunError, WriteError
+from lockstep.ground.files import Owner
 from lockstep.ground.watch import Row, Watch
 from lockstep.records import trace
 from lockstep.records.journal import Journal
 from lockstep.records.run import Run
 from lockstep.records.trace import Trace
+from lockstep.run.making import Setup
+from lockstep.training import launch
 from lockstep.training.checkpoint import Checkpoints, Snapshot
 from lockstep.training.evaluation import Metrics
-from lockstep.training.loop import Training
 
 
 class NullRecorder:
@@ -53,19 +55,20 @@ class Recorder(NullRecorder):
     def __init__(
         self,
         run: Run,
-        training: Training,
-        batches: Batches,
+        setup: Setup,
         watch: Watch,
-        settings: Settings,
         origin: dict[str, str],
+        owner: Owner,
     ):
-        self.run, self.training, self.batches, self.watch = run, training, batches, watch
-        self.settings, self.doubts = settings, set[str]()
+        self.run, self.watch, self.owner = run, watch, owner
+        self.training, self.batches = setup.training, setup.batches
+        self.settings, self.doubts = setup.experiment.training, set[str]()
+        self._rate = 0.0  # of the last step
         self.origin = origin  # digests of what the run is set up with
         self.notebook = environment.from_notebook()
         self._open, self._saved = ExitStack(), time.monotonic()
         self.checkpoints = Checkpoints(
-            run.folder / "checkpoints", settings.keep_checkpoints, watch.say
+            run.folder / "checkpoints", self.settings.keep_checkpoints, watch.say
         )
 
     def resume(self, steps: int) -> None:
@@ -77,28 +80,38 @@ class Recorder(NullRecorder):
         self.watch.begin(self.run.name, self.first_step, steps, per_epoch, batch_size)
 
     def _bring_back(self) -> None:
-        for snapshot in self.checkpoints.newest():
-            best = snapshot.state["progress"]["best_step"]
+        snapshot = self.checkpoints.newest(self._open_if_usable)
+        if snapshot is None:
+            self._open_files(0)
+            return
+        self._refuse_other_origin(snapshot)
+        self.training.restore(snapshot)
+        self.doubts |= set(snapshot.state["doubts"])
+        self.notebook |= snapshot.state["notebook"]
+        self._rate = snapshot.state["rate"]
+
+    def _open_if_usable(self, snapshot: Snapshot) -> None:
+        """Open trace and metrics where a checkpoint was saved.
+
+        Raises RunError if they were altered before it, or if the weights that it will end with are
+        damaged.
+        """
+        progress = snapshot.state["progress"]
+        if self.settings.keep == "best" and (best := progress["best_step"]) is not None:
             try:
-                if best is not None:
-                    self.checkpoints.read(best)
-                self._open_files(snapshot.step)
-            except RunError as error:
-                self.watch.say(f"warning: {error} Going back to before it.")
-                continue
-            altered = [
-                name for name, digest in self._files().items() if digest != snapshot.state[name]
-            ]
-            if not altered:
-                self._refuse_other_origin(snapshot)
-                self.training.restore(snapshot)
-                self.doubts |= set(snapshot.state["doubts"])
-                self.notebook |= snapshot.state["notebook"]
-                return
-            self._open.close()
-            name = self.run.folder / altered[0]
-            self.watch.say(f"warning: {name}: altered before step {snapshot.step}.")
-        self._open_files(0)
+                self.checkpoints.read(best)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error} These are the best weights so far, which training.keep=best ends "
+                    "with, so no checkpoint after them can be used."
+                ) from error
+        self._open_files(snapshot.step, evaluated=not progress["awaits_evaluation"])
+        for name, digest in self._files().items():
+            if digest != snapshot.state[name]:
+                self._open.close()
+                raise RunError(
+                    f"{self.run.folder / name}: was altered before step {snapshot.step}."
+                )
 
     def _refuse_other_origin(self, snapshot: Snapshot) -> None:
         """Raise RunError if a run is set up otherwise than when it was begun."""
@@ -120,11 +133,12 @@ class Recorder(NullRecorder):
             self.watch.say(f"level lowered to this machine: {reason}")
         self.doubts |= reasons
 
-    def _open_files(self, step: int) -> None:
+    def _open_files(self, step: int, *, evaluated: bool = True) -> None:
         with ExitStack() as opened:
             self.trace = Trace(self.run.folder / "trace.bin", step)
             opened.callback(self.trace.close)
-            self.journal = Journal(self.run.folder / "metrics.jsonl", step)
+            # A row of this very step may be of a later session, if the epoch awaits evaluation.
+            self.journal = Journal(self.run.folder / "metrics.jsonl", step - (not evaluated))
             opened.callback(self.journal.close)
             self._open = opened.pop_all()
 
@@ -145,8 +159,9 @@ class Recorder(NullRecorder):
         """Write the epoch's metrics."""
         if count := validation.get("not_finite"):
             self.watch.say(f"warning: {count} answers on the validation split are not numbers.")
+        self.owner.check()
         self.trace.write()
-        losses = trace.read(self.trace.path)["loss"][-self.batches.steps_per_epoch :]
+        losses = trace.read(self.trace.path)["loss"][step - self.batches.steps_per_epoch : step]
         row: Row = {
             "epoch": epoch,
             "step": step,
@@ -172,12 +187,14 @@ class Recorder(NullRecorder):
 
     def save(self, snapshot: Callable[[], Snapshot]) -> None:
         """Start writing a checkpoint, which knows the files beside it as they are now."""
+        self.owner.check()
         self.trace.write()
         taken = snapshot()
         kept = self._files() | {
             "origin": self.origin,
             "doubts": sorted(self.doubts),
             "notebook": self.notebook,
+            "rate": self._rate,
         }
         self.checkpoints.save(
             dataclasses.replace(taken, state=taken.state | kept),
@@ -185,11 +202,27 @@ class Recorder(NullRecorder):
             flush=self._flush,
         )
         self.watch.saved(taken.step)
+        if launch.is_watched():
+            launch.note_saved(taken.step)
 
     def restore(self, step: int) -> None:
         """Go back to a step that was saved, when the last checkpoint is written."""
-        self.checkpoints.wait()
+        with self._blaming_another():
+            self.checkpoints.wait()
         self.training.restore(self.checkpoints.read(step))
+
+    def confirm(self) -> None:
+        """Raise RunError unless trace and metrics are what this process wrote, and no more."""
+        self.owner.check()
+        for name, digest in self._files().items():
+            path = self.run.folder / name
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() != digest:
+                    raise RunError(
+                        f"{path}: holds more or other rows than this process wrote, so no receipt "
+                        "is written; make sure that nothing else writes to the run, then run the "
+                        "same command again."
+                    )
 
     def _flush(self) -> None:
         """Have on disk all that a checkpoint relies on."""
@@ -199,8 +232,17 @@ class Recorder(NullRecorder):
     def close(self) -> None:
         """Finish the write in flight, which flushes the files, and close them."""
         self.watch.end()
-        with self._open:
+        with self._open, self._blaming_another():
             self.checkpoints.close()
+
+    @contextmanager
+    def _blaming_another(self) -> Iterator[None]:
+        """Name another process that writes the run, if one has removed what was half written."""
+        try:
+            yield
+        except WriteError:
+            self.owner.check()
+            raise
 
     def pace(self) -> tuple[int, float]:
         """Return the step where the last session resumed, and its samples a second up to now."""

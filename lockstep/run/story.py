@@ -11,7 +11,7 @@ from lockstep.data.dataset import Dataset
 from lockstep.ground import environment, profiles
 from lockstep.ground.digests import canonical_json
 from lockstep.ground.errors import EnvironmentMismatch
-from lockstep.ground.files import held
+from lockstep.ground.files import abandon, held, owned
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records.identity import Parts, identity
@@ -54,12 +54,13 @@ def run_experiment(
     settings = experiment.training
     profiles.enter(settings.profile)
     enforce(settings.profile, settings.device)
-    dataset = dataset or open_data(experiment.data.name, place, watch)
-    files = files_that_make(experiment.model)  # once, as people edit while a run starts
-    parts = what_decides(experiment, dataset, files, place)
+    # First of all, so that others wait for a worker that has data to fetch, and not for a dead one.
     with joined(settings.shards, settings.device) as workers:
         if workers.spare:
             return None
+        dataset = dataset or open_data(experiment.data.name, place, watch)
+        files = files_that_make(experiment.model)  # once, as people edit while a run starts
+        parts = what_decides(experiment, dataset, files, place)
         if not workers.first:
             if not _is_finished(parts, workers):
                 setup, _, check = _set_up(experiment, dataset, workers, files, place)
@@ -71,11 +72,13 @@ def run_experiment(
             workers.broadcast_bytes(
                 canonical_json({"identity": run.identity, "finished": finished})
             )
-            if not finished:
-                with noting_failure(run) as passed:
+            if finished:
+                abandon(run.folder)  # killed after its receipt and before it could tidy up
+            else:
+                with noting_failure(run) as passed, owned(run.folder) as owner:
                     write(run.folder, contents())  # what stands beside the results is what ran
                     setup, origin, check = _set_up(experiment, dataset, workers, files, place)
-                    recorder = Recorder(run, setup.training, setup.batches, watch, settings, origin)
+                    recorder = Recorder(run, setup, watch, origin, owner)
                     _train_to_receipt(setup, check, recorder, until, passed)
     return run
 

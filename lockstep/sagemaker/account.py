@@ -1,4 +1,4 @@
-"""An AWS account, as boto3's own variables and files name it; its refusals, told in one line."""
+"""An AWS account, configured by boto3's variables and files; its errors in one line."""
 
 import os
 from contextlib import AbstractContextManager
@@ -18,10 +18,10 @@ class Account:
         try:
             import boto3
         except ImportError as error:
-            text = "boto3 is not installed; ./workbench brings what is locked."
+            text = "boto3 is not installed; ./workbench installs the locked packages."
             raise DeploymentError(f"deploy: {text}") from error
         with self.told("deploy"):
-            # A session of its own: the default one keeps the credentials that it saw first.
+            # A new session: the default one keeps the credentials that it saw first.
             self._session: Any = boto3.session.Session()
             region = self._session.region_name or os.environ.get("AWS_REGION")
         if not region:

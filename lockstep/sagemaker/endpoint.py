@@ -1,4 +1,4 @@
-"""What an endpoint's stack is told: its template, and for a bundle and an image its parameters."""
+"""An endpoint's stack: its template, and the parameters for a bundle and an image."""
 
 import re
 import tempfile
@@ -42,7 +42,7 @@ _Loader.add_multi_constructor("!", _long_form)
 
 
 def template() -> str:
-    """The template, as CloudFormation is given it."""
+    """Return the template as CloudFormation expects it."""
     try:
         return _TEMPLATE.read_text()
     except OSError as error:
@@ -66,14 +66,14 @@ def settings(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            problems.append(f"--set {word}: found no '=', wanted as InstanceType=ml.m5.large")
+            problems.append(f"--set {word}: found no '=', expected as InstanceType=ml.m5.large")
         elif name in _OURS:
             problems.append(f"--set {name}: follows from the run and the image, set those")
         elif name not in free:
             known = f"{nearest(name, free)} (there are {', '.join(free)})"
             problems.append(f"--set {name}: is no parameter of the stack.{known}")
-        elif wanted := _refused(declared[name], value):
-            problems.append(f"--set {name}: found {value!r}, wanted {wanted}")
+        elif expected := _refused(declared[name], value):
+            problems.append(f"--set {name}: found {value!r}, expected {expected}")
         else:
             found[name] = value
     if problems:
@@ -82,7 +82,7 @@ def settings(words: Iterable[str]) -> dict[str, str]:
 
 
 def _refused(declared: Mapping[str, Any], value: str) -> str:
-    """What is wanted of a parameter, if a value is not that; CloudFormation would say it late."""
+    """Return what a parameter expects, if a value differs; CloudFormation would say it late."""
     if allowed := declared.get("AllowedValues"):
         return "" if value in map(str, allowed) else f"one of {', '.join(map(str, allowed))}"
     if declared["Type"] == "Number":
@@ -95,20 +95,20 @@ def _refused(declared: Mapping[str, Any], value: str) -> str:
 
 
 def _refuse_together(told: Mapping[str, str], declared: Mapping[str, Any]) -> None:
-    """Raise SettingError for values that do not fit, also each other: it would be told late."""
+    """Raise SettingError for values that do not fit, before CloudFormation does."""
     problems = [
-        f"{name}: found {value!r}, wanted {wanted}"
+        f"{name}: found {value!r}, expected {expected}"
         for name, value in told.items()
-        if (wanted := _refused(declared[name], value))
+        if (expected := _refused(declared[name], value))
     ]
     if not problems:
         least, most = int(told["MinInstances"]), int(told["MaxInstances"])
         if 0 < most < least:
-            problems.append(f"MaxInstances: found {most}, wanted MinInstances ({least}) or more")
+            problems.append(f"MaxInstances: found {most}, expected MinInstances ({least}) or more")
         fewest = "MinInstances" if most else "InstanceCount"
         if told["Traffic"] == "CANARY" and int(told[fewest]) < 2:
             problems.append(
-                f"Traffic: found CANARY with {fewest}={told[fewest]}, wanted 2 machines or more, "
+                f"Traffic: found CANARY with {fewest}={told[fewest]}, expected 2 machines or more, "
                 "of which one goes first"
             )
     if problems:
@@ -117,7 +117,7 @@ def _refuse_together(told: Mapping[str, str], declared: Mapping[str, Any]) -> No
 
 @dataclass(frozen=True)
 class Plan:
-    """What the stack is to be told, and whether the bundle has to be uploaded first."""
+    """The stack's parameters, and whether the bundle must be uploaded first."""
 
     parameters: dict[str, str]
     uploads: bool
@@ -169,7 +169,7 @@ def plan(
 
 
 def _lies(storage: Storage, key: str, sha256: str, made: Bundle, watch: Watch) -> bool:
-    """Whether a bundle is in a bucket, whole: it is brought here and compared."""
+    """Whether a bundle is complete in a bucket: downloads and compares it."""
     if storage.size(key) is None:
         return False
     with tempfile.TemporaryDirectory(prefix="lockstep-deploy-") as folder:
@@ -179,8 +179,8 @@ def _lies(storage: Storage, key: str, sha256: str, made: Bundle, watch: Watch) -
         if (found := digest_of(path)) == sha256:
             return True
     raise StorageError(
-        f"{storage}/{key}: holds another file (sha256 {found[:12]}, wanted {sha256[:12]}); it was "
-        "altered there. Delete it, then run the same command again."
+        f"{storage}/{key}: holds another file (sha256 {found[:12]}, expected {sha256[:12]}); it was"
+        " altered there. Delete it, then run the same command again."
     )
 
 

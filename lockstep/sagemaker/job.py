@@ -1,4 +1,4 @@
-"""What SageMaker asks of a training container: settings and data in /opt/ml, the model out of it.
+"""SageMaker's training container: settings and data from /opt/ml, the model to it.
 
 The contract: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html. The folder
 is ``LOCKSTEP_ML`` where it is another one, as in tests.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from lockstep.ground.errors import LockstepError, SettingError
@@ -50,7 +51,7 @@ class Job:
         given.pop("model", None), given.pop("recipe", None)
         if plain := [name for name in given if "." not in name]:
             raise SettingError(
-                f"hyperparameter {plain[0]}: found no such one, wanted model, recipe, seed or a "
+                f"hyperparameter {plain[0]}: not a known name, expected model, recipe, seed or a "
                 "setting as training.lr (`invoke config` lists them)."
             )
         settings = [f"{name}={value}" for name, value in sorted(given.items())]
@@ -75,6 +76,7 @@ class Job:
             "LOCKSTEP_DATA": os.environ.get("LOCKSTEP_DATA") or str(self.ml / "prepared"),
             "LOCKSTEP_TRACK": "off",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",  # the seconds that the service gives to save
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 
@@ -94,7 +96,7 @@ class Job:
 def train(ml: Path) -> int:
     """Train what the job asks for and leave the model in ``ml/model``; the exit code.
 
-    A job that was interrupted goes on from its checkpoints. What fails is told in
+    An interrupted job resumes from its checkpoints. Failures are written to
     ``ml/output/failure``, of which the service shows the first 1,024 characters.
     """
     try:
@@ -115,30 +117,35 @@ def train(ml: Path) -> int:
 
 def _run(job: Job) -> tuple[int, str, str]:
     """Train with our standard error; the exit code, the receipt, and what to tell of a failure."""
-    child = subprocess.Popen(
-        job.command(),
-        env=job.variables(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=follow_parent,
-    )
-    asked: list[int] = []
+    # A file, not a second pipe: one that is not read while the other is would fill up and block.
+    with TemporaryFile("w+") as printed:
+        child = subprocess.Popen(
+            job.command(),
+            env=job.variables(),
+            stdout=printed,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=follow_parent,
+        )
+        asked: list[int] = []
 
-    def hand_on(number: int, _: object) -> None:
-        asked.append(number)
-        child.send_signal(number)
+        def hand_on(number: int, _: object) -> None:
+            asked.append(number)
+            child.send_signal(number)
 
-    signal.signal(signal.SIGTERM, hand_on)
-    errors: list[str] = []
-    last: deque[str] = deque(maxlen=10)
-    assert child.stdout and child.stderr
-    for line in child.stderr:
-        print(line, end="", file=sys.stderr, flush=True)
-        (errors if line.startswith("error: ") else last).append(line)
-    receipt = child.stdout.read()
-    if (code := child.wait()) < 0:
-        errors.append(f"error: training: was killed by signal {-code}; out of memory, perhaps.\n")
+        signal.signal(signal.SIGTERM, hand_on)
+        errors: list[str] = []
+        last: deque[str] = deque(maxlen=10)
+        assert child.stderr
+        for line in child.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            (errors if line.startswith("error: ") else last).append(line)
+        if (code := child.wait()) < 0:
+            errors.append(
+                f"error: training: was killed by signal {-code}; out of memory, perhaps.\n"
+            )
+        printed.seek(0)
+        receipt = printed.read()
     # The launcher of several hosts ends as if its workers, who have saved, had failed.
     return _STOPPED if code and asked else code, receipt, "".join(errors or last)
 
@@ -159,5 +166,5 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SettingError(f"{path}: is no JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise SettingError(f"{path}: holds {type(content).__name__}, wanted an object.")
+        raise SettingError(f"{path}: holds {type(content).__name__}, expected an object.")
     return content

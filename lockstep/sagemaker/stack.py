@@ -49,11 +49,11 @@ class Outcome:
 class _Followed:
     status: str = ""
     first: str = ""  # the first reason of a failure
-    after: str = field(default="", repr=False)  # the last event that was told
+    after: str = field(default="", repr=False)  # the last event that was reported
 
 
 class Stack:
-    """A stack by its name; whoever looks on is told of each of its events.
+    """A stack by its name; the watch gets each of its events.
 
     All methods raise DeploymentError if the account refuses.
     """
@@ -106,7 +106,7 @@ class Stack:
         self._refuse_other(state)
         if state.status.endswith("_FAILED"):
             raise DeploymentError(
-                f"{self.name}: is {state.status}; wanted one at rest: `aws cloudformation "
+                f"{self.name}: is {state.status}; expected one at rest: `aws cloudformation "
                 f"continue-update-rollback --stack-name {self.name}`, or delete it."
             )
         return state
@@ -166,7 +166,7 @@ class Stack:
         """
         if (state := self.state()) is None:
             raise DeploymentError(
-                f"{self.name}: found no such stack in {self._account.region}; correct --stack "
+                f"{self.name}: no such stack in {self._account.region}; correct --stack "
                 "NAME or AWS_DEFAULT_REGION."
             )
         if state.status != _REVIEWED:  # which has no resources, nor its tags yet
@@ -235,7 +235,7 @@ class Stack:
         ]
 
     def _follow(self, id: str, after: str) -> _Followed:
-        """Tell of the events after a certain one until nothing is under way any more."""
+        """Report the events after a certain one until nothing is in progress."""
         found = _Followed(after=after)
         while True:
             state = self.state(id)
@@ -255,7 +255,7 @@ class Stack:
         if not status.endswith("_FAILED"):
             return self._watch.doing(line)
         self._watch.say(line)
-        # What was begun beside the one that failed is cancelled, which tells nothing.
+        # What was begun beside the one that failed is cancelled, which explains nothing.
         if not found.first and reason and "cancelled" not in reason.lower():
             found.first = f"{event['LogicalResourceId']}: {reason}"
 

@@ -22,7 +22,7 @@ def stack_name(text: str) -> str:
     if _STACK.fullmatch(text):
         return text
     raise DeploymentError(
-        f"--stack {text}: is no name, wanted letters, digits and single hyphens between them, a "
+        f"--stack {text}: is no name, expected letters, digits and single hyphens between them, a "
         "letter first, 63 at most."
     )
 
@@ -31,7 +31,7 @@ def bucket_name(text: str) -> str:
     """A bucket's name, without s3:// before it. Raises DeploymentError if it is none."""
     if _BUCKET.fullmatch(found := text.removeprefix("s3://").rstrip("/")):
         return found
-    raise DeploymentError(f"--bucket {text}: is no bucket's name, wanted as my-models.")
+    raise DeploymentError(f"--bucket {text}: is no bucket's name, expected as my-models.")
 
 
 def refuse_bucket(name: str, account: Account) -> None:
@@ -45,7 +45,7 @@ def refuse_bucket(name: str, account: Account) -> None:
         except ClientError as error:
             if code_of(error) == "404":
                 raise DeploymentError(
-                    f"s3://{name}: found no such bucket; make it, or correct --bucket."
+                    f"s3://{name}: no such bucket; create it, or correct --bucket."
                 ) from error
             if code_of(error) == "403":
                 raise DeploymentError(
@@ -54,8 +54,8 @@ def refuse_bucket(name: str, account: Account) -> None:
             raise
     if region != account.region:
         raise DeploymentError(
-            f"s3://{name}: lies in {region}, wanted {account.region}, where the endpoint is made; "
-            "name another bucket, or set AWS_DEFAULT_REGION."
+            f"s3://{name}: lies in {region}, expected {account.region}, where the endpoint is made;"
+            " name another bucket, or set AWS_DEFAULT_REGION."
         )
 
 
@@ -74,13 +74,13 @@ class Image:
         """The image of an address. Raises DeploymentError if no endpoint can use it."""
         if not (found := _IMAGE.fullmatch(text)):
             raise DeploymentError(
-                f"--image {text}: is no image in ECR, wanted as "
+                f"--image {text}: is no image in ECR, expected as "
                 "123456789012.dkr.ecr.eu-central-1.amazonaws.com/NAME:TAG (or @sha256:...)."
             )
         image = cls(found["account"], found["region"], found["name"], text, found["tag"])
         if image.region != account.region:
             raise DeploymentError(
-                f"--image {text}: lies in {image.region}, wanted {account.region}, where the "
+                f"--image {text}: lies in {image.region}, expected {account.region}, where the "
                 "endpoint is made; push it there, or set AWS_DEFAULT_REGION."
             )
         return image
@@ -111,7 +111,7 @@ class Image:
                 if code_of(error) in ("RepositoryNotFoundException", "ImageNotFoundException"):
                     name = self.text.rpartition(":")[0]
                     raise DeploymentError(
-                        f"--image {self.text}: found no such image; push it "
+                        f"--image {self.text}: no such image; push it "
                         f"(`invoke image push {name} --stage sagemaker`), or correct it."
                     ) from error
                 raise

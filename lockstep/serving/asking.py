@@ -19,7 +19,7 @@ _READERS = 2
 
 
 class Gone(Exception):
-    """The caller went away before the end of its request."""
+    """The caller closed the connection before the end of its request."""
 
 
 class Asking:
@@ -70,7 +70,7 @@ class Asking:
                     rows = await loop.run_in_executor(self._readers, self._reading.rows, kind, body)
                 return b"[" + b",".join(await self._batching.ask(rows)) + b"]"
         except TimeoutError:
-            raise Refused(503, "server: found no time to answer; ask again soon.") from None
+            raise Refused(503, "server: no time to answer; try again soon.") from None
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The whole body, if it is not too large and comes in time."""
@@ -89,7 +89,8 @@ class Asking:
         except TimeoutError:
             raise Refused(
                 408,
-                f"body: found no end of it within {self._limits.receiving:g} s, wanted all of it.",
+                f"body: found no end of it within {self._limits.receiving:g} s, expected all"
+                " of it.",
             ) from None
         finally:
             self._held -= held
@@ -111,5 +112,5 @@ class Asking:
 
     def _too_large(self) -> Refused:
         return Refused(
-            413, f"body: wanted at most {self._limits.body:,} bytes; send a smaller one."
+            413, f"body: expected at most {self._limits.body:,} bytes; send a smaller one."
         )

@@ -16,7 +16,7 @@ from lockstep.answers.predictor import BLOCK
 from lockstep.serving.limits import Limits, busy
 
 Row = NDArray[Any]
-_MOMENT = 0.003  # seconds that nothing else is read in
+_MOMENT = 0.003  # seconds during which nothing else is read
 
 
 class Asked:

@@ -18,7 +18,7 @@ _STATUS = {
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's own, which waits for its caller for ever, to end a head or to take an answer."""
+    """uvicorn's protocol, with limits on the time to send a request and to read its answer."""
 
     limits: ClassVar[Limits] = Limits()
     _in_head = False
@@ -32,13 +32,13 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
-            self._why = busy()  # which is told once the request is there
+            self._why = busy()  # sent once the request has arrived
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
         self._taken()
-        if self._answering:  # or it would write to nobody, and the log would tell
+        if self._answering:  # else it would write to a closed connection, and log that
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def _too_long(self) -> Refused:
-        return Refused(431, f"head: wanted at most {self.limits.head:,} bytes; send fewer.")
+        return Refused(431, f"head: expected at most {self.limits.head:,} bytes; send fewer.")
 
     @property
     def _answered(self) -> bool:
@@ -160,8 +160,8 @@ class Connection(HttpToolsProtocol):
         if not self._answered:  # another request of this caller, which came whole
             self._wait()
         elif self._in_head:
-            wanted = f"found no end of it within {self.limits.receiving:g} s, wanted all of it."
-            self._refuse(Refused(408, f"head: {wanted}"))
+            problem = f"found no end of it within {self.limits.receiving:g} s, expected all of it."
+            self._refuse(Refused(408, f"head: {problem}"))
         else:
             self._hang_up()
 

@@ -1,4 +1,4 @@
-"""What stands before the application: who may come in, what every answer carries, what is told."""
+"""The gate before the application: access, headers of every answer, metrics."""
 
 import asyncio
 import hmac
@@ -16,7 +16,7 @@ from lockstep.serving.metrics import Metrics
 PREDICT = "/predict"
 # What SageMaker calls them (docs.aws.amazon.com/sagemaker: "Custom inference code with hosting").
 _CALLED = {"/invocations": PREDICT, "/ping": "/healthz"}
-# What tells nothing but that the server lives, and the page, which asks for the token itself.
+# The probes, and the page, which asks for the token itself.
 OPEN = {"/", "/healthz", "/readyz"}
 _PATHS = OPEN | {PREDICT, "/model", "/metrics", "/openapi.json"}
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -63,20 +63,20 @@ class Gate:
         try:
             await self._answer(scope, receive, counted)
         except asyncio.CancelledError:  # the server ends, and this was not done in time
-            await _tell(counted, 503, "server: stops, and had no time to answer; ask again soon.")
+            await _tell(counted, 503, "server: stopping, no time to answer; try again soon.")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         if self._hosts is not None and (host := _host(headers)) not in self._hosts:
             # A page whose name leads to this machine, so that its script may read what we answer.
             known = ", ".join(sorted(self._hosts))
-            await _tell(send, 421, f"host: found {host[:80]!r}, wanted one of {known}.")
+            await _tell(send, 421, f"host: found {host[:80]!r}, expected one of {known}.")
         elif path not in OPEN and not self._admits(headers):
-            await _tell(send, 401, "authorization: wanted the token of this server.")
+            await _tell(send, 401, "authorization: expected the token of this server.")
         elif path != PREDICT:
             await self._rest(scope, receive, send)
         elif scope["method"] != "POST":
-            await _tell(send, 405, f"method: found {scope['method'][:20]}, wanted POST.")
+            await _tell(send, 405, f"method: found {scope['method'][:20]}, expected POST.")
         else:
             await self._predict(headers, receive, send)
 

@@ -1,11 +1,11 @@
-"""What one caller may ask of the server, and how what is refused is told."""
+"""The limits of one caller's requests, and the errors beyond them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that keep memory and waiting bounded, whatever is sent."""
+    """Limits that bound memory and waiting, whatever is sent."""
 
     connections: int = 900  # below the 1,024 files that a process commonly may open
     head: int = 64 << 10  # bytes of a request's address and headers
@@ -13,13 +13,13 @@ class Limits:
     bodies: int = 256 << 20  # bytes of all large requests under way
     inputs: int = 256  # of a request
     values: int = 1 << 18  # in a request's JSON, which is read in one go: 256 pictures of 28 x 28
-    requests: int = 512  # under way; one more is told to come again
+    requests: int = 512  # under way; more are answered with 503
     waiting: int = 2048  # inputs that wait to be computed
     receiving: float = 10.0  # seconds until a request's head, and then its body, has to be there
     sending: float = 10.0  # seconds until a caller has to take what the server cannot write
     reading: float = 4.0  # seconds in which its inputs have to be read; one may take longer
     answering: float = 30.0  # seconds until its answer has to be there
-    stopping: int = 8  # seconds that requests under way may still take when it is to stop
+    stopping: int = 8  # seconds for requests under way after a signal to stop
 
 
 class Refused(Exception):
@@ -31,5 +31,5 @@ class Refused(Exception):
 
 
 def busy() -> Refused:
-    """What is told when as much waits as may."""
-    return Refused(503, "server: found as many waiting as it keeps, wanted fewer; ask again soon.")
+    """Return the error for a full queue."""
+    return Refused(503, "server: the queue is full; try again soon.")

@@ -1,4 +1,4 @@
-"""What a Prometheus server may know: how much was asked, how long it took, what waits."""
+"""Metrics for Prometheus: requests, durations, queue length."""
 
 from collections.abc import Callable
 

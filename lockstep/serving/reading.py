@@ -65,8 +65,8 @@ class Reading:
             if time.monotonic() > end and len(rows) < len(few):
                 raise Refused(
                     413,
-                    f"body: found more than is read in {self._limits.reading:g} s, wanted fewer or "
-                    "smaller inputs; ask several times.",
+                    f"body: found more than is read in {self._limits.reading:g} s, expected fewer"
+                    " or smaller inputs; ask several times.",
                 )
         return rows
 
@@ -80,7 +80,7 @@ class Reading:
         if found > self._values:
             raise Refused(
                 413,
-                f"body: found {found:,} commas, colons and brackets, wanted at most "
+                f"body: found {found:,} commas, colons and brackets, expected at most "
                 f"{self._values:,}; ask several times.",
             )
         try:
@@ -99,7 +99,7 @@ class Reading:
             many = [found] if one and all(found) else found
             if all(_has_numbers(item, 3) for item in many):
                 return many
-        raise DataError(f"body: found other JSON, wanted {self._wanted}.")
+        raise DataError(f"body: found other JSON, expected {self._wanted}.")
 
 
 def _text(content: bytes) -> str:
@@ -121,7 +121,7 @@ def _has_numbers(value: Any, depth: int) -> bool:
 
 
 def _too_many(most: int) -> Refused:
-    return Refused(413, f"body: wanted at most {most} inputs; ask several times.")
+    return Refused(413, f"body: expected at most {most} inputs; ask several times.")
 
 
 def _parts(kind: str, body: bytes, most: int) -> list[bytes]:
@@ -134,13 +134,13 @@ def _parts(kind: str, body: bytes, most: int) -> list[bytes]:
         raise _too_many(most)
     first, *parts = body.split(edge, most + 1)
     if not boundary or first or not parts or not parts[-1].startswith(b"--"):
-        raise DataError(f"body: found no {FORM} with its boundary, wanted a file in one.")
+        raise DataError(f"body: found no {FORM} with its boundary, expected a file in one.")
     contents = []
     for part in parts[:-1]:
         _, blank, content = part.partition(b"\r\n\r\n")
         if not blank:
-            raise DataError("body: found a field without a content, wanted a file in each.")
+            raise DataError("body: found a field without a content, expected a file in each.")
         contents.append(content)
     if not contents:
-        raise DataError("body: found a form without a field, wanted a file in one.")
+        raise DataError("body: found a form without a field, expected a file in one.")
     return contents

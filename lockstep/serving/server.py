@@ -31,7 +31,7 @@ def serve(
 ) -> None:
     """Serve what ``open_model`` gives until a signal asks to stop; what is under way is answered.
 
-    ``say`` is told the address once it answers. ``guarded``: something stands before it that lets
+    ``say`` gets the address once it answers. ``guarded``: something stands before it that lets
     in whom it knows. Raises ServingError if it cannot be listened to, or if others than this
     machine could come in unguarded and there is no token; Interrupted in the end; and whatever
     ``open_model`` raises.
@@ -96,7 +96,7 @@ def _listening(host: str, port: int) -> socket.socket:
         # A name with an empty part, or one of 64 letters and more, is none of a host.
         why = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise ServingError(
-            f"{host}:{port}: cannot listen there ({why}), wanted an address of this "
+            f"{host}:{port}: cannot listen there ({why}), expected an address of this "
             "machine and a free port; stop what listens there, or name another with --port N."
         ) from error
     return listener
@@ -105,6 +105,6 @@ def _listening(host: str, port: int) -> socket.socket:
 def _refuse_strangers(host: str, listener: socket.socket, token: str | None) -> None:
     if not token and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
         raise ServingError(
-            f"{host}: found no token, wanted one where others than this machine come in; set "
+            f"{host}: found no token, expected one where others than this machine come in; set "
             "LOCKSTEP_TOKEN, or listen at 127.0.0.1."
         )

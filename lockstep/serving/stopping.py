@@ -1,4 +1,4 @@
-"""The end of serving: callers are answered or told to come again, and the process does end."""
+"""The end of serving: callers are answered or asked to try again, then the process ends."""
 
 import asyncio
 import os
@@ -14,12 +14,12 @@ import uvicorn
 
 from lockstep.serving.connection import Connection
 
-_TELLING = 0.2  # seconds in which those are told who got no answer
+_TELLING = 0.2  # seconds to answer the callers that got no answer
 _LAST = 1.0  # seconds after which nothing is waited for
 
 
 class Server(uvicorn.Server):
-    """uvicorn's own, which waits for its callers for ever, or tells the log whom it does not.
+    """uvicorn's server, with a limit on how long it waits for callers when it stops.
 
     What is under way has ``stopping`` seconds. ``ends`` is called with the exit code once a signal
     has asked to stop.
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
 
     def _cancel(self) -> None:
         for task in self.server_state.tasks:
-            task.cancel()  # `Gate` tells its caller
+            task.cancel()  # `Gate` answers its caller
 
 
 def deadline(stopping: float) -> Callable[[int], None]:

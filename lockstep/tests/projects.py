@@ -1,7 +1,7 @@
 """Projects that are not ours, written into a folder: digits with another model or loss."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +41,7 @@ Bring = Callable[..., "Project"]
 class Project:
     """A project with one model, ``brought``, that has the data and the answers of digits."""
 
-    def __init__(self, folder: Path, files: dict[str, str]):
+    def __init__(self, folder: Path, files: Mapping[str, str | bytes]):
         self.package = f"team{next(_NUMBERS)}"
         self.home = Home(self.package, folder / self.package)
         model = self.home.folder / "models" / "brought"
@@ -56,7 +56,7 @@ class Project:
             (self.home.folder / "data" / path.name).write_text(path.read_text())
         for name, text in files.items():
             (model / name).parent.mkdir(parents=True, exist_ok=True)
-            (model / name).write_text(text)
+            (model / name).write_bytes(text.encode() if isinstance(text, str) else text)
         self.model = model
         (model / "recipes").mkdir(exist_ok=True)
         (model / "recipes" / "base.yaml").write_text(

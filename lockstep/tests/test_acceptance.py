@@ -53,7 +53,7 @@ def test_a_bound_is_kept_by_the_numbers_on_its_side(bound: str, met: list[bool])
     read = budget("test.accuracy", bound)
     assert isinstance(read, Budget)
     assert [read.met(found) for found in (0.9199, 0.92, 0.9201)] == met
-    assert budget("test.accuracy", read.wanted) == read
+    assert budget("test.accuracy", read.condition) == read
 
 
 @pytest.mark.parametrize("bound", ["0.92", ">=", "=> 0.92", ">= much", ">= nan", "== 1", 5, None])
@@ -79,7 +79,7 @@ def test_budgets_decide_no_bit_and_are_kept_in_the_experiment() -> None:
 
 def test_a_run_keeps_the_budgets_of_its_recipe(finished_run: Run) -> None:
     assert finished_run.experiment()["accept"] == experiment().accept
-    wanted = {one.measure: one.wanted for one in acceptance.budgets(finished_run)}
+    wanted = {one.measure: one.condition for one in acceptance.budgets(finished_run)}
     assert wanted == experiment().accept
 
 
@@ -87,7 +87,7 @@ def test_every_measure_is_measured(finished_run: Run, place: Place) -> None:
     wanted = [budget(measure, ">= 0") for measure in MEASURES]
     budgets = [one for one in wanted if isinstance(one, Budget)]
     found = acceptance.findings(finished_run, budgets, place, Watch())
-    values = {one.measure: one.found for one in found}
+    values = {one.measure: one.value for one in found}
     assert finished_run.receipt
     metrics = finished_run.receipt["results"]["metrics"]
     for split in ("test", "validation"):
@@ -107,7 +107,7 @@ def test_the_verb_prints_what_was_found_and_exits_with_1_if_one_fails(
     state(copy, "accept:\n  test.accuracy: '>= 0.99'\n")
     code, out, err = call("accept", str(copy.folder))
     assert [line.split() for line in out.splitlines()] == [
-        ["measure", "found", "wanted"],
+        ["measure", "found", "expected"],
         ["test.accuracy", f"{accuracy:.6g}", ">=", "0.99", "NOT", "met"],
         ["NOT", "accepted"],
     ]

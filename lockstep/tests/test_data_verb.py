@@ -141,11 +141,14 @@ def test_without_a_good_action_all_are_told_in_a_line(call: Call, words: tuple[s
     ("words", "told"),
     [
         (("fetch", "digitz"), "data.name: 'digitz' is not in the catalog. Did you mean digits?"),
-        (("fetch", "digits@0"), "data.name: digits@0: no such version, wanted 8 or more hex"),
-        (("push", "digits"), "--to: found no storage, wanted a folder or s3://BUCKET/PREFIX there"),
+        (("fetch", "digits@0"), "data.name: digits@0: no such version, expected 8 or more hex"),
+        (
+            ("push", "digits"),
+            "--to: found no storage, expected a folder or s3://BUCKET/PREFIX there",
+        ),
         (("pull", "--from", "none/such"), "none/such: no such folder; make it"),
-        (("add", "none.csv", "--name", "Mine"), "--name: found 'Mine', wanted small letters"),
-        (("add", "none.csv", "--name", "mine"), "none.csv: found nothing, wanted a table"),
+        (("add", "none.csv", "--name", "Mine"), "--name: found 'Mine', expected lowercase letters"),
+        (("add", "none.csv", "--name", "mine"), "none.csv: found nothing, expected a table"),
         (
             ("add", "x", "--name=y", "--size=28"),
             "argument --size: invalid height_x_width value: '28'",

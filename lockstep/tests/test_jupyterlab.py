@@ -150,10 +150,10 @@ def test_news_and_packages_beside_the_lock_are_switched_off(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("port", "told"),
     [
-        ("many", "found 'many', wanted a number from 1 to 65535"),
-        ("0", "found '0', wanted a number from 1 to 65535"),
-        ("65536", "found '65536', wanted a number from 1 to 65535"),
-        ("-1", "found '-1', wanted a number from 1 to 65535"),
+        ("many", "found 'many', expected a number from 1 to 65535"),
+        ("0", "found '0', expected a number from 1 to 65535"),
+        ("65536", "found '65536', expected a number from 1 to 65535"),
+        ("-1", "found '-1', expected a number from 1 to 65535"),
     ],
 )
 def test_a_port_that_cannot_be_is_reported_in_one_line(port: str, told: str) -> None:

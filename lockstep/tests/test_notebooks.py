@@ -274,7 +274,7 @@ def test_an_interrupted_cell_saves_and_the_same_cell_goes_on_to_the_same_bits(
         reply = _reply(client, request)["content"]
         (line,) = reply["traceback"]
         assert (reply["ename"], line.startswith("stopped at step ")) == ("Interrupted", True)
-        assert line.endswith("saved; run the same cell to go on")
+        assert line.endswith("saved; run the same cell to resume")
         request = client.execute(cell)
         _wait_for(client, "resumes at step ")
         assert _reply(client, request)["content"]["status"] == "ok"

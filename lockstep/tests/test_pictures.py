@@ -146,7 +146,9 @@ def test_what_a_file_has_once_is_not_read_a_thousand_times() -> None:
     for file, what in zip(files(1000), ("EXIF", "an ICC profile"), strict=True):
         with pytest.raises(DataError) as error:
             grey(file, (28, 28))
-        assert str(error.value) == (f"picture: found {what} 1000 times, wanted once; save it anew.")
+        assert str(error.value) == (
+            f"picture: found {what} 1000 times, expected once; save it again."
+        )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_what_a_file_has_once_is_not_read_a_thousand_times() -> None:
         (b"", "picture: no readable picture (no such format); give a PNG or JPEG."),
         (PNG[:100], "picture: no readable picture ("),
         (GIF, "picture: no readable picture (no such format); give a PNG or JPEG."),
-        (None, "found an array of shape (), wanted (height, width)"),
+        (None, "found an array of shape (), expected (height, width)"),
         (np.zeros((0, 3)), "found an array of shape (0, 3)"),
         (np.zeros((28, 28, 4)), "found an array of shape (28, 28, 4)"),
         (np.zeros((2, 28, 28)), "found an array of shape (2, 28, 28)"),
@@ -167,8 +169,8 @@ def test_what_a_file_has_once_is_not_read_a_thousand_times() -> None:
         (PIXELS - 300.0, "found floats outside 0 to 1"),
         (PIXELS.astype(np.int64) + 1000, "found whole numbers outside 0 to 255"),
         (PIXELS.astype(np.int64) - 300, "found whole numbers outside 0 to 255"),
-        (PIXELS > 9, "found values of type bool, wanted numbers"),
-        ([["a", "b"]], "found values of type <U1, wanted numbers"),
+        (PIXELS > 9, "found values of type bool, expected numbers"),
+        ([["a", "b"]], "found values of type <U1, expected numbers"),
         ([[1, 2], [3]], "found no array of numbers"),
         (torch.zeros(28, 28, dtype=torch.bfloat16), "found no array of numbers"),
     ],

@@ -160,7 +160,7 @@ def test_what_is_no_storage_is_told_in_a_line(tmp_path: Path) -> None:
     assert told(lambda: open_storage("s3:///prefix")).startswith("s3:///prefix: found no bucket")
     with_password = "s3://me:ge@heim@bucket/prefix"  # pragma: allowlist secret
     assert told(lambda: open_storage(with_password)).startswith(
-        "s3://bucket/prefix: found credentials in an address, wanted s3://BUCKET/PREFIX; set AWS_"
+        "s3://bucket/prefix: found credentials in an address, expected s3://BUCKET/PREFIX; set AWS_"
     )
     missing = tmp_path / "none"
     assert told(open_storage(str(missing)).check).startswith(f"{missing}: no such folder")

@@ -113,6 +113,7 @@ def test_a_value_of_another_type_is_one_line_and_code_2_for_each_option(
         ("train --sed 4", "unrecognized arguments: --sed"),
         ("trian", "trian: no such task. Did you mean train?"),
         ("serve nothing --port 0", "argument --port: invalid port value: '0'"),
+        ("test --mutants --only nosuch", "--only: no mutant has 'nosuch' in its name or path"),
     ],
 )
 def test_invoke_ends_a_mistake_in_one_line_with_code_2(words: str, told: str) -> None:

@@ -27,7 +27,7 @@ from lockstep.records.run import Run, runs
 from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.services import S3, Postgres, free_ports, running
 from lockstep.tracking import view
-from lockstep.tracking.shown import kept
+from lockstep.tracking.export import is_logged
 
 pytestmark = pytest.mark.slow  # MLflow in processes of its own
 
@@ -170,7 +170,7 @@ def written(run: Run) -> dict[str, list[tuple[int, float]]]:
     receipt, rows = run.receipt, run.metrics()
     assert receipt
     losses = enumerate(map(float, trace.read(run.folder / "trace.bin")["loss"]), 1)
-    found = {"train/loss": [(step, loss) for step, loss in losses if kept(step)]}
+    found = {"train/loss": [(step, loss) for step, loss in losses if is_logged(step)]}
     found["train/epoch_loss"] = [(row["step"], row["train"]["loss"]) for row in rows]
     found["train/rate"] = [(row["step"], row["rate"]) for row in rows]
     results = receipt["results"]
@@ -224,7 +224,7 @@ def test_a_killed_run_is_killed_there_and_goes_on_as_the_same_run_to_what_its_fi
     (killed,) = seen(server.address)
     stopped = int(runs(folder)[0].state.split()[-1])
     steps = [step for step, _ in history(server.address, killed)["train/loss"]]
-    wanted = [step for step in range(1, stopped + 1) if kept(step)]
+    wanted = [step for step in range(1, stopped + 1) if is_logged(step)]
     assert (killed.info.status, steps) == ("KILLED", wanted)
 
     done = command(*words, **server.on)
@@ -338,11 +338,11 @@ def test_a_dead_server_is_reported_in_one_line_and_training_ends_well(tmp_path: 
     dead = ON | {"MLFLOW_TRACKING_URI": address}
     folder = tmp_path / "runs"
     done = command(*BRIEF, *ALONE, "--runs", str(folder), **dead)
-    told = f"http://127.0.0.1:{port}: no answer (Connection refused), wanted an MLflow server"
+    told = f"http://127.0.0.1:{port}: no answer (Connection refused), expected an MLflow server"
     last = done.stderr.splitlines()[-1]
     assert (done.returncode, last.partition(";")[0]) == (
         0,
-        f"warning: not to be seen in MLflow yet: {told}",
+        f"warning: not in MLflow yet: {told}",
     )
     sync = command("track", "--sync", "--runs", str(folder), **dead)
     assert (sync.returncode, sync.stderr.count("\n")) == (2, 1)
@@ -384,10 +384,10 @@ def test_the_switch_is_on_or_off(tmp_path: Path) -> None:
     done = command(*BRIEF, "--runs", str(tmp_path), LOCKSTEP_TRACK="no")
     assert (done.returncode, done.stderr) == (
         2,
-        "error: LOCKSTEP_TRACK: found 'no', wanted on or off.\n",
+        "error: LOCKSTEP_TRACK: found 'no', expected on or off.\n",
     )
 
 
 def test_of_a_million_steps_some_thousand_are_sent_and_of_the_first_thousand_each() -> None:
-    sent = [step for step in range(1, 10**6 + 1) if kept(step)]
+    sent = [step for step in range(1, 10**6 + 1) if is_logged(step)]
     assert (sent[:1024], len(sent)) == ([*range(1, 1025)], 1024 + 9 * 512 + 464)

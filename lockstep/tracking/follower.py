@@ -1,6 +1,6 @@
-"""The process that keeps the view up to date while others train: at the lowest priority, alone.
+"""The background process that keeps the view up to date, at the lowest priority.
 
-A training starts it and never waits for it. Whatever becomes of either, the other goes on.
+A training starts it and never waits for it. Neither depends on the other.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def start(folder: Path) -> bool:
     a first checkpoint is there, and ends if another follows this folder already.
     """
     if (switch := os.environ.get(SWITCH, "on")) not in ("on", "off"):
-        raise SettingError(f"{SWITCH}: found {switch!r}, wanted on or off.")
+        raise SettingError(f"{SWITCH}: found {switch!r}, expected on or off.")
     if switch == "off" or not find_spec("mlflow"):
         return False
     package = str(Path(__file__).parents[2])
@@ -61,7 +61,7 @@ def start(folder: Path) -> bool:
 
 
 def problem(folder: Path) -> str:
-    """What keeps the view from being up to date, in one line; empty if nothing does."""
+    """Return why the view is not up to date, in one line; empty if it is."""
     try:
         return (folder / HOME / _PROBLEM).read_text().strip()
     except OSError:
@@ -168,7 +168,7 @@ def _saved(folder: Path) -> set[tuple[str, str]]:
 
 
 def _has_begun(folder: Path, starter: int) -> bool:
-    """Wait until a run in the folder has saved anew, or the process that wanted to is gone."""
+    """Wait until a run in the folder has saved again, or the starting process has ended."""
     before = _saved(folder)
     while not (begun := _saved(folder) - before) and os.getppid() == starter:
         time.sleep(0.5)
@@ -188,7 +188,7 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 
 def _step_back() -> None:
-    """Take only what nobody else wants of the processor."""
+    """Run at the lowest priority."""
     os.nice(19)
     with contextlib.suppress(OSError, AttributeError):  # the latter where there is no Linux
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

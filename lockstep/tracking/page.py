@@ -57,8 +57,8 @@ def _refuse_taken(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise TrackingError(
-                f"--port: {port} is not to be had ({error.strerror}), wanted a free one; stop what "
-                "listens there, or name another: invoke ui --port N"
+                f"--port: {port} is not available ({error.strerror}), expected a free one; stop"
+                " what listens there, or name another: invoke ui --port N"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Brings MLflow up to date with the runs folder: what is missing there is sent, exactly once.
+"""Updates MLflow from the runs folder: sends what is missing, exactly once.
 
 What is there is asked of MLflow itself, nothing is remembered in a file. A run is found by its
 tags, a metric by name and step. A metric's time follows from these, so what two senders send at
@@ -19,7 +19,7 @@ from lockstep.ground.errors import RunError, TrackingError, public
 from lockstep.ground.files import held, write_errors
 from lockstep.ground.watch import Watch
 from lockstep.records.run import runs
-from lockstep.tracking.shown import FINISHED, IDENTITY, RUN, RUNNING, SENT, Shown, shown
+from lockstep.tracking.export import FINISHED, IDENTITY, RUN, RUNNING, SENT, Export, export
 
 HOME = ".tracking"  # in the runs folder: the follower's log and what went wrong
 _DATABASE = "mlflow.db"
@@ -69,7 +69,7 @@ def refuse_unreachable(place: str) -> None:
             return
         told = getattr(reason, "strerror", None) or reason
         raise TrackingError(
-            f"{public(place)}: no answer ({told}), wanted an MLflow server; start it, or name "
+            f"{public(place)}: no answer ({told}), expected an MLflow server; start it, or name "
             f"another by MLFLOW_TRACKING_URI. Then {AGAIN}."
         ) from error
 
@@ -83,36 +83,36 @@ def sync(folder: Path, watch: Watch, only: Container[str] | None = None) -> list
     refuse_unreachable(place := address(folder))
     if not find_spec("mlflow"):
         raise TrackingError(
-            "mlflow: found none in this environment, wanted it to send runs; it is in the "
+            "mlflow: found none in this environment, expected it to send runs; it is in the "
             "development packages, which ./workbench installs."
         )
-    with held(home(folder), watch.say), _told(place):
-        found = []
+    with held(home(folder), watch.say), _one_line_errors(place):
+        exports = []
         for run in runs(folder):
             try:
                 if only is None or run.name in only:
-                    found.append(shown(run))
+                    exports.append(export(run))
             except RunError as error:
                 watch.say(f"warning: {error}")
-        view = View(place, folder, found)
+        view = View(place, folder, exports)
         try:
-            return [wanted.run.name for wanted in found if view.bring(wanted, watch)]
+            return [one.run.name for one in exports if view.update(one, watch)]
         finally:
             watch.end()
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
-    """Whatever a store, a server or what lies between them throws, as a TrackingError."""
+def _one_line_errors(place: str) -> Iterator[None]:
+    """Turn any error of a store, a server or the network into a TrackingError."""
     try:
         yield
     except Exception as error:
         reason = " ".join(public(str(error)).split())[:300] or type(error).__name__
-        raise TrackingError(f"{public(place)}: {reason}; mend that, then {AGAIN}.") from error
+        raise TrackingError(f"{public(place)}: {reason}; fix that, then {AGAIN}.") from error
 
 
 def _make_tables(folder: Path) -> None:
-    """Make the SQLite file aside: MLflow would not mend one whose making was cut off."""
+    """Make the SQLite file aside: MLflow does not repair one whose creation was interrupted."""
     from mlflow import MlflowClient
 
     final, part = folder / _DATABASE, folder / HOME / "new.db"
@@ -126,7 +126,7 @@ def _make_tables(folder: Path) -> None:
 class View:
     """MLflow at an address, and what it has of some runs."""
 
-    def __init__(self, place: str, folder: Path, wanted: Sequence[Shown]):
+    def __init__(self, place: str, folder: Path, exports: Sequence[Export]):
         for name, value in VARIABLES.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
@@ -141,10 +141,10 @@ class View:
         artifacts = (folder.absolute() / "mlartifacts").as_uri() if alone else None
         self._experiments = {
             name: self._experiment(name, artifacts)
-            for name in sorted({one.experiment for one in wanted})
+            for name in sorted({one.experiment for one in exports})
         }
         self._known: dict[tuple[str, str], list[Any]] = defaultdict(list)
-        if wanted:
+        if exports:
             for run in self._search(""):
                 tags = run.data.tags
                 self._known[tags.get(IDENTITY, ""), tags.get(RUN, "")].append(run)
@@ -175,66 +175,66 @@ class View:
             if not (token := page.token):
                 return
 
-    def bring(self, wanted: Shown, watch: Watch) -> bool:
+    def update(self, entry: Export, watch: Watch) -> bool:
         """Send what MLflow lacks of a run; whether that was anything."""
         from mlflow.exceptions import MlflowException
 
-        run = self._one(wanted)
-        if (run.data.tags.get(SENT), run.info.status) == (wanted.mark, wanted.status):
+        run = self._remote_run(entry)
+        if (run.data.tags.get(SENT), run.info.status) == (entry.mark, entry.status):
             return False
-        watch.doing(f"{wanted.run.name}: {wanted.status.lower()}")
+        watch.doing(f"{entry.run.name}: {entry.status.lower()}")
         # Of what two senders write at the same moment, a database refuses one; and where both made
         # a run, one deletes the other's. Who is refused looks again what is missing, and where.
         for pause in _PAUSES:
             try:
-                self._send(run, wanted)
+                self._send(run, entry)
                 return True
             except MlflowException:
                 time.sleep(pause)
-                del self._known[wanted.key]
-                run = self._one(wanted)
-        self._send(run, wanted)
+                del self._known[entry.key]
+                run = self._remote_run(entry)
+        self._send(run, entry)
         return True
 
-    def _send(self, run: Any, wanted: Shown) -> None:
+    def _send(self, run: Any, entry: Export) -> None:
         client, run_id = self._client, run.info.run_id
-        self._log(run, wanted)
+        self._log(run, entry)
         there = {item.path: item.file_size for item in client.list_artifacts(run_id)}
-        for path in wanted.files:
-            # What is there from the beginning may be written anew, without a change of its length.
-            anew = wanted.status == FINISHED and path.suffix == ".yaml"
-            if anew or there.get(path.name) != path.stat().st_size:
+        for path in entry.files:
+            # A file that exists from the start may be rewritten without a change of its length.
+            rewritten = entry.status == FINISHED and path.suffix == ".yaml"
+            if rewritten or there.get(path.name) != path.stat().st_size:
                 client.log_artifact(run_id, str(path))
-        if wanted.status == RUNNING:
+        if entry.status == RUNNING:
             client.update_run(run_id, status=RUNNING)
         else:
-            client.set_terminated(run_id, wanted.status, wanted.ended)
-        client.set_tag(run_id, SENT, wanted.mark)  # last: it says that all of this is there
+            client.set_terminated(run_id, entry.status, entry.ended)
+        client.set_tag(run_id, SENT, entry.mark)  # last: it says that all of this is there
 
-    def _one(self, wanted: Shown) -> Any:
+    def _remote_run(self, entry: Export) -> Any:
         """The run's one run in MLflow, made if there is none.
 
         Where several senders have made one each, all choose the same of them and delete the others.
         """
-        if not (found := self._fitting(wanted)):
-            found = self._ask(wanted)
+        if not (found := self._matches(entry)):
+            found = self._refresh(entry)
         if not found:
-            tags = {IDENTITY: wanted.key[0], RUN: wanted.key[1]}
-            experiment = self._experiments[wanted.experiment]
-            self._client.create_run(experiment, wanted.began, tags, wanted.run.name)
-            found = self._ask(wanted)
+            tags = {IDENTITY: entry.key[0], RUN: entry.key[1]}
+            experiment = self._experiments[entry.experiment]
+            self._client.create_run(experiment, entry.began, tags, entry.run.name)
+            found = self._refresh(entry)
         for other in found[1:]:
             self._client.delete_run(other.info.run_id)
-        self._known[wanted.key] = found[:1]
+        self._known[entry.key] = found[:1]
         return found[0]
 
-    def _ask(self, wanted: Shown) -> list[Any]:
+    def _refresh(self, entry: Export) -> list[Any]:
         """``_fitting``, as it is now."""
-        text = f"tags.`{IDENTITY}` = '{wanted.key[0]}' and tags.`{RUN}` = '{wanted.key[1]}'"
-        self._known[wanted.key] = list(self._search(text))
-        return self._fitting(wanted)
+        text = f"tags.`{IDENTITY}` = '{entry.key[0]}' and tags.`{RUN}` = '{entry.key[1]}'"
+        self._known[entry.key] = list(self._search(text))
+        return self._matches(entry)
 
-    def _fitting(self, wanted: Shown) -> list[Any]:
+    def _matches(self, entry: Export) -> list[Any]:
         """What MLflow has of a run, the one to keep first.
 
         One that is finished with other bits is another training of the same name, and stays.
@@ -245,33 +245,33 @@ class View:
 
         fitting = [
             run
-            for run in self._known[wanted.key]
-            if sent(run) == wanted.mark or not sent(run).startswith("finished")
+            for run in self._known[entry.key]
+            if sent(run) == entry.mark or not sent(run).startswith("finished")
         ]
-        return sorted(fitting, key=lambda run: (sent(run) != wanted.mark, run.info.run_id))
+        return sorted(fitting, key=lambda run: (sent(run) != entry.mark, run.info.run_id))
 
-    def _log(self, run: Any, wanted: Shown) -> None:
+    def _log(self, run: Any, entry: Export) -> None:
         """Send params, tags and the metrics that are missing, in few calls."""
         from mlflow.entities import Metric, Param, RunTag
 
         client, run_id, began = self._client, run.info.run_id, run.info.start_time
         data = run.data
-        params = [Param(*i) for i in wanted.params.items() if i[0] not in data.params]
-        tags = [RunTag(*i) for i in wanted.tags.items() if data.tags.get(i[0]) != i[1]]
+        params = [Param(*i) for i in entry.params.items() if i[0] not in data.params]
+        tags = [RunTag(*i) for i in entry.tags.items() if data.tags.get(i[0]) != i[1]]
         for start in range(0, max(len(params), len(tags)), _OTHERS // 2):
             here = slice(start, start + _OTHERS // 2)
             client.log_batch(run_id, params=params[here], tags=tags[here])
         there = {
             (name, metric.step): metric.value
-            for name in {name for name, _ in wanted.metrics} & data.metrics.keys()
+            for name in {name for name, _ in entry.metrics} & data.metrics.keys()
             for metric in client.get_metric_history(run_id, name)
         }
-        if any(wanted.metrics.get(place, value) != value for place, value in there.items()):
+        if any(entry.metrics.get(place, value) != value for place, value in there.items()):
             client.delete_run(run_id)  # of another training, whose folder is gone; see ``bring``
         # No file has the time of a step. MLflow's own start of the run is the same for all senders.
         missing = [
             Metric(name, value, began + step, step)
-            for (name, step), value in wanted.metrics.items()
+            for (name, step), value in entry.metrics.items()
             if (name, step) not in there
         ]
         for start in range(0, len(missing), _METRICS):

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from lockstep.ground.digests import canonical_json, digest_of
-from lockstep.ground.errors import CheckpointError, WriteError
+from lockstep.ground.errors import CheckpointError, RunError, WriteError
 from lockstep.ground.files import publish_folder, write_errors, write_flushed
 
 _TENSORS = "tensors.safetensors"
@@ -33,8 +33,8 @@ class Snapshot:
 class Checkpoints:
     """The checkpoints of one run: the newest ``keep`` and the best.
 
-    ``say`` is told of damaged ones. At most one write is in flight; an error in it surfaces at the
-    next save or at ``close``.
+    ``say`` is called with a line for damaged ones. At most one write is in flight; an error in it
+    surfaces at the next save or at ``close``.
     """
 
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None]):
@@ -43,6 +43,10 @@ class Checkpoints:
         self._in_flight: Future[None] | None = None
         with write_errors(folder):
             folder.mkdir(exist_ok=True)
+            for replaced in folder.glob(".*.replaced"):  # killed before the new one had the name
+                final = folder / replaced.stem.removeprefix(".")
+                if not final.exists():
+                    os.rename(replaced, final)
             for leftover in folder.glob(".*"):
                 if leftover.is_symlink():
                     leftover.unlink()
@@ -91,22 +95,34 @@ class Checkpoints:
             write_flushed(part / "state.json", canonical_json(head))
 
         final = self.folder / f"{snapshot.step:08d}"
-        self._discard(final)
+        aside = final.with_name(f".{final.name}.replaced")
+
+        def replace(part: Path) -> None:
+            write(part)
+            if final.exists():  # of an earlier session: it loses its name when this one is whole
+                os.rename(final, aside)
+
         try:
-            publish_folder(final, write)
+            publish_folder(final, replace)
         except WriteError as error:
             stays = f"checkpoint {snapshot.step} is not written and the one before stays"
             raise WriteError(final, f"{stays}: {error.reason}", error.remedy) from error
+        with write_errors(aside):
+            shutil.rmtree(aside, ignore_errors=True)
+        # Newer ones could not be resumed from, or this step would not have been trained again.
+        for step in self.steps():
+            if step > snapshot.step:
+                self._discard(self.folder / f"{step:08d}")
         self._settle(snapshot.step, best)
 
     def _settle(self, newest: int, best: int | None) -> None:
-        """Point to the newest and the best, and remove those that are no longer kept."""
+        """Point to the newest and the best, and remove those before that are no longer kept."""
         self._point("latest", newest)
         if best is not None:
             self._point("best", best)
-        kept = sorted(self.steps())[-self.keep :]
-        for step in self.steps():
-            if step not in kept and step != best:
+        before = sorted(step for step in self.steps() if step <= newest)
+        for step in before[: -self.keep]:
+            if step != best:
                 self._discard(self.folder / f"{step:08d}")
 
     def _point(self, name: str, step: int) -> None:
@@ -137,17 +153,29 @@ class Checkpoints:
             names = [path.name for path in self.folder.iterdir()]
         return [int(name) for name in names if re.fullmatch(r"\d{8,}", name)]
 
-    def newest(self) -> Iterator[Snapshot]:
-        """The good checkpoints, newest first; a damaged one is named, removed and passed over."""
+    def newest(self, check: Callable[[Snapshot], None] = lambda _: None) -> Snapshot | None:
+        """Return the newest good checkpoint, or None; say why newer ones are passed over.
+
+        ``check`` raises RunError for one that cannot be resumed from. None is removed before
+        another one is saved: a file system that fails today may be well tomorrow.
+        """
+        problems: list[str] = []
+        usable = None
         for step in sorted(self.steps(), reverse=True):
             try:
                 snapshot, best = self._read(step)
-            except CheckpointError as error:
-                self.say(f"warning: {error} It is removed and the one before is used.")
-                self._discard(self.folder / f"{step:08d}")
+                check(snapshot)
+            except RunError as error:
+                if not any(problem.startswith(str(error)) for problem in problems):
+                    problems.append(str(error))
                 continue
             self._settle(step, best)  # which a kill after its rename may have left undone
-            yield snapshot
+            usable = snapshot
+            break
+        again = f"from step {usable.step}" if usable else "from the start"
+        for problem in problems:
+            self.say(f"warning: {problem} Training continues {again}, to the same result.")
+        return usable
 
     def read(self, step: int) -> Snapshot:
         """One checkpoint, verified. Raises CheckpointError if a byte of it has changed."""
@@ -168,7 +196,7 @@ class Checkpoints:
             raise CheckpointError(f"{folder}: state.json is damaged ({error}).") from error
         if (found := digest_of(content)) != head["files"][_TENSORS]:
             raise CheckpointError(
-                f"{folder / _TENSORS}: found sha256 {found[:12]}, wanted "
+                f"{folder / _TENSORS}: found sha256 {found[:12]}, expected "
                 f"{head['files'][_TENSORS][:12]}."
             )
         return Snapshot(step, safetensors.torch.load(content), head["state"]), head["best"]

@@ -1,7 +1,8 @@
 """Workers: processes that share the shards of every batch, on one machine or on many."""
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from lockstep.ground.errors import EnvironmentMismatch, WorkerLost
 from lockstep.ground.processes import is_worker
 
-# How long a worker waits for the answer of another before it takes that one for dead. (A process
-# that ends is noticed at once; this is for a machine that was cut off.)
+# How long a worker waits for a sign of life of another before it takes that one for lost. (A
+# process that ends is noticed at once; this is for a machine that was cut off.)
 PATIENCE = float(os.environ.get("LOCKSTEP_PATIENCE", 600))
 
 
@@ -23,12 +24,18 @@ class Workers:
 
     ``count`` is a power of two. The first keeps the run's files. A ``spare`` one has no part in
     the work: it stands by for when the number of workers is no power of two.
+
+    All workers come to each sum or gathering at about the same time; a broadcast may have to wait
+    for one that sets up for an hour, or for the first one that waits for a lock. So its limit is
+    not a time but the ``pulse``.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, group: Any = None, unhurried: Any = None):
+    def __init__(
+        self, rank: int = 0, count: int = 1, group: Any = None, pulse: "Pulse | None" = None
+    ):
         self.rank, self.count = rank, count
         self.first, self.spare = rank == 0, rank >= count
-        self._group, self._unhurried = group, unhurried
+        self._group, self._pulse = group, pulse
         self._theirs = torch.empty(0)
 
     def block(self, shards: int) -> range:
@@ -72,10 +79,22 @@ class Workers:
             dist.all_reduce(torch.from_numpy(rows), group=self._group)
         return rows
 
+    def any(self, mine: bool) -> bool:
+        """Whether it is so in any of the workers."""
+        if self.count == 1:
+            return mine
+        import torch.distributed as dist
+
+        with _losing_nobody():
+            sum_of_all = torch.tensor([int(mine)])
+            dist.all_reduce(sum_of_all, group=self._group)
+        return bool(sum_of_all.item())
+
     def broadcast(self, *tensors: torch.Tensor) -> None:
-        """Give all workers what the first has in these tensors."""
+        """Give all workers what the first has in these tensors, however long it takes them."""
         if self.count == 1:
             return
+        self._meet()
         import torch.distributed as dist
 
         with _losing_nobody():
@@ -83,19 +102,90 @@ class Workers:
                 dist.broadcast(tensor, 0, group=self._group)
 
     def broadcast_bytes(self, content: bytes = b"") -> bytes:
-        """What the first worker says here, however long it takes it (it may wait for a lock)."""
+        """Return what the first worker says here, however long it takes it to come here."""
         if self.count == 1:
             return content
+        self._meet()
         import torch.distributed as dist
 
         with _losing_nobody():
             length = torch.tensor([len(content)])
-            dist.broadcast(length, 0, group=self._unhurried)
+            dist.broadcast(length, 0, group=self._group)
             said = torch.zeros(int(length), dtype=torch.uint8)
             if self.first:
                 said.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-            dist.broadcast(said, 0, group=self._unhurried)
+            dist.broadcast(said, 0, group=self._group)
         return said.numpy().tobytes()
+
+    def _meet(self) -> None:
+        """Wait until all workers have come here, as long as all of them live."""
+        assert self._pulse
+        self._pulse.meet(range(self.count))
+
+
+class Pulse:
+    """A thread of each worker that tells the others that this one lives.
+
+    Again and again, all threads sum up a row of numbers: how many meetings each worker has come to.
+    The sum fails at once where a process has ended, and after ``PATIENCE`` where a machine was cut
+    off, whatever the workers are busy with meanwhile.
+    """
+
+    def __init__(self, rank: int, count: int):
+        import torch.distributed as dist
+
+        self._rank, self._mine, self._all = rank, 0, [0] * count
+        self._group = dist.new_group(timeout=timedelta(seconds=PATIENCE), backend="gloo")
+        self._lost: RuntimeError | None = None
+        self._news, self._hurry = threading.Condition(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._thread.start()
+
+    def meet(self, ranks: range) -> None:
+        """Return when all of these workers have called this as often as this one.
+
+        Raises WorkerLost if one of them cannot.
+        """
+        self._mine += 1
+        self._wait(lambda: min(self._all[rank] for rank in ranks) >= self._mine)
+
+    def end(self) -> None:
+        """Return when all workers have called this."""
+        self._mine = _ENDED
+        self._wait(lambda: min(self._all) == _ENDED)
+        self._thread.join()
+
+    def _wait(self, come: Callable[[], bool]) -> None:
+        self._hurry.set()
+        with self._news:
+            self._news.wait_for(lambda: come() or self._lost)
+        if self._lost:
+            with _losing_nobody():
+                raise self._lost
+
+    def _beat(self) -> None:
+        import torch.distributed as dist
+
+        pause, longest = 0.0, min(PATIENCE / 4, 5)
+        while min(self._all) < _ENDED and not self._lost:
+            row = torch.zeros(len(self._all), dtype=torch.int64)
+            row[self._rank] = self._mine
+            try:
+                dist.all_reduce(row, group=self._group)
+            except RuntimeError as error:
+                self._lost = error
+            else:
+                self._all = row.tolist()
+            with self._news:
+                self._news.notify_all()
+            somebody_waits = min(self._all) < max(self._all)
+            pause = min(max(2 * pause, 0.01), 1, longest) if somebody_waits else longest
+            if self._hurry.wait(0 if min(self._all) == _ENDED else pause):
+                self._hurry.clear()
+                pause = 0.0
+
+
+_ENDED = 1 << 40  # meetings
 
 
 ALONE = Workers()
@@ -126,20 +216,18 @@ def joined(shards: int, device: str) -> Iterator[Workers]:
                 "machine; start fewer (--workers N)."
             )
         torch.cuda.set_device(mine)
+    patience = timedelta(seconds=PATIENCE)
     with _losing_nobody():
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            timeout=timedelta(seconds=PATIENCE),
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=patience
         )
         count = 1 << (min(dist.get_world_size(), shards).bit_length() - 1)
         # Every worker makes every group, also those that it has no part in.
-        group = dist.new_group(range(count))
-        unhurried = dist.new_group(range(count), timeout=timedelta(days=365), backend="gloo")
-        everyone = dist.new_group(timeout=timedelta(days=365), backend="gloo")
-    workers = Workers(dist.get_rank(), count, group, unhurried)
-    yield workers
+        group = dist.new_group(range(count), timeout=patience)
+        pulse = Pulse(dist.get_rank(), dist.get_world_size())
+    yield Workers(dist.get_rank(), count, group, pulse)
+    pulse.end()
     with _losing_nobody():
-        dist.barrier(everyone)
         dist.destroy_process_group()
 
 
@@ -149,5 +237,7 @@ def _losing_nobody() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WorkerLost(f"another worker is gone ({reason})") from error
+        raise WorkerLost(
+            "another worker ended, or its machine did not answer for "
+            f"{PATIENCE:g} s (LOCKSTEP_PATIENCE)"
+        ) from error

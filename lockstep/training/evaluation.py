@@ -1,6 +1,6 @@
 """What a model is worth: its answers on a split, and the metrics of a classifier."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NotRequired, Protocol, TypedDict
 
@@ -12,6 +12,11 @@ from torch import nn
 from lockstep.ground.digests import key_of
 from lockstep.ground.generators import reseed
 from lockstep.training.distributed import ALONE, Workers
+
+
+class EvaluationStopped(Exception):
+    """A signal to one of the workers asked to stop before all blocks were evaluated."""
+
 
 Answers = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -53,19 +58,27 @@ class Blocks(Protocol):
 
 
 def probabilities(
-    model: nn.Module, blocks: Blocks, classes: int, workers: Workers = ALONE
+    model: nn.Module,
+    blocks: Blocks,
+    classes: int,
+    workers: Workers = ALONE,
+    stop_signal: Callable[[], int] = lambda: 0,
 ) -> Answers:
     """Class probabilities (rows, classes) and labels (rows,) of a split, in its order.
 
-    Each worker evaluates some of the blocks; all get the whole.
+    Each worker evaluates some of the blocks; all get the whole. Raises EvaluationStopped in all
+    workers, between two blocks, when ``stop_signal`` of one of them is not 0.
     """
     device, labels = next(model.parameters()).device, blocks.labels
     answers = np.zeros((len(labels), classes), np.float32)
     with evaluation_mode(model), torch.inference_mode():
-        for number in range(workers.rank, len(blocks), workers.count):
-            reseed(key_of(0, "evaluation", number))
-            scores = model(blocks[number].to(device))
-            answers[blocks.rows(number)] = torch.softmax(scores, dim=1).cpu().numpy()
+        for first in range(0, len(blocks), workers.count):
+            if workers.any(bool(stop_signal())):  # also shows the others that this one is at work
+                raise EvaluationStopped
+            if (number := first + workers.rank) < len(blocks):
+                reseed(key_of(0, "evaluation", number))
+                scores = model(blocks[number].to(device))
+                answers[blocks.rows(number)] = torch.softmax(scores, dim=1).cpu().numpy()
     return workers.all_gather(answers), labels
 
 

@@ -1,4 +1,4 @@
-"""What a study may try: the section ``tune`` of a recipe, checked against the settings it names."""
+"""The search space of a study: section ``tune`` of a recipe, checked against its settings."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -80,7 +80,7 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def claim(self, total: int) -> Trial | None:
-        """A trial of the first so many that wants work, taken for this process; or None.
+        """Claim one of the first ``total`` trials that needs work; return None if none does.
 
         It is a new one, or one whose process died. Before all of a batch have ended, the next is
         not begun.
@@ -279,13 +279,13 @@ def _opened(
                     load_if_exists=True,
                 )
         except OSError as error:
-            raise RunError(f"{folder}: {error.strerror or error}; mend that.") from error
+            raise RunError(f"{folder}: {error.strerror or error}; fix that.") from error
         except Exception as error:  # of whatever database; the address may hold a password
             if not left:
                 place = (url or "").rpartition("@")[2] or str(folder)
                 reason = _plain(error, url or "")
                 raise RunError(
-                    f"--storage: {place} cannot be used ({reason}), wanted a journal or a "
+                    f"--storage: {place} cannot be used ({reason}), expected a journal or a "
                     "PostgreSQL database: postgresql://USER@HOST/NAME."
                 ) from error
             time.sleep(0.3)  # another process may be making the tables

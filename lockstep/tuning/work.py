@@ -25,7 +25,7 @@ Train = Callable[[dict[str, Any], Watch], Run]
 
 
 class GivenUp(Exception):
-    """A trial is not worth training on."""
+    """A trial that is not worth training further."""
 
 
 class Judge(Watch):
@@ -93,7 +93,7 @@ def work(study: Study, total: int, train: Train, monitor: str, runs: Path) -> No
 
 
 def follow(study: Study, total: int, parallel: int, words: Sequence[str], watch: Watch) -> None:
-    """Have so many processes work on the study, and tell of each trial that ends.
+    """Run a number of worker processes on the study, and report each trial that ends.
 
     ``words`` are those of a worker, ``python -m lockstep ...``. Raises LockstepError if one fails.
     """
@@ -110,8 +110,8 @@ def follow(study: Study, total: int, parallel: int, words: Sequence[str], watch:
             _tell(study, total, told, watch)
             if failed := next(filter(None, (worker.poll() for worker in workers)), None):
                 raise LockstepError(
-                    f"study {study.name}: a worker ended with code {failed}, its reason stands "
-                    "above; mend that and run the same command to go on."
+                    f"study {study.name}: a worker ended with code {failed}, the reason is "
+                    "above; fix that and run the same command to resume."
                 )
             time.sleep(0.2)
     except BaseException:
@@ -141,7 +141,7 @@ def _tell(study: Study, total: int, told: set[int], watch: Watch) -> None:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """What became of a trial, in a few words."""
+    """Return the outcome of a trial in a few words."""
     if trial.state == TrialState.COMPLETE:
         return f"{trial.value:.4f}"
     if trial.state == TrialState.PRUNED:

@@ -83,7 +83,7 @@ def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str
 
 
 def _build(words: Sequence[str], watch: Watch) -> None:
-    """Run ``docker build``, tell its steps one by one, and what it failed of in one line."""
+    """Run ``docker build``; report its steps one by one, and a failure in one line."""
     said = []
     command, variables = ["docker", *words], os.environ | {"DOCKER_BUILDKIT": "1"}
     with subprocess.Popen(

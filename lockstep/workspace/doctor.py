@@ -32,7 +32,7 @@ def _engine() -> Finding:
 
 def _python() -> Finding:
     ok = sys.version_info[:2] == (3, 11)
-    mend = "" if ok else "; wanted 3.11: install it, remove .venv, run ./workbench"
+    mend = "" if ok else "; expected 3.11: install it, remove .venv, run ./workbench"
     return Finding("python", ok, environment.interpreter() + mend)
 
 
@@ -52,7 +52,7 @@ def _lock() -> Finding:
     wrong += [line for line in extra if line.split()[0] not in locked | dict.fromkeys(_TOOLS)]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        return Finding("lock", False, f"{', '.join(wrong[:8])}{more}; run ./workbench to mend")
+        return Finding("lock", False, f"{', '.join(wrong[:8])}{more}; run ./workbench to fix this")
     return Finding("lock", True, f"{len(locked)} packages as locked, category {category}")
 
 
@@ -120,7 +120,7 @@ def _gpu() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(environment.ROOT).free / 1e9
-    mend = "" if free > 2 else "; wanted 2 GB at least: remove old runs"
+    mend = "" if free > 2 else "; expected 2 GB at least: remove old runs"
     return Finding("disk", free > 2, f"{free:.1f} GB free{mend}")
 
 

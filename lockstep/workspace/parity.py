@@ -1,4 +1,4 @@
-"""One lock, proved: the same training on the host, in the images and in the dev container."""
+"""Parity: the same training on the host, in the images and in the dev container."""
 
 import json
 import os

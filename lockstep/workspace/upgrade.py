@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 class Report:
     """What an upgrade did: versions, then paths; ``lock`` says what became of Pipfile.lock.
 
-    ``locked`` has a line for each package that has another version in a lock that was made anew.
+    ``locked`` has a line for each package that has another version in a new lock.
     ``edited`` are files of the engine in which the team's edits were merged, ``merged`` the other
     files that changed, ``notes`` what was decided where one side had removed a file.
     """
@@ -153,7 +153,7 @@ def _upstream(git: Git) -> str:
         return str(folder) if folder.exists() else upstream
     raise WorkspaceError(
         "upstream: not set, so there is nowhere to take an engine from; name the repository: "
-        "--from REPOSITORY, or for good: pyproject.toml, [tool.lockstep] upstream."
+        "--from REPOSITORY, or permanently: pyproject.toml, [tool.lockstep] upstream."
     )
 
 
@@ -297,7 +297,7 @@ def _pins(git: Git) -> str | None:
     return merge_pins(base, ours, new)
 
 
-def _lock(git: Git, work: Git, trees: _Trees, report: Report, wanted: bool, say: Say) -> None:
+def _lock(git: Git, work: Git, trees: _Trees, report: Report, locks: bool, say: Say) -> None:
     """Give the merged Pipfile its lock: ours, the new engine's, or one that is made of it."""
     base, ours, new = trees.locks
     if "Pipfile" in report.conflicts:
@@ -310,17 +310,17 @@ def _lock(git: Git, work: Git, trees: _Trees, report: Report, wanted: bool, say:
         tomllib.loads(work.read(trees.commits[name], "Pipfile")) for name in ("ours", "next")
     )
     if merged not in (mine, theirs):
-        _make_lock(git, work, ours, report, wanted, say)
+        _make_lock(git, work, ours, report, locks, say)
         return
     # Where nobody changed the Pipfile the new lock counts, unless the team has locked by itself.
     chosen = ours if merged != theirs or (merged == mine and ours != base) else new or ours
     (work.folder / _LOCK).write_text(work("cat-file", "blob", chosen[1]))
-    report.lock = "as it was" if chosen == ours else f"that of {report.after}"
+    report.lock = "as it was" if chosen == ours else f"from {report.after}"
 
 
-def _make_lock(git: Git, work: Git, ours: Entry, report: Report, wanted: bool, say: Say) -> None:
+def _make_lock(git: Git, work: Git, ours: Entry, report: Report, locks: bool, say: Say) -> None:
     (work.folder / _LOCK).write_text(work("cat-file", "blob", ours[1]))
-    if not wanted:
+    if not locks:
         report.lock = "to be made: `invoke lock`"
         return
     say("locking the merged Pipfile")

@@ -132,7 +132,7 @@ def test_lint_and_tests_run_in_it(up: Exec) -> None:
 
 
 def test_its_environment_follows_the_lock(up: Exec, checkout: Path) -> None:
-    # No index is reached from here; the archive has all that is wanted, and more.
+    # No index is reached from here; the archive has all that is expected, and more.
     look = "export LOCKSTEP_WHEELHOUSE=$(ls wheelhouse/*.tar); ./workbench --version"
     look += " && ls .venv/bin | grep -c ^nbstripout$"
     assert up("sh", "-c", look).stdout.split()[-1] == "1"

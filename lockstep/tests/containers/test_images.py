@@ -92,7 +92,7 @@ def test_a_signal_to_the_command_lets_the_container_save(cpu_image: str, folders
                 break
         last = child.stderr.read().strip().rpartition("\n")[2]
     assert child.returncode == 143
-    assert last.endswith("run the same command to go on")
+    assert last.endswith("run the same command to resume")
     [saved] = (folders / "runs").glob("*/checkpoints/latest")
     assert saved.exists()
 
@@ -150,7 +150,7 @@ def test_it_has_no_compiler_no_installer_and_no_cache(cpu_image: str) -> None:
 def test_the_doctor_finds_it_well(cpu_image: str) -> None:
     done = docker("run", "--rm", cpu_image, "invoke", "doctor")
     assert "no GPU" in done.stdout
-    assert "MEND" not in done.stdout
+    assert "FIX" not in done.stdout
 
 
 def test_it_is_at_most_1300_mb_and_450_to_fetch(cpu_image: str, registry: str) -> None:

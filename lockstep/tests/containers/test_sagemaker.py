@@ -95,7 +95,7 @@ def test_a_job_and_its_endpoint_in_local_mode_have_every_bit_of_the_hosts(
     assert answers == [
         (200, wanted),
         (200, wanted),
-        (400, {"detail": "text/csv: found a table, wanted pictures."}),
+        (400, {"detail": "text/csv: found a table, expected pictures."}),
     ]
 
 

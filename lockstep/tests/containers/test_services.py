@@ -230,6 +230,8 @@ def test_the_image_refuses_to_guess_among_several_runs(
     assert (done.returncode, done.stdout, done.stderr) == (
         2,
         "",
-        "error: serve: found 2 runs in /workspace/runs, wanted one, or the name of one; serve RUN, "
-        "or LOCKSTEP_RUN=RUN (`invoke runs` lists all).\n",
+        (
+            "error: serve: found 2 runs in /workspace/runs, expected one, or the name of one; serve"
+            " RUN, or LOCKSTEP_RUN=RUN (`invoke runs` lists all).\n"
+        ),
     )

@@ -221,14 +221,14 @@ def test_all_that_is_wrong_with_a_table_is_told_at_once_and_nothing_is_half_adde
     told = team.refused(team.table(*ROWS, *bad), label="tag", text=("title",), id="id")
     same = [line for line in told if " is the same as line 2, for " in line]
     assert [line for line in told if line not in same] == [
-        f"data mine: {7 + len(same)} problems, and nothing was taken; mend the files and try "
+        f"data mine: {7 + len(same)} problems, and nothing was added; fix the files and try "
         "again.",
-        "mine.csv: class c has 1 row, wanted 3 or more, one for each split",
-        "mine.csv, line 44: title empty, wanted text",
+        "mine.csv: class c has 1 row, expected 3 or more, one for each split",
+        "mine.csv, line 44: title empty, expected text",
         "mine.csv, line 45: title is not in UTF-8; store the file in that encoding",
-        "mine.csv, line 47: has 4 fields, wanted 3 as in the first line",
-        "mine.csv, line 48: tag is empty, wanted a value",
-        "mine.csv, line 48: title empty, wanted text",
+        "mine.csv, line 47: has 4 fields, expected 3 as in the first line",
+        "mine.csv, line 48: tag is empty, expected a value",
+        "mine.csv, line 48: title empty, expected text",
         "mine.csv, line 43: has the id of line 5",
     ]
     assert same
@@ -240,11 +240,11 @@ def test_what_is_wrong_in_the_columns_that_are_there_is_told_with_those_that_are
     path = team.table("1,nan,a", "2,5,", "3,caf\udce9,b", "4,1,b")
     told = team.refused(path, label="tag", numbers=("title", "body"), id="idd")
     assert told == [
-        "data mine: 5 problems, and nothing was taken; mend the files and try again.",
+        "data mine: 5 problems, and nothing was added; fix the files and try again.",
         "mine.csv: column body is missing. (it has id, title, tag)",
         "mine.csv: column idd is missing. Did you mean id? (it has id, title, tag)",
-        "mine.csv, line 2: title is nan, wanted a finite number of 32 bits",
-        "mine.csv, line 3: tag is empty, wanted a value",
+        "mine.csv, line 2: title is nan, expected a finite number of 32 bits",
+        "mine.csv, line 3: tag is empty, expected a value",
         "mine.csv, line 4: title is not in UTF-8; store the file in that encoding",
     ]
 
@@ -262,14 +262,14 @@ def test_numbers_that_are_none_are_told(team: Team) -> None:
     lines = [f"{n},{n},{'ab'[n % 2]}" for n in range(40)] + ["40,nan,a", "x,4,b"]
     told = team.refused(team.table(*lines), label="tag", numbers=("title", "id"))
     assert told[1:] == [
-        "mine.csv, line 42: title is nan, wanted a finite number of 32 bits",
-        "mine.csv, line 43: id has 'x', wanted a number",
+        "mine.csv, line 42: title is nan, expected a finite number of 32 bits",
+        "mine.csv, line 43: id has 'x', expected a number",
     ]
 
 
 def test_one_class_is_not_enough(team: Team) -> None:
     told = team.refused(team.table("1,x,a", "2,y,a", "3,z,a"), label="tag", text=("title",))
-    assert told[1:] == ["mine.csv: has one class only (a), wanted two classes or more"]
+    assert told[1:] == ["mine.csv: has one class only (a), expected two classes or more"]
 
 
 def test_unreadable_pictures_are_told_by_their_paths(team: Team) -> None:
@@ -292,24 +292,24 @@ def test_arrays_that_do_not_fit_are_told(team: Team) -> None:
     np.save(team.files / "inputs.npy", values)
     np.save(team.files / "labels.npy", np.arange(20) % 2)
     assert team.refused(team.files)[1:] == [
-        "inputs.npy, row 5: has NaN or infinity, wanted finite numbers",
-        "inputs.npy, row 8: has NaN or infinity, wanted finite numbers",
+        "inputs.npy, row 5: has NaN or infinity, expected finite numbers",
+        "inputs.npy, row 8: has NaN or infinity, expected finite numbers",
     ]
     np.save(team.files / "labels.npy", np.arange(19))
     assert "has int64 of shape (19,) for inputs of shape (20, 3)" in team.refused(team.files)[1]
     (team.files / "inputs.npy").write_bytes(b"no array")
-    assert team.refused(team.files)[1].startswith("inputs.npy: inputs.npy: is no NPY file")
+    assert team.refused(team.files)[1].startswith("inputs.npy: inputs.npy: is not an NPY file")
 
 
 def test_what_was_asked_wrongly_is_told_in_a_line(team: Team) -> None:
     path = team.table(*ROWS)
     (team.files / "empty").mkdir()
     for told, where, fields in (
-        ("a table wants --label COLUMN and either", path, {"text": ("title",)}),
-        ("a table wants --label COLUMN and either", path, {"label": "tag"}),
+        ("a table needs --label COLUMN and either", path, {"text": ("title",)}),
+        ("a table needs --label COLUMN and either", path, {"label": "tag"}),
         ("wants --size HEIGHTxWIDTH", team.pictures(), {}),
-        ("found no data set, wanted a table", team.files / "empty", {}),
-        ("found nothing, wanted a table", team.files / "none.csv", {}),
+        ("found no data set, expected a table", team.files / "empty", {}),
+        ("found nothing, expected a table", team.files / "none.csv", {}),
         ("above 0 that leave some for training", path, {"test": 0.9}),
     ):
         (line,) = team.refused(where, **fields)

@@ -82,9 +82,10 @@ def test_a_version_that_is_not_there_is_refused_with_those_that_are(two: Path) -
     for wrong in ("mine@00000000", f"mine@{older[5:12]}", "mine@", "mine@x"):
         with pytest.raises(DataError) as error:
             entry(wrong, two)
-        assert str(error.value) == (
-            f"data.name: {wrong}: no such version, wanted 8 or more hex digits of one of {newer}, "
-            f"{older}"
+        assert (
+            str(error.value)
+            == f"data.name: {wrong}: no such version, expected 8 or more hex digits of one of"
+            f" {newer}, {older}"
         )
 
 

@@ -128,9 +128,9 @@ def test_an_altered_copy_on_this_machine_is_told_of_and_passed_over(
     assert fetching.at("good") == fetching.cache / "store" / WHOLE[:2] / WHOLE
     assert fetching.said[0] == (
         f"warning: {path} is altered or truncated (256000 bytes, sha256 "
-        f"{digest_of(WRONG)[:12]}), wanted sha256 {WANTED}; looking further"
+        f"{digest_of(WRONG)[:12]}), expected sha256 {WANTED}; looking further"
     )
-    assert path.read_bytes() == WRONG  # it is not ours to mend
+    assert path.read_bytes() == WRONG  # it is not ours to fix
 
 
 def test_when_all_fail_everything_tried_is_named_and_nothing_is_left(

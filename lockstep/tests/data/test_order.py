@@ -1,6 +1,7 @@
 """The order is a true permutation of each epoch, evaluated anywhere in constant time."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

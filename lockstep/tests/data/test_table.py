@@ -139,13 +139,13 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None
     with pytest.raises(DataError) as error:
         opened(path, TEXT, 16)
     assert str(error.value).splitlines() == [
-        "data mine: 7 problems, and nothing was taken; mend the files and try again.",
-        "mine.csv, line 24: title and body empty, wanted text",
-        "mine.csv, line 25: has 3 fields, wanted 4 as in the first line",
-        "mine.csv, line 26: tag is empty, wanted a value",
-        "mine.csv, line 27: id is empty, wanted a value",
+        "data mine: 7 problems, and nothing was added; fix the files and try again.",
+        "mine.csv, line 24: title and body empty, expected text",
+        "mine.csv, line 25: has 3 fields, expected 4 as in the first line",
+        "mine.csv, line 26: tag is empty, expected a value",
+        "mine.csv, line 27: id is empty, expected a value",
         "mine.csv, line 28: title is not in UTF-8; store the file in that encoding",
-        "mine.csv, line 29: title has a zero byte, wanted text",
+        "mine.csv, line 29: title has a zero byte, expected text",
         "mine.csv, line 22: label 'c' is not in the catalog (a, b)",
     ]
     assert list((tmp_path / "arrays").iterdir()) == []
@@ -157,12 +157,12 @@ def test_what_is_no_finite_number_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         opened(written(tmp_path, "x,tag", *lines), {"numbers": ["x"], "label": "tag"}, 1)
     assert [line.split(": ", 1)[1] for line in str(error.value).splitlines()[1:]] == [
-        "x is nan, wanted a finite number of 32 bits",
-        "x is inf, wanted a finite number of 32 bits",
-        "x is -1e+39, wanted a finite number of 32 bits",
-        "x has nothing, wanted a number",
-        "x has 'four', wanted a number",
-        "x has '1_0', wanted a number",
+        "x is nan, expected a finite number of 32 bits",
+        "x is inf, expected a finite number of 32 bits",
+        "x is -1e+39, expected a finite number of 32 bits",
+        "x has nothing, expected a number",
+        "x has 'four', expected a number",
+        "x has '1_0', expected a number",
     ]
 
 

@@ -107,7 +107,7 @@ def test_what_is_altered_is_neither_pushed_nor_kept(
     path = tmp_path / "shared" / key(file.sha256)
     path.chmod(0o644)
     path.write_bytes(bytes(5000))
-    with pytest.raises(StorageError, match=r"0.bin has sha256 .* there, wanted .*push it again"):
+    with pytest.raises(StorageError, match=r"0.bin has sha256 .* there, expected .*push it again"):
         there.pull(entry, shared)
     assert [path for path in there.data.rglob("*") if path.is_file()] == []
 
@@ -117,7 +117,7 @@ def test_an_object_of_another_size_is_told_and_stays(here: Machine, tmp_path: Pa
     path = tmp_path / "shared" / key(entry.files[0].sha256)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"cut")
-    with pytest.raises(StorageError, match=r"with 3 bytes, wanted 5000; remove it"):
+    with pytest.raises(StorageError, match=r"with 3 bytes, expected 5000; remove it"):
         here.push(entry, shared)
     assert path.read_bytes() == b"cut"
 
@@ -221,6 +221,6 @@ def test_verify_finds_a_flipped_byte_that_size_and_time_do_not_show(here: Machin
     good, missing, (altered,) = here.verify(entry)
     assert (good, missing) == (1, 1)
     assert altered == (
-        f"{path} is altered or truncated (5000 bytes, sha256 {digest_of(path)[:12]}, wanted "
+        f"{path} is altered or truncated (5000 bytes, sha256 {digest_of(path)[:12]}, expected "
         f"{entry.files[0].sha256[:12]})"
     )

@@ -146,7 +146,7 @@ def test_the_command_line_takes_texts_and_tables(run: Run, tmp_path: Path) -> No
     ("content", "told"),
     [
         (None, "no readable CSV file in UTF-8 (No such file or directory)"),
-        (b"title,text\na,b\n", "found no column description, wanted title and description"),
+        (b"title,text\na,b\n", "found no column description, expected title and description"),
         (b"title,description\n\xff,b\n", "no readable CSV file in UTF-8 ("),
     ],
 )
@@ -169,7 +169,7 @@ def table(text: str) -> Iterator[str]:
 def test_a_table_has_its_columns_anywhere_and_rows_may_be_short_blank_or_of_many_lines() -> None:
     text = '\r\nid,description,title\r\n1,"Objects in\nvideos",YOLO,more\n\n2,Text\r\n3\n'
     assert list(table(text)) == ["YOLO\nObjects in videos", "\nText", "\n"]
-    with pytest.raises(DataError, match=r"^found no column title, wanted title and description"):
+    with pytest.raises(DataError, match=r"^found no column title, expected title and description"):
         next(table(""))
 
 
@@ -177,7 +177,7 @@ def test_a_table_is_read_no_further_than_somebody_asks() -> None:
     long = "x," * 200_000
     texts = table(f"title,description\na,b\nc,d\n{long}\n")
     assert [next(texts), next(texts)] == ["a\nb", "c\nd"]
-    told = "found a row of over 262,144 characters, wanted less."
+    told = "found a row of over 262,144 characters, expected less."
     for refused in (texts, table(f"title,description,{long}\na,b\n"), table('"a\n",' * 100_000)):
         with pytest.raises(DataError) as error:
             next(refused)
@@ -186,7 +186,7 @@ def test_a_table_is_read_no_further_than_somebody_asks() -> None:
 
 @pytest.mark.parametrize("wrong", ["", " \n", 3, None, ["a"]])
 def test_what_is_no_text_is_refused(wrong: Any) -> None:
-    with pytest.raises(DataError, match=r"^text: found .*, wanted words"):
+    with pytest.raises(DataError, match=r"^text: found .*, expected words"):
         Predictor.read(object.__new__(Predictor), wrong)
 
 

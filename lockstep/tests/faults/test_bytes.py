@@ -1,15 +1,21 @@
 """A flipped byte in each file of a run: the same bits, or an error that names the file."""
 
+import io
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lockstep import examples
+from lockstep.ground.console import Lines
 from lockstep.ground.errors import ModelError, RunError
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 from lockstep.records.run import Run
-from lockstep.tests.conftest import mostly_slow
+from lockstep.run.story import run_experiment
+from lockstep.tests.conftest import experiment, mostly_slow
 
 SAME = (
     "experiment.yaml",
@@ -59,6 +65,34 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         stop(run, whole)
         train_briefly()
         assert {file: (run.folder / file).read_bytes() for file in SAME} == wanted, place
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_damaged_best_checkpoint_costs_only_those_who_end_with_it(
+    place: Place, keep: str
+) -> None:
+    """The best is at step 5, the newest at step 12. Named once, and the result is the same."""
+    words = ("training.lr=0", "training.epochs=3", f"training.keep={keep}")
+    chosen = experiment("digits/base", *words)
+    undisturbed = run_experiment(chosen, replace(place, runs=place.runs / "other"), Watch())
+    run, said = run_experiment(chosen, place, Watch(), until=12), io.StringIO()
+    assert run and undisturbed
+    path = run.folder / "checkpoints" / "00000005" / "tensors.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    run_experiment(chosen, place, Lines(said))
+    lines = said.getvalue().splitlines()
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert run.finished_receipt()["results"] == undisturbed.finished_receipt()["results"]
+    if keep == "last":
+        assert warnings == []
+        assert f"{run.name}: resumes at step 12 of 15" in lines
+    else:
+        (warning,) = warnings
+        assert str(path) in warning
+        assert "the best weights so far, which training.keep=best ends with" in warning
+        assert "Training continues from the start, to the same result." in warning
+        assert f"{run.name}: starts of 15" in lines
 
 
 def test_a_run_whose_identity_was_altered_is_refused(train_briefly: Callable[..., Run]) -> None:

@@ -74,7 +74,8 @@ def test_a_save_interrupted_at_any_call_leaves_the_newest_good_checkpoint(
 def after(folder: Path) -> tuple[int, list[str]]:
     """The step that is read back, checked, and what stands there when one more is saved."""
     checkpoints = Checkpoints(folder, 2, pytest.fail)
-    found = next(checkpoints.newest())
+    found = checkpoints.newest()
+    assert found
     assert found.tensors["values"].equal(snapshot(found.step).tensors["values"])
     links = [folder / "latest", folder / "best"]
     assert {str(link.readlink()) for link in links} == {f"{found.step:08d}"}

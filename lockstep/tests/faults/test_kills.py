@@ -102,7 +102,7 @@ def test_a_signal_saves_says_so_and_the_same_command_goes_on(
     run = run_in(runs)
     assert run
     steps = [int(path.name) for path in run.folder.glob("checkpoints/0*")]
-    assert (process.returncode, "run the same command to go on" in words) == (code, True)
+    assert (process.returncode, "run the same command to resume" in words) == (code, True)
     assert f"stopped at step {max(steps)} of {STEPS}, saved" in words
     assert run.state == f"stopped at step {max(steps)}"
     assert differences(finished(runs), undisturbed) == []

@@ -92,7 +92,7 @@ def test_any_number_of_workers_changed_in_mid_run_gives_the_same_bits(
     for workers, until in ((8, 5), (1, 9), (4, 20), (2, 0)):
         done = command(*WORDS, f"--workers={workers}", f"--until={until}", "--runs", str(tmp_path))
         assert done.returncode == 0, done.stderr
-        stopped = f"stopped at step {until}, as told by --until"
+        stopped = f"stopped at step {until}, as --until says"
         assert (stopped in done.stdout) == (until > 0)
     assert_same(the_run(tmp_path), alone)
 
@@ -117,7 +117,7 @@ def test_a_signal_reaches_all_workers_and_stops_them_after_the_same_step(
     _, said = process.communicate()
     step = max(int(path.name) for path in the_run(tmp_path).folder.glob("checkpoints/0*"))
     assert process.returncode == 130
-    assert f"stopped at step {step} of {LAST}, saved; run the same command to go on" in said
+    assert f"stopped at step {step} of {LAST}, saved; run the same command to resume" in said
     assert "Traceback" not in said
     assert command(*WORDS, "--workers=1", "--runs", str(tmp_path)).returncode == 0
     assert_same(the_run(tmp_path), alone)

@@ -238,7 +238,7 @@ def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     assert [kind for kind, _ in answers] == ["ValueError"] * 9
     assert [str(told).partition(" (")[0] for _, told in answers] == [
         *["input: found a text, expected pictures."] * 3,
-        "text/csv: found a table, wanted pictures.",
+        "text/csv: found a table, expected pictures.",
         "body: found other JSON, expected a list of pictures or of texts.",
         "body: not readable as application/json",
         "picture: no readable picture",
@@ -266,7 +266,7 @@ def test_a_container_reads_texts_as_csv_json_and_plain(
     wanted = loading.predictor(run).predict(texts)
     kind = "application/json"
     assert answers[:3] == [(kind, wanted), (kind, wanted), (kind, wanted[1:])]
-    assert answers[3] == ("ValueError", "text: found [1, 2], wanted words.")
+    assert answers[3] == ("ValueError", "text: found [1, 2], expected words.")
 
 
 def test_it_is_loaded_packed_and_unpacked_and_refused_by_file_name(

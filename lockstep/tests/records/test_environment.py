@@ -127,7 +127,7 @@ def test_the_doctor_holds_the_lock_against_what_is_installed_both_ways(lock: Loc
     assert (ill.ok, ill.text) == (
         False,
         f"xxhash {HERE['xxhash']} (locked 0.1), no-such-package missing (locked 1.0), "
-        f"numpy {HERE['numpy']} (not in the lock); run ./workbench to mend",
+        f"numpy {HERE['numpy']} (not in the lock); run ./workbench to fix this",
     )
 
 

@@ -119,7 +119,7 @@ def omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("omegaconf")
 def test_it_is_reproduced_by_its_own_source(call: Call, old: Run) -> None:
-    code, out, err = call("reproduce", NAME, "--runs", str(old.folder.parent))
+    code, out, err = call("reproduce", NAME, "--trust-code", "--runs", str(old.folder.parent))
     weights = old.finished_receipt()["results"]["weights_sha256"]
     assert (code, out.splitlines()[0]) == (0, f"same bits: 4 steps, weights sha256 {weights}"), err
 

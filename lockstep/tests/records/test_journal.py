@@ -1,10 +1,13 @@
-"""The metrics of a run: the same bytes however often it went on, known again by a fingerprint."""
+"""Metrics and trace of a run: the same bytes however often it was resumed."""
 
 from pathlib import Path
+
+import numpy as np
 
 from lockstep.ground.errors import RunError
 from lockstep.ground.watch import Row
 from lockstep.records.journal import Journal
+from lockstep.records.trace import Trace
 
 
 def row(step: int) -> Row:
@@ -54,3 +57,18 @@ def test_any_flipped_byte_is_refused_or_shows_in_the_fingerprint(tmp_path: Path)
             assert f"{path}: line" in str(error)
     path.write_bytes(b"not a line of metrics\n")
     assert written(path, 4, 8) == wanted
+
+
+def traced(path: Path, *steps: int, after: int = 0) -> str:
+    trace, values = Trace(path, after), np.ones(3, np.float32)
+    for step in steps:
+        trace.append(step, step, 1 / step, values * step, [values / np.float32(step)])
+    trace.close()
+    return trace.digest()
+
+
+def test_a_trace_that_resumes_has_the_bytes_of_one_that_never_stopped(tmp_path: Path) -> None:
+    whole = traced(tmp_path / "whole", 1, 2, 3, 4)
+    traced(tmp_path / "stopped", 1, 2, 3)
+    assert traced(tmp_path / "stopped", 3, 4, after=2) == whole
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()

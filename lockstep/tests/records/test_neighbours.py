@@ -12,8 +12,8 @@ import pytest
 from lockstep.ground.errors import RunError
 from lockstep.records.run import Run, find_run, runs
 from lockstep.tests.conftest import Call
+from lockstep.tracking.export import export
 from lockstep.tracking.follower import marks
-from lockstep.tracking.shown import shown
 
 Make = Callable[[Path], object]
 DEEP = "[" * 100_000
@@ -154,7 +154,7 @@ def refuse_to_end(call: Call, run: Run, odd_one: Path) -> list[str]:
     assert run.name in marks(place)
     for one in runs(place):
         try:
-            shown(one)
+            export(one)
         except RunError as error:
             assert str(error).count("\n") == 0
     assert call("diff", run.name, run.name, *where)[0] == 0

@@ -19,7 +19,9 @@ from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.files import held, is_held, remove_abandoned
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
-from lockstep.records.receipt import level
+from lockstep.records import source
+from lockstep.records.identity import identity
+from lockstep.records.receipt import DIGESTED, level
 from lockstep.records.reproduce import differences_here, not_covered
 from lockstep.records.run import Run
 from lockstep.records.verify import verify
@@ -168,8 +170,6 @@ def test_a_code_that_cannot_train_here_is_no_verdict(finished_run: Run, tmp_path
 
 def test_the_source_in_a_run_is_enough_to_train(finished_run: Run) -> None:
     """The files that are in the identity are those that the restored tree finds by itself."""
-    from lockstep.records import source
-
     kept = source.unpacked(finished_run.folder / "source.zip")
     ran = set(finished_run.parts["source"])
     beside = {
@@ -261,6 +261,68 @@ def test_the_level_is_what_profile_device_and_reasons_allow() -> None:
     assert promise("portable", "cuda", "a CPU", "a GPU", []) == (
         "same bits on the same GPU model (a GPU)"
     )
+
+
+# What a forger would have the recorded command line do: not train, but lay out what is claimed.
+FORGED = """
+import shutil, sys
+from pathlib import Path
+shutil.copytree({folder!r}, Path(sys.argv[sys.argv.index("--runs") + 1]) / {name!r})
+"""
+
+
+def forged(run: Run, folder: Path, **code: str) -> Run:
+    """A copy of a run with other weights, some other code, and a receipt that fits all of it."""
+    copy = Run(shutil.copytree(run.folder, folder / run.name, symlinks=True))
+    weights = bytearray((copy.folder / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy.folder / "weights.safetensors").write_bytes(weights)
+    files = source.unpacked(copy.folder / "source.zip")
+    main = FORGED.format(folder=str(copy.folder), name=run.name).encode()
+    files |= {"lockstep/__main__.py": main, "torch.py": main}
+    parts: Any = copy.parts
+    for name, text in code.items():
+        path = f"lockstep/training/{name}.py"
+        files[path] += text.encode()
+        parts["source"][path] = source.digests({path: files[path]})[path]
+    (copy.folder / "source.zip").write_bytes(source.archive(files))
+    (copy.folder / "parts.json").write_bytes(readable_json(parts))
+    (copy.folder / "identity.json").write_bytes(readable_json(identity(parts)))
+    receipt: Any = copy.receipt
+    del receipt["digest"]
+    receipt["identity"] = identity(parts)
+    for key, name in DIGESTED.items():
+        receipt["results"][key] = digest_of(copy.folder / name)
+    receipt["digest"] = digest_of(canonical_json(receipt))
+    (copy.folder / "receipt.json").write_bytes(readable_json(receipt))
+    assert verify(copy) == []
+    return copy
+
+
+@pytest.mark.slow
+def test_weights_that_its_code_does_not_make_are_found_whatever_else_was_forged(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    copy = forged(finished_run, tmp_path)
+    done = project(ROOT, "reproduce", str(copy.folder), TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stdout[:9]) == (1, "DIFFERENT"), done.stdout + done.stderr
+    assert (
+        "differs from this tree: lockstep/__main__.py; what runs is this tree's, as it is in no "
+        "identity\n"
+    ) in done.stderr
+    assert "differs from this tree: torch.py; what runs is this tree's" in done.stderr
+
+
+def test_the_command_line_of_an_unknown_engine_does_not_run(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    copy = forged(finished_run, tmp_path, loop="ANOTHER = 1\n")
+    done = project(ROOT, "reproduce", str(copy.folder), TMPDIR=str(tmp_path))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert (
+        "2 of its files are in no identity and not known in this checkout (lockstep/__main__.py, "
+        "torch.py)"
+    ) in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lockstep.records.run import Run, find_run, runs
 from lockstep.run.keeping import noting_failure
 from lockstep.tests.conftest import Call
 from lockstep.tests.records.test_receipt import resealed
-from lockstep.tracking.shown import shown
+from lockstep.tracking.export import export
 
 
 def test_a_run_that_crashes_before_its_rehearsal_passed_leaves_no_folder(
@@ -38,10 +38,10 @@ def test_a_run_that_fails_is_listed_with_its_reason_until_it_resumes(
     state = f"failed at step {run.last_step}: {' '.join(str(error.value).split())}"
     where = ("runs", "--runs", str(place.runs), "--json")
     (line,) = json.loads(call(*where, "--where", "state==failed")[1])
-    assert (line["run"], line["state"], shown(run).status) == (run.name, state, "FAILED")
+    assert (line["run"], line["state"], export(run).status) == (run.name, state, "FAILED")
     with noting_failure(run):  # as when it is trained again
         pass
-    assert (run.state, shown(run).status) == (f"stopped at step {run.last_step}", "KILLED")
+    assert (run.state, export(run).status) == (f"stopped at step {run.last_step}", "KILLED")
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_renamed_copy_is_listed_by_its_files(
     assert (wanted["model"], wanted["recipe"], wanted["seed"]) == ("digits", "base", 42)
     assert json.loads(call(*where, "--model", "digits")[1]) == [wanted]
     assert json.loads(call(*where, "--where", "seed==7")[1]) == []
-    assert shown(Run(tmp_path / "tags-other-s7-best")).params["recipe"] == "base"
+    assert export(Run(tmp_path / "tags-other-s7-best")).params["recipe"] == "base"
 
 
 def test_a_stopped_run_resumes_where_links_were_copied_as_folders_or_files(

@@ -201,7 +201,7 @@ CONSTANTS = {
 def test_buffers_that_nobody_changes_keep_every_byte(bring: Bring, place: Place) -> None:
     lines = [f"        self.register_buffer('a_{n}', {text})\n" for n, text in CONSTANTS.items()]
     project = bring(model=model("".join(lines)))
-    run = project.train(place)
+    run = project.train(place, "training.batch_size=20")  # shards of two and of three
     for kind, text in CONSTANTS.items():
         kept = weights(run)[f"a_{kind}"]
         assert kept.dtype == eval(text).dtype
@@ -339,3 +339,8 @@ def test_an_operation_of_evaluation_alone_lowers_the_level(bring: Bring, place: 
     assert run.finished_receipt()["level"]["lowered"] == [
         "operation aten.sqrt.default: not verified"
     ]
+
+
+def test_chance_in_evaluation_too_is_no_reason_to_refuse_a_mean(bring: Bring, place: Place) -> None:
+    noisy = "        inputs = inputs + torch.randn_like(inputs)\n"
+    assert bring(model=model(forward=noisy)).train(place).receipt

@@ -308,7 +308,7 @@ def test_a_deletion_that_fails_is_told_with_exit_code_1(playing: Playing, call: 
     assert (code, out, err.splitlines()[-1]) == (
         1,
         "",
-        f"error: stack shop: Endpoint: {reason}; it is DELETE_FAILED, mend that and run the same "
+        f"error: stack shop: Endpoint: {reason}; it is DELETE_FAILED, fix that and run the same "
         "command again.",
     )
 

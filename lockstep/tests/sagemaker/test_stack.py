@@ -305,18 +305,18 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         lambda c, m: ["deploy", "run", "--bucket", "nowhere-1", "--stack", c.stack],
         "s3://nowhere-1: found no such bucket",
     ),
-    "a bucket elsewhere": (lambda c, m: far(c), "lies in eu-west-1, wanted us-east-1"),
+    "a bucket elsewhere": (lambda c, m: far(c), "lies in eu-west-1, expected us-east-1"),
     "an image that is none": (
         lambda c, m: c.words("run", "--image=lockstep:1.0"),
         "--image lockstep:1.0: is no image in ECR",
     ),
     "an image that is not there": (
         lambda c, m: c.words("run", f"--image={REGISTRY}/{REPOSITORY}:2.0"),
-        ":2.0: found no such image; push it",
+        ":2.0: no such image; push it",
     ),
     "an image elsewhere": (
         lambda c, m: c.words("run", f"--image={REGISTRY.replace('us-east', 'eu-west')}/a:1"),
-        "lies in eu-west-1, wanted us-east-1",
+        "lies in eu-west-1, expected us-east-1",
     ),
     "no credentials": (
         lambda c, m: m.delenv("AWS_ACCESS_KEY_ID") or c.words("run"),
@@ -328,7 +328,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "nobody there": (
         lambda c, m: m.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9") or c.words("run"),
-        "no server answers there; correct AWS_ENDPOINT_URL",
+        "no server answers at this address; correct AWS_ENDPOINT_URL",
     ),
     "a setting that is none": (
         lambda c, m: c.words("run", "--set=InstanceCont=2"),
@@ -336,7 +336,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "a number that is none": (
         lambda c, m: c.words("run", "--set=CapturePercentage=101"),
-        "--set CapturePercentage: found '101', wanted a whole number from 0 to 100",
+        "--set CapturePercentage: found '101', expected a whole number from 0 to 100",
     ),
     "what the run decides": (
         lambda c, m: c.words("run", "--set=ModelKey=a"),
@@ -345,7 +345,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     "a run that is not there": (lambda c, m: c.words("no-such-run"), "no-such-run"),
     "a stack to delete that is not there": (
         lambda c, m: ["deploy", "--delete", "--stack", c.stack],
-        "found no such stack in us-east-1",
+        "no such stack in us-east-1",
     ),
     "too much to delete": (
         lambda c, m: c.words("run", "--delete"),
@@ -357,11 +357,14 @@ MISTAKES: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["MinInstances=3", "MaxInstances=2"], "MaxInstances: found 2, wanted MinInstances (3) or"),
-        (["Traffic=CANARY"], "Traffic: found CANARY with InstanceCount=1, wanted 2 machines or"),
+        (
+            ["MinInstances=3", "MaxInstances=2"],
+            "MaxInstances: found 2, expected MinInstances (3) or",
+        ),
+        (["Traffic=CANARY"], "Traffic: found CANARY with InstanceCount=1, expected 2 machines or"),
         (
             ["Traffic=CANARY", "InstanceCount=2", "MaxInstances=4"],
-            "Traffic: found CANARY with MinInstances=1, wanted 2 machines or more",
+            "Traffic: found CANARY with MinInstances=1, expected 2 machines or more",
         ),
     ],
 )
@@ -376,7 +379,7 @@ def test_values_that_do_not_go_together_are_refused_before_anything_is_uploaded(
 
 def test_a_run_whose_name_the_stack_would_not_take_is_refused_before_that(cloud: Cloud) -> None:
     named = replace(made := small(), facts=made.facts | {"run": "my best"})
-    with pytest.raises(SettingError, match=r"^Run: found 'my best', wanted what fits "):
+    with pytest.raises(SettingError, match=r"^Run: found 'my best', expected what fits "):
         planned(cloud, named)
 
 

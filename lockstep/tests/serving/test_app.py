@@ -145,19 +145,31 @@ def test_a_form_with_files_is_answered_in_their_order(port: int, finished_run: R
         (content(PICTURES[0]), JSON, "body: not readable as JSON ("),
         (b"[[[0, 1]", JSON, "body: not readable as JSON ("),
         (b"[" * 100_000, JSON, "body: not readable as JSON ("),
-        (b"7", JSON, "body: found other JSON, wanted a picture or a list of pictures, each an arr"),
-        (json.dumps([__file__]).encode(), JSON, "body: found other JSON, wanted a picture or a "),
-        (b"[[1, 2], 3]", JSON, "body: found other JSON, wanted a picture or a list of pictures, "),
-        (b"[[]]", JSON, "picture: found an array of shape (0,), wanted (height, width)"),
-        (b"[[[[[1]]]]]", JSON, "body: found other JSON, wanted a picture or a list of pictures, "),
-        (b"[[[true]]]", JSON, "body: found other JSON, wanted a picture or a list of pictures, "),
+        (
+            b"7",
+            JSON,
+            "body: found other JSON, expected a picture or a list of pictures, each an arr",
+        ),
+        (json.dumps([__file__]).encode(), JSON, "body: found other JSON, expected a picture or a "),
+        (
+            b"[[1, 2], 3]",
+            JSON,
+            "body: found other JSON, expected a picture or a list of pictures, ",
+        ),
+        (b"[[]]", JSON, "picture: found an array of shape (0,), expected (height, width)"),
+        (
+            b"[[[[[1]]]]]",
+            JSON,
+            "body: found other JSON, expected a picture or a list of pictures, ",
+        ),
+        (b"[[[true]]]", JSON, "body: found other JSON, expected a picture or a list of pictures, "),
         (b"[[[1, 2], [3]]]", JSON, "picture: found no array of numbers ("),
         (b"[[[256]]]", JSON, "picture: found whole numbers outside 0 to 255; scale them."),
         (b"[[[NaN]]]", JSON, "picture: found floats outside 0 to 1; scale them, or give 0 to 255."),
         (
             b'[[["a"]]]',
             JSON,
-            "body: found other JSON, wanted a picture or a list of pictures, each",
+            "body: found other JSON, expected a picture or a list of pictures, each",
         ),
     ],
 )
@@ -183,7 +195,7 @@ def test_a_port_that_is_taken_is_reported_in_one_line(port: int, finished_run: R
     assert (server.returncode, out, err) == (
         2,
         "",
-        f"error: 127.0.0.1:{port}: cannot listen there (Address already in use), wanted an "
+        f"error: 127.0.0.1:{port}: cannot listen there (Address already in use), expected an "
         "address of this machine and a free port; stop what listens there, or name another with "
         "--port N.\n",
     )

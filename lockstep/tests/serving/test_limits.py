@@ -53,7 +53,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read_or_as_soon_as_it_is_
     served: loading.Served,
 ) -> None:
     limits = Limits(body=1000)
-    wanted = 413, "body: wanted at most 1,000 bytes; send a smaller one."
+    wanted = 413, "body: expected at most 1,000 bytes; send a smaller one."
     said = post(served, b"", limits=limits, pause=60, Content_Length="1001")
     silent = post(served, *[b"a" * 500] * 3, limits=limits)
     assert [told(said), told(silent)] == [wanted, wanted]
@@ -66,7 +66,7 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_head_alone(served: loadi
     assert len(bomb) < 20_000
     assert told(post(served, bomb)) == (
         400,
-        f"picture: found 4096 x 4097 pixels, wanted at most {MOST_PIXELS:,}; give a smaller "
+        f"picture: found 4096 x 4097 pixels, expected at most {MOST_PIXELS:,}; give a smaller "
         "picture.",
     )
     assert post(served, png(4096, 64))[0] == 200
@@ -76,7 +76,7 @@ def test_more_inputs_than_a_request_may_have_are_refused(served: loading.Served)
     arrays = [np.asarray(picture).tolist() for picture in PICTURES[:4]]
     body = json.dumps(arrays).encode()
     answer = post(served, body, limits=Limits(inputs=3), Content_Type=JSON)
-    wanted = 413, "body: wanted at most 3 inputs; ask several times."
+    wanted = 413, "body: expected at most 3 inputs; ask several times."
     assert told(answer) == wanted
     fields = [b"--x\r\n\r\n" + file + b"\r\n" for file in FILES[:4]]
     four, three = (
@@ -93,7 +93,7 @@ def test_more_inputs_than_a_request_may_have_are_refused(served: loading.Served)
 
 def test_a_body_that_does_not_come_is_not_waited_for(served: loading.Served) -> None:
     answer = post(served, FILES[0], limits=Limits(receiving=0.05), pause=30)
-    wanted = "body: found no end of it within 0.05 s, wanted all of it."
+    wanted = "body: found no end of it within 0.05 s, expected all of it."
     assert told(answer) == (408, wanted)
 
 

@@ -92,7 +92,7 @@ def test_what_can_be_no_name_of_a_host_is_reported_in_one_line(finished_run: Run
     for host, server in zip(hosts, servers, strict=True):
         assert (*server.communicate(timeout=60), server.returncode) == (
             "",
-            f"error: {host}:8000: cannot listen there (no name of a host), wanted an address of "
+            f"error: {host}:8000: cannot listen there (no name of a host), expected an address of "
             "this machine and a free port; stop what listens there, or name another with "
             "--port N.\n",
             2,
@@ -103,7 +103,7 @@ def test_others_than_this_machine_come_in_with_a_token_or_not_at_all(finished_ru
     server = start(str(finished_run.folder), "--host", "0.0.0.0", "--port", str(free_port()))
     assert (*server.communicate(timeout=60), server.returncode) == (
         "",
-        "error: 0.0.0.0: found no token, wanted one where others than this machine come in; set "
+        "error: 0.0.0.0: found no token, expected one where others than this machine come in; set "
         "LOCKSTEP_TOKEN, or listen at 127.0.0.1.\n",
         2,
     )

@@ -31,7 +31,7 @@ def test_of_a_table_no_more_rows_are_read_than_a_request_may_have() -> None:
     many, long = b"a,b\n" * 3, b"x," * 200_000
     assert len(reading(tags).rows(CSV, HEAD + many)) == 3
     assert refused(tags, CSV, HEAD + many + b"a,b\n" + long) == (
-        "body: wanted at most 3 inputs; ask several times."
+        "body: expected at most 3 inputs; ask several times."
     )
     assert refused(tags, CSV, HEAD + many + long).startswith("found a row of over 262,144 char")
 
@@ -44,7 +44,9 @@ def test_a_table_has_nobody_wait_however_short_it_is() -> None:
 
 def test_json_of_too_many_values_is_refused_before_it_is_read() -> None:
     limits = Limits(values=1000)
-    told = "body: found 1,002 commas, colons and brackets, wanted at most 1,000; ask several times."
+    told = (
+        "body: found 1,002 commas, colons and brackets, expected at most 1,000; ask several times."
+    )
     # None of them is JSON, which nobody who parsed them would fail to tell.
     for body in (b"[" * 1002, b"[{" * 501, b"[0" + b",0" * 1001, b'{"a":1,' * 334, b"[]," * 501):
         for model in (digits, tags):
@@ -66,14 +68,14 @@ def test_one_picture_in_colours_can_be_asked_however_large_the_models_pictures_a
     body = json.dumps([colours.tolist()]).encode()
     assert len(reading(apparel, Limits(values=100)).rows(JSON, body)) == 1
     assert refused(digits, JSON, body, Limits(values=100)).endswith(
-        ", wanted at most 320; ask several times."
+        ", expected at most 320; ask several times."
     )
 
 
 def test_no_more_inputs_are_read_than_there_is_time_for_but_always_one() -> None:
     many, one = (json.dumps(["one", "two"][:count]).encode() for count in (2, 1))
     told = (
-        "body: found more than is read in 0 s, wanted fewer or smaller inputs; ask several times."
+        "body: found more than is read in 0 s, expected fewer or smaller inputs; ask several times."
     )
     assert refused(tags, JSON, many, Limits(reading=0)) == told
     assert len(reading(tags, Limits(reading=0)).rows(JSON, one)) == 1

@@ -106,7 +106,7 @@ def test_a_caller_who_knows_the_server_by_another_name_is_not_answered(finished_
         assert asyncio.run(call(gate, method, path, b"[]", Content_Type=JSON))[0] == 421
     assert told(asyncio.run(call(gate, "POST", "/predict", b"[]", Host="evil.example"))) == (
         421,
-        "host: found 'evil.example', wanted one of 127.0.0.1, ::1, localhost, named.",
+        "host: found 'evil.example', expected one of 127.0.0.1, ::1, localhost, named.",
     )
 
 
@@ -167,7 +167,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 def test_a_head_that_does_not_end_is_not_waited_for() -> None:
-    late = b"\r\n\r\n" + detail("head: found no end of it within 1 s, wanted all of it.")
+    late = b"\r\n\r\n" + detail("head: found no end of it within 1 s, expected all of it.")
     found = found_by(
         Hasty, slow(), slow(b"GET"), slow(b"\r\n"), slow(GET), slow(GET + b"\r\n", GET)
     )
@@ -184,7 +184,7 @@ def test_a_head_that_does_not_end_is_not_waited_for() -> None:
 
 
 def test_a_head_that_is_too_large_is_refused_and_a_body_is_not_taken_for_one() -> None:
-    wanted = b"\r\n\r\n" + detail("head: wanted at most 1,000 bytes; send fewer.")
+    wanted = b"\r\n\r\n" + detail("head: expected at most 1,000 bytes; send fewer.")
     many = [b"X%d: a\r\n" % number for number in range(200)]
     heads = [
         slow(GET + b"X: " + b"a" * 1000 + b"\r\n\r\n"),
@@ -215,7 +215,7 @@ def test_who_is_one_too_many_is_told_when_to_come_again_and_the_others_are_answe
     )
     assert first.startswith(OK + b"HTTP/1.1 200 OK\r\n")
     head, _, body = second.partition(b"\r\n\r\n")
-    told = "server: found as many waiting as it keeps, wanted fewer; ask again soon."
+    told = "server: the queue is full; try again soon."
     assert head.split(b"\r\n")[:2] == [b"HTTP/1.1 503 Service Unavailable", b"retry-after: 1"]
     assert body == detail(told)
 

@@ -49,7 +49,7 @@ Connection.limits = Limits(stopping=1)
 loading.served = served
 entry()
 """
-STOPS = json.dumps({"detail": "server: stops, and had no time to answer; ask again soon."}).encode()
+STOPS = json.dumps({"detail": "server: stopping, no time to answer; try again soon."}).encode()
 
 
 @contextmanager

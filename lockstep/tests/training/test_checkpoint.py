@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def saved(folder: Path, *steps: int, keep: int = 2, best: int | None = None) -> 
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    found, *_ = saved(tmp_path / "c", 5).newest()
+    found = saved(tmp_path / "c", 5).newest()
+    assert found
     assert (found.step, found.state) == (5, {"progress": {"step": 5}})
     assert torch.equal(found.tensors["values"], snapshot(5).tensors["values"])
 
@@ -65,10 +67,59 @@ def test_a_flipped_byte_anywhere_is_noticed(tmp_path: Path, name: str) -> None:
 def test_the_one_before_a_damaged_one_is_used_with_a_warning(tmp_path: Path) -> None:
     saved(tmp_path / "c", 1, 2)
     (tmp_path / "c" / "00000002" / "tensors.safetensors").write_bytes(b"torn")
-    told: list[str] = []
-    found = [s.step for s in Checkpoints(tmp_path / "c", 2, told.append).newest()]
-    assert (found, len(told)) == ([1], 1)
-    assert told[0].startswith("warning: ") and "00000002/tensors.safetensors" in told[0]
+    lines: list[str] = []
+    newest = Checkpoints(tmp_path / "c", 2, lines.append).newest()
+    assert newest
+    assert (newest.step, len(lines)) == (1, 1)
+    assert "00000002/tensors.safetensors: found sha256" in lines[0]
+    assert lines[0].endswith("Training continues from step 1, to the same result.")
+
+
+def test_a_damaged_one_stays_until_another_is_saved(tmp_path: Path) -> None:
+    """What cannot be read may be well tomorrow, as on a network file system that has a bad day."""
+    path = tmp_path / "c" / "00000003" / "tensors.safetensors"
+    saved(tmp_path / "c", 1, 2, 3)
+    away = path.rename(tmp_path / "away")
+    newest = Checkpoints(tmp_path / "c", 2, lambda _: None).newest()
+    assert newest and newest.step == 2
+    away.rename(path)
+    newest = Checkpoints(tmp_path / "c", 2, lambda _: None).newest()
+    assert newest and newest.step == 3
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_one_just_saved_is_kept_beside_a_newer_one_that_is_of_no_use(
+    tmp_path: Path, keep: int
+) -> None:
+    saved(tmp_path / "c", 8, 9)
+    assert saved(tmp_path / "c", 3, keep=keep).steps() == [3]
+
+
+def test_a_checkpoint_is_replaced_without_a_moment_in_which_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each rename in turn: a checkpoint of that step is there, the old or the new one."""
+    real, steps = os.rename, []
+    for killed_at in range(3):
+        saved(folder := tmp_path / str(killed_at), 5, keep=1)
+        calls = 0
+
+        def limited(*paths: Any, limit: int = killed_at) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > limit:
+                raise KeyboardInterrupt
+            real(*paths)
+
+        monkeypatch.setattr(os, "rename", limited)
+        checkpoints = Checkpoints(folder, 1, lambda _: None)
+        checkpoints.save(snapshot(5), best=None, flush=lambda: None)
+        with pytest.raises(KeyboardInterrupt) if killed_at < 2 else nullcontext():
+            checkpoints.wait()
+        monkeypatch.setattr(os, "rename", real)
+        newest = Checkpoints(folder, 1, pytest.fail).newest()
+        steps.append(newest and newest.step)
+    assert (steps, calls) == ([5, 5, 5], 2)
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
@@ -113,7 +164,8 @@ def test_a_write_that_fails_anywhere_leaves_the_one_before(
             failed = True
             assert "no space left" in str(error)
         monkeypatch.setattr(os, call, real)
-        newest = next(Checkpoints(folder, 2, lambda _: None).newest())
+        newest = Checkpoints(folder, 2, lambda _: None).newest()
+        assert newest
         assert newest.step in ((1, 2) if failed else (2,))
         assert not list(folder.glob(".*.part"))
         if not failed:

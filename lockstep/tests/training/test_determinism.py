@@ -1,10 +1,12 @@
 """Profiles: variables, threads, kernels."""
 
 import os
+import random
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -54,7 +56,7 @@ def test_reseeding_repeats_every_kind_of_chance() -> None:
     def drawn() -> list[float]:
         reseed(5)
         kinds = (torch.randn(4), torch.rand(4), torch.randperm(9), torch.empty(4).bernoulli_())
-        return torch.cat(kinds).tolist()
+        return [*torch.cat(kinds).tolist(), np.random.rand(), random.random()]
 
     assert drawn() == drawn()
 

@@ -122,7 +122,7 @@ def test_a_study_that_is_killed_or_stopped_goes_on_and_trains_nothing_twice(
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     assert (process.returncode, out, "Traceback" in err) == (143, "", False)
-    assert err.splitlines()[-1] == "study stopped; run the same command to go on"
+    assert err.splitlines()[-1] == "study stopped; run the same command to resume"
     before |= receipts(runs)
     assert bench.tune(runs, "--parallel", "2") == alone
     after = receipts(runs)

@@ -29,7 +29,7 @@ class Predictor(BasePredictor):
     def read(self, source: Any) -> NDArray[Any]:
         """The first 4,096 bytes of a text, padded with zeros."""
         if not isinstance(source, str) or not source.strip():
-            raise DataError(f"text: found {source!r:.60}, wanted words.")
+            raise DataError(f"text: found {source!r:.60}, expected words.")
         content = source.replace("\0", " ").encode(errors="replace")[: self.takes.longest]
         return np.frombuffer(content.ljust(self.takes.longest, b"\0"), np.uint8)
 
@@ -57,10 +57,10 @@ class Predictor(BasePredictor):
             rows = _rows(text)
             places = {name: number for number, name in enumerate(next(rows, []))}
             if missing := [name for name in _COLUMNS if name not in places]:
-                raise DataError(f"found no column {missing[0]}, wanted {' and '.join(_COLUMNS)}.")
-            wanted = [places[name] for name in _COLUMNS]
+                raise DataError(f"found no column {missing[0]}, expected {' and '.join(_COLUMNS)}.")
+            expected = [places[name] for name in _COLUMNS]
             for row in rows:
-                yield _joined(row[place] if place < len(row) else "" for place in wanted)
+                yield _joined(row[place] if place < len(row) else "" for place in expected)
         except csv.Error as error:
             raise DataError(f"found no readable CSV ({error}).") from error
 
@@ -77,7 +77,7 @@ def _rows(text: str) -> Iterator[list[str]]:
         for line in io.StringIO(text, newline=""):
             size += len(line)
             if size > _LONGEST:
-                raise DataError(f"found a row of over {_LONGEST:,} characters, wanted less.")
+                raise DataError(f"found a row of over {_LONGEST:,} characters, expected less.")
             yield line
 
     for row in csv.reader(lines()):

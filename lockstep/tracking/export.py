@@ -1,4 +1,4 @@
-"""What a run's files say of it, as MLflow's words have it: params, metrics, tags, artifacts."""
+"""A run in MLflow's terms: params, metrics, tags, artifacts."""
 
 import calendar
 import time
@@ -22,10 +22,10 @@ _ENDED = ("report.html", "weights.safetensors", "preprocess.json", "receipt.json
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A run as it is to be seen: ``metrics`` by name and step, times in ms since 1970.
+class Export:
+    """A run as MLflow shows it: ``metrics`` by name and step, times in ms since 1970.
 
-    ``mark`` says how far its files are; what has this mark and status already needs nothing.
+    ``mark`` says how far its files are; a run in MLflow with this mark and status is complete.
     """
 
     run: Run
@@ -41,23 +41,23 @@ class Shown:
 
     @property
     def key(self) -> tuple[str, str]:
-        """By what the run is found again: its identity and its name."""
+        """The key that finds the run again: its identity and its name."""
         return self.tags[IDENTITY], self.tags[RUN]
 
 
-def shown(run: Run) -> Shown:
-    """What there is to be seen of a run now; of one in training, up to its newest checkpoint.
+def export(run: Run) -> Export:
+    """Return the present state of a run; in training, up to its newest checkpoint.
 
     What lies beyond may be cut off and trained again. Raises RunError if a file was altered.
     """
     try:
-        return _shown(run)
+        return _export(run)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunError(f"{run.folder}: altered or removed ({reason}); not sent.") from error
 
 
-def _shown(run: Run) -> Shown:
+def _export(run: Run) -> Export:
     if not run.name.isprintable():
         raise RunError(
             f"{printable(str(run.folder))}: has a name that cannot be printed; not sent. Rename it."
@@ -82,12 +82,12 @@ def _shown(run: Run) -> Shown:
             calendar.timegm(time.strptime(receipt["timing"]["finished"], "%Y-%m-%dT%H:%M:%SZ"))
         )
         began = min(began, ended - receipt["timing"]["seconds"])  # a copy's files are younger
-        tags |= _told(receipt)
+        tags |= _receipt_tags(receipt)
     else:
         steps = run.last_step
         status = RUNNING if is_held(run.folder) else FAILED if run.failure else KILLED
         mark, ended = f"step {steps}", time.time()
-    return Shown(
+    return Export(
         run,
         experiment=f"lockstep/{parts['experiment']['name']}",
         status=status,
@@ -102,8 +102,8 @@ def _shown(run: Run) -> Shown:
     )
 
 
-def _told(receipt: Receipt) -> dict[str, str]:
-    """The tags that a receipt gives."""
+def _receipt_tags(receipt: Receipt) -> dict[str, str]:
+    """Return the tags from a receipt."""
     environment = receipt["environment"]
     git = environment["git"]
     found = {
@@ -126,9 +126,9 @@ def _metrics(
 
     path = run.folder / "trace.bin"
     if steps and path.is_file():
-        # Not memory-mapped: a run that goes on cuts its trace to where it does.
+        # Not memory-mapped: a run that resumes cuts its trace to that step.
         for step, loss in enumerate(np.fromfile(path, RECORD, steps)["loss"], 1):
-            if kept(step):
+            if is_logged(step):
                 yield ("train/loss", step), float(loss)
     for row in run.metrics() if steps else []:
         if row["step"] <= steps:
@@ -143,7 +143,7 @@ def _metrics(
                 yield (name, results["kept_step"]), float(value)
 
 
-def kept(step: int) -> bool:
+def is_logged(step: int) -> bool:
     """Whether a step's loss is sent: each of the first 1,024, then 512 for each doubling.
 
     It follows from the step alone, so that it is the same however far the run is.

@@ -1,0 +1,100 @@
+"""Laws that only whole trainings of brought models show: nothing of a state is lost at a stop."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lockstep.ground import home
+from lockstep.ground.digests import digest_of
+from lockstep.ground.errors import ModelError
+from lockstep.ground.place import Place
+from lockstep.tests.projects import NETWORK, Bring, Project
+
+PREPROCESS = (home.ENGINE / "examples" / "models" / "digits" / "preprocess.py").read_text()
+PREPROCESS = PREPROCESS.replace("import numpy", "import os\n\nimport numpy", 1)
+MEAN = "        mean, deviation = float(inputs.mean())"
+SHIFT = '''        """Each picture moved by up to ``shift`` pixels, in training only."""'''
+AUGMENTED = PREPROCESS.replace(SHIFT, "        inputs = inputs * float(np.random.rand())")
+NORMALISED = NETWORK.replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16))\n")
+NOISY = NETWORK.replace(
+    "    def forward(self, inputs):\n",
+    "    def forward(self, inputs):\n        if not torch.is_grad_enabled():\n"
+    "            inputs = inputs + torch.randn_like(inputs)\n",
+)
+IN_TURN = NETWORK.replace("import torch\n", "import itertools\n\nimport torch\n", 1).replace(
+    "    def forward(self, inputs):\n",
+    "    def forward(self, inputs):\n        inputs = inputs * next(TURNS)\n",
+)
+
+
+def train(project: Project, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Train the brought model in a process of its own, 80 examples."""
+    folder = project.home.folder.parent
+    paths = os.pathsep.join([str(folder), str(home.ENGINE.parent)])
+    return subprocess.run(
+        [sys.executable, "-m", "lockstep", "train", "brought/base", "data.limit=80", *words],
+        cwd=folder,
+        env=os.environ | {home.PROJECT: project.package, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("training.average=0.9", "training.weight_decay=0.1"),
+        ("training.optimizer=sgd", "training.clip=0.5"),
+        ("training.lr=0", "training.keep=best"),  # so no epoch is better than the first
+    ],
+)
+def test_state_of_every_kind_comes_back_after_a_stop(
+    bring: Bring, place: Place, settings: tuple[str, ...]
+) -> None:
+    project = bring(model=NETWORK if "training.lr=0" in settings else NORMALISED)
+    settings = ("data.limit=80", *settings)
+    whole = project.train(place, *settings, runs="whole").finished_receipt()
+    project.train(place, *settings, until=7)
+    assert project.train(place, *settings).finished_receipt()["results"] == whole["results"]
+
+
+def test_what_one_shard_leaves_for_the_next_is_refused(bring: Bring, place: Place) -> None:
+    """A factor for each shard in turn, from where no attribute shows it, as many as are tried."""
+    project = bring(model=f"{IN_TURN}\n\nTURNS = itertools.cycle([1, 2, 3, 4, 5, 6, 7, 8])\n")
+    with pytest.raises(ModelError, match="has other bits when it is computed again"):
+        project.train(place)
+
+
+def test_chance_in_an_evaluation_is_the_same_each_time(bring: Bring, place: Place) -> None:
+    """Or the last evaluation would differ from that of its epoch, and lower the level."""
+    run = bring(model=NOISY).train(place)
+    lowered = run.finished_receipt()["level"]["lowered"]
+    assert [reason for reason in lowered if reason.startswith("validation")] == []
+
+
+@pytest.mark.slow
+def test_workers_do_not_show_in_the_bits_of_a_brought_model(
+    bring: Bring, tmp_path: Path, data_folder: Path
+) -> None:
+    project = bring(model=NORMALISED, preprocess=AUGMENTED)
+    weights = set()
+    for workers in (1, 2, 4):
+        runs = tmp_path / f"runs-{workers}"
+        done = train(project, f"--workers={workers}", "--runs", str(runs))
+        assert done.returncode == 0, done.stderr
+        (path,) = runs.glob("*/weights.safetensors")
+        weights.add(digest_of(path))
+    assert len(weights) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_set_up_otherwise_is_refused(
+    bring: Bring, tmp_path: Path, data_folder: Path
+) -> None:
+    project = bring(preprocess=PREPROCESS.replace(MEAN, f"{MEAN} + int(os.environ['RANK'])", 1))
+    done = train(project, "--workers=2", "--runs", str(tmp_path / "runs"))
+    assert done.returncode != 0
+    assert "worker 1: its preprocessing differ from the first worker's" in done.stderr

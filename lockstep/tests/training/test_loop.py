@@ -1,0 +1,83 @@
+"""What a step keeps besides the weights, and what an evaluation may answer."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from lockstep.ground.place import Place
+from lockstep.tests.projects import Bring
+from lockstep.tests.run.test_rehearsal import model, weights
+from lockstep.training.loop import Training, update
+from lockstep.training.optimizer import Optimizer
+from lockstep.training.parameters import FlatParameters
+
+
+def decay(step: int) -> float:
+    return min(0.2, step / (step + 10))
+
+
+def of_torch(average: torch.Tensor, now: torch.Tensor, step: torch.Tensor | int) -> torch.Tensor:
+    if not average.is_floating_point():
+        return now
+    return average.lerp(now, 1 - decay(int(step)))
+
+
+def test_batch_statistics_are_averaged_with_the_weights_as_torch_does() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    average = AveragedModel(network, avg_fn=of_torch, use_buffers=True)
+    average.update_parameters(network)  # the first time it copies
+    optimizer = Optimizer(flat := FlatParameters(network), name="sgd", weight_decay=0, momentum=0.9)
+    training = Training(flat, optimizer, average=0.2)
+    for _ in range(4):
+        flat.gradient.copy_(torch.randn(flat.gradient.shape))
+        flat.buffers.copy_(torch.rand(flat.buffers.shape))
+        update(training, 0.1, 0.0)
+        training.progress.step += 1
+        average.update_parameters(network)
+    last = {name: value.clone() for name, value in network.state_dict().items()}
+    with training.kept_weights():
+        for name, value in average.module.state_dict().items():
+            torch.testing.assert_close(network.state_dict()[name], value)
+    assert all(torch.equal(value, last[name]) for name, value in network.state_dict().items())
+
+
+def test_a_constant_buffer_keeps_its_bits_in_an_average_also_if_it_is_infinite() -> None:
+    network = nn.Linear(3, 4)
+    network.register_buffer("mask", torch.tensor([0.1, -math.inf, math.nan]))
+    flat = FlatParameters(network)
+    optimizer = Optimizer(flat, name="sgd", weight_decay=0, momentum=0.9)
+    training = Training(flat, optimizer, average=0.5)
+    for _ in range(3):
+        update(training, 0.1, 0.0)
+    mask = torch.tensor([0.1, -math.inf, math.nan]).view(torch.int32)
+    with training.kept_weights():
+        assert torch.equal(network.get_buffer("mask").view(torch.int32), mask)
+
+
+def test_averaged_batch_statistics_are_those_of_the_kept_weights(
+    bring: Bring, place: Place
+) -> None:
+    norm = model().replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16))\n")
+    project, settings = bring(model=norm), ("training.shards=2",)
+    runs = [project.train(place, *settings, f"training.average={decay}") for decay in ("0", "0.9")]
+    last, kept = (weights(run)["features.3.running_mean"] for run in runs)
+    assert not torch.equal(last, kept)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("monitor", ["accuracy", "loss"])
+def test_a_first_validation_without_a_number_is_worse_than_any(
+    bring: Bring, place: Place, monkeypatch: pytest.MonkeyPatch, keep: str, monitor: str
+) -> None:
+    """Only real evaluations are in inference mode."""
+    forward = "        if torch.is_inference_mode_enabled() and os.environ.pop('FIRST', ''):\n"
+    forward += "            inputs = inputs * torch.nan\n"
+    project = bring(model="import os\n" + model(forward=forward))
+    monkeypatch.setenv("FIRST", "yes")
+    run = project.train(place, f"training.keep={keep}", f"training.monitor={monitor}")
+    assert run.finished_receipt()["results"]["kept_step"] == 10
+    assert [row["validation"]["accuracy"] > 0 for row in run.metrics()] == [False, True]
