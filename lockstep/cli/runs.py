@@ -203,7 +203,7 @@ def _print_comparison(found: "Comparison") -> None:
         print(f"{name}  {text}")
     if found.differences:
         rows = [[f"{row.part} {row.name}", row.a, row.b] for row in found.differences]
-        table(["what can explain it", f"A {found.names[0]}", f"B {found.names[1]}"], rows)
+        table(["what can explain it", *_heads(found.names)], rows)
 
 
 def _print_differences(found: "Differences") -> None:
@@ -219,6 +219,11 @@ def _print_differences(found: "Differences") -> None:
         shown = ["-" if value is None else f"{value:.6g}" for value in (metric.a, metric.b)]
         rows.append([f"metric {metric.name}", *shown])
     if rows:
-        table(["what differs", f"A {found.names[0]}", f"B {found.names[1]}"], rows)
+        table(["what differs", *_heads(found.names)], rows)
     else:
-        print(f"nothing that is recorded of {' and '.join(found.names)} differs")
+        names = " and ".join(map(printable, found.names))
+        print(f"nothing that is recorded of {names} differs")
+
+
+def _heads(names: tuple[str, str]) -> list[str]:
+    return [f"{letter} {printable(name)}" for letter, name in zip("AB", names, strict=True)]

@@ -19,7 +19,8 @@ from lockstep.records.receipt import Receipt
 
 FAILURE = "failure.json"  # in the folder of a run whose training ended with an error
 _CHECKPOINT = re.compile("[0-9]{8,}")
-_MOST_YAML = 1 << 20  # bytes
+_MOST_YAML = 1 << 18  # bytes
+_DEEP = 1000  # brackets
 _RECIPE = re.compile(rb"^recipe: .*$", re.MULTILINE)
 
 
@@ -218,9 +219,22 @@ def _yaml_bytes(path: Path) -> bytes:
         raise Altered(path, "is missing") from error
 
 
+def _is_too_deep(content: bytes) -> bool:
+    """Return whether YAML may be nested so deeply that libyaml's recursion ends the process.
+
+    Lists and mappings open by brackets or, several in a line, by dashes and question marks; levels
+    by indentation alone take more bytes than a file may have.
+    """
+    brackets = content.count(b"[") + content.count(b"{")
+    lines = content.splitlines()
+    return brackets > _DEEP or any(line.count(b"- ") + line.count(b"? ") > _DEEP for line in lines)
+
+
 def _yaml(path: Path, content: bytes) -> object:
     import yaml
 
+    if _is_too_deep(content):
+        raise Altered(path, "not readable as YAML (nested too deeply)")
     # What yaml.safe_load does, by libyaml: ten times as fast, for conditions on many runs.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:

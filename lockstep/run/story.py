@@ -75,7 +75,7 @@ def run_experiment(
             if finished:
                 abandon(run.folder)  # killed after its receipt and before it could tidy up
             else:
-                with owned(run.folder) as owner, noting_failure(run) as passed:
+                with noting_failure(run) as passed, owned(run.folder) as owner:
                     write(run.folder, contents())  # what stands beside the results is what ran
                     setup, origin, check = _set_up(experiment, dataset, workers, files, place)
                     recorder = Recorder(run, setup, watch, origin, owner)

@@ -74,9 +74,11 @@ def test_none_chosen_is_told_and_is_no_mistake(call: Call, runs: Path) -> None:
         (("diff", "digits-base-s7", "no"), "no: no such run in "),
         (("checkout", "digits-base-s7", "out"), "{runs}/digits-base-s7-0123abcd: is stopped at st"),
         (("delete", "digits-base-s7"), "delete: no terminal to ask on; with --yes it would move "),
+        (("delete", "--purge", "digits"), "digits: found 0 such runs in {runs}/.trash, expected"),
+        (("delete",), "delete: found no RUN, expected some, or --purge to empty the trash."),
         (
-            ("delete", "--purge", "digits"),
-            "digits: found 0 such runs in {runs}/.trash, expected",
+            ("delete", "--restore"),
+            "delete: found no RUN, expected some, or --purge to empty the tra",
         ),
         *[
             ((*verb, name), f"{name!r}: names no run, expected a name, its beginning or a path")
@@ -105,11 +107,6 @@ def test_none_chosen_is_told_and_is_no_mistake(call: Call, runs: Path) -> None:
                 ("compare", ("digits-base-s7",), ()),
             )
         ],
-        (("delete",), "delete: found no RUN, expected some, or --purge to empty the trash."),
-        (
-            ("delete", "--restore"),
-            "delete: found no RUN, expected some, or --purge to empty the tra",
-        ),
         (
             ("accept", "digits-base-s7"),
             "{runs}/digits-base-s7-0123abcd: is stopped at step 10, exp",
