@@ -142,7 +142,8 @@ def noting_failure(run: Run) -> Iterator[Callable[[], None]]:
     Yields what is to be called when the rehearsal has passed.
     """
     begun = any((run.folder / "checkpoints").glob("*"))
-    (run.folder / FAILURE).unlink(missing_ok=True)
+    with write_errors(run.folder / FAILURE):
+        (run.folder / FAILURE).unlink(missing_ok=True)
 
     def passed() -> None:
         nonlocal begun

@@ -158,7 +158,8 @@ def _mark(run: Run) -> str:
     if receipt.exists():
         return f"finished {receipt.stat().st_mtime_ns}"
     step = run.last_step
-    return f"running {step}" if is_held(run.folder) else f"stopped {step}"
+    state = "running" if is_held(run.folder) else "failed" if run.failure else "stopped"
+    return f"{state} {step}"
 
 
 def _saved(folder: Path) -> set[tuple[str, str]]:
