@@ -266,7 +266,7 @@ def test_runs_are_listed_newest_first(call: Call, finished_run: Run, runs: Path)
             "stopped at step 10",
             "digits",
             "base",
-            7,
+            42,  # a copy, whose name alone says 7
             None,
             identity,
             None,
