@@ -64,7 +64,17 @@ def test_the_receipt_has_its_keys(finished_run: Run) -> None:
     receipt = finished_run.receipt
     assert receipt
     assert sorted(receipt) == [
-        *("digest", "environment", "identity", "level", "results", "run", "schema", "timing")
+        *(
+            "accept",
+            "digest",
+            "environment",
+            "identity",
+            "level",
+            "results",
+            "run",
+            "schema",
+            "timing",
+        )
     ]
     assert sorted(receipt["identity"]) == [
         *("data", "digest", "experiment", "packages", "profile", "python", "schema", "source")

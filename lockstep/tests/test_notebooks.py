@@ -230,7 +230,7 @@ def test_torch_loaded_too_early_is_reported_in_one_line_and_nothing_is_trained(
     (error,) = outputs[1]
     (line,) = error["traceback"]
     assert (error["ename"], line.startswith("error: ")) == ("EnvironmentMismatch", True)
-    assert "torch was loaded with none, profile portable wants" in line
+    assert "torch was loaded with none, profile portable needs" in line
     assert "restart the kernel" in line
     assert list(tmp_path.iterdir()) == []
 

@@ -29,6 +29,7 @@ from lockstep.publishing.bundle import Bundle, made
 from lockstep.records import source
 from lockstep.records.run import Run
 from lockstep.tests.conftest import ROOT, command, plain_environment
+from lockstep.tests.records.test_receipt import resealed
 from lockstep.tests.test_acceptance import state
 
 # What a container does: a fresh process, code/ on the path, the packages, and nothing else of ours.
@@ -194,7 +195,7 @@ def test_a_container_refuses_a_model_whose_golden_answers_differ(
     confidences["7"] = math.nextafter(confidences["7"], 1)
     files["golden.json"] = readable_json(kept)
     receipt["results"]["golden_sha256"] = digest_of(files["golden.json"])
-    files["receipt.json"] = readable_json(receipt)
+    files["receipt.json"] = resealed(receipt)
     del files[manifest.NAME]
     files[manifest.NAME] = manifest.written(files, bundle.facts)
     done = contained(replace(bundle, content=packed(files)), tmp_path)
@@ -293,7 +294,7 @@ def fitting(bundle: Bundle, facts: dict[str, Any], changes: dict[str, bytes | No
         for key in ("preprocess", "weights", "golden"):
             if content is not None and name.startswith(key):
                 receipt["results"][f"{key}_sha256"] = digest_of(content)
-    files["receipt.json"] = readable_json(receipt)
+    files["receipt.json"] = resealed(receipt)
     kept = {name: content for name, content in (files | changes).items() if content is not None}
     said = manifest.written(kept, {**bundle.facts, **facts})
     return packed(kept | {manifest.NAME: said})

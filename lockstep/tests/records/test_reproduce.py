@@ -274,6 +274,7 @@ shutil.copytree({folder!r}, Path(sys.argv[sys.argv.index("--runs") + 1]) / {name
 def forged(run: Run, folder: Path, **code: str) -> Run:
     """A copy of a run with other weights, some other code, and a receipt that fits all of it."""
     copy = Run(shutil.copytree(run.folder, folder / run.name, symlinks=True))
+    receipt: Any = copy.receipt
     weights = bytearray((copy.folder / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy.folder / "weights.safetensors").write_bytes(weights)
@@ -288,7 +289,6 @@ def forged(run: Run, folder: Path, **code: str) -> Run:
     (copy.folder / "source.zip").write_bytes(source.archive(files))
     (copy.folder / "parts.json").write_bytes(readable_json(parts))
     (copy.folder / "identity.json").write_bytes(readable_json(identity(parts)))
-    receipt: Any = copy.receipt
     del receipt["digest"]
     receipt["identity"] = identity(parts)
     for key, name in DIGESTED.items():

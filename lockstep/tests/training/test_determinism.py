@@ -66,7 +66,7 @@ def test_operations_without_a_deterministic_kind_are_refused() -> None:
 
 
 def test_a_profile_cannot_be_entered_after_torch() -> None:
-    with pytest.raises(EnvironmentMismatch, match="start Python anew"):
+    with pytest.raises(EnvironmentMismatch, match="start a new Python"):
         profiles.enter("native")
 
 
