@@ -26,7 +26,7 @@ def checkout(run: Run, folder: Path) -> Path:
     run.finished_receipt()
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: is there and not empty, wanted a new folder; name another.")
+        raise RunError(f"{folder}: exists and is not empty, expected a new folder; name another.")
     place = Path("runs") / run.name
 
     def write(part: Path) -> None:

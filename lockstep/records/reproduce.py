@@ -85,7 +85,7 @@ def reproduce(
         if not found or (found.step is None and (code or found.steps[1] < (steps or 0))):
             raise RunError(
                 f"{run.name}: its code ended here with exit code {code} (see above) after "
-                f"{found.steps[1] if found else 0} steps; mend what it says and reproduce again."
+                f"{found.steps[1] if found else 0} steps; fix what it says and reproduce again."
             )
         assert again
         if found.same:

@@ -97,7 +97,7 @@ class Condition:
             if not number:
                 raise RunError(
                     f"--where {self.name}{self.operator}{self.text}: found {found!r} in "
-                    f"{record.run.name}, which has no order; wanted == or !="
+                    f"{record.run.name}, which has no order; expected == or !="
                 )
             return _ORDERS[self.operator](found, self.wanted)
         text = isinstance(found, str) and found == self.text
@@ -109,13 +109,13 @@ def condition(given: str) -> Condition:
     """A condition from ``NAME OPERATOR VALUE``. Raises RunError if it is none."""
     if not (found := _CONDITION.fullmatch(given)):
         raise RunError(
-            f"--where {given}: found no condition, wanted a name, one of > >= < <= == != and a "
+            f"--where {given}: found no condition, expected a name, one of > >= < <= == != and a "
             "value, such as test.accuracy>0.92"
         )
     name, sign, text = found.groups()
     wanted = _value(text)
     if sign in _ORDERS and not (_is_number(wanted) and math.isfinite(wanted)):
-        raise RunError(f"--where {given}: found {text!r}, wanted a number after {sign}")
+        raise RunError(f"--where {given}: found {text!r}, expected a number after {sign}")
     if name == "state" and wanted not in STATES:
         hint = f"{nearest(text, STATES)} (there are {', '.join(STATES)})"
         raise RunError(f"--where {given}: no such state.{hint}")

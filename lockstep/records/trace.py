@@ -33,7 +33,7 @@ class Trace:
         kept = os.pread(self._file, steps * RECORD.itemsize, 0)
         if len(kept) < steps * RECORD.itemsize:
             raise RunError(
-                f"{path}: holds {len(kept) // RECORD.itemsize} steps, wanted {steps}; it was cut."
+                f"{path}: holds {len(kept) // RECORD.itemsize} steps, expected {steps}; it was cut."
             )
         self._chain = kept[-16:] if kept else bytes(16)
         self._prefix = xxhash.xxh3_128(kept)

@@ -68,7 +68,10 @@ def test_none_chosen_is_told_and_is_no_mistake(call: Call, runs: Path) -> None:
     ("words", "told"),
     [
         (("runs", "--model", "digit"), "--model digit: no such model. Did you mean digits? (there"),
-        (("runs", "--where", "test.accuracy"), "--where test.accuracy: found no condition, wanted"),
+        (
+            ("runs", "--where", "test.accuracy"),
+            "--where test.accuracy: found no condition, expected",
+        ),
         (("runs", "--sort", "-test.acc"), "test.acc: no such metric or setting. Did you mean test"),
         (("runs", "--sort"), "argument --sort: expected one argument"),
         (("diff", "digits-base-s7", "no"), "no: no such run in "),

@@ -33,12 +33,12 @@ def enforce(profile: str, device: str) -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     if profile == "portable" and capability != "AVX2":
         raise EnvironmentMismatch(
-            f"training.profile: this process computes with {capability} kernels, portable wants "
+            f"training.profile: this process computes with {capability} kernels, portable needs "
             "AVX2; on a CPU without AVX2 use training.profile=native."
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentMismatch(
-            "training.device: found no usable GPU, wanted cuda; check `invoke doctor`, or use "
+            "training.device: found no usable GPU, expected cuda; check `invoke doctor`, or use "
             "training.device=cpu."
         )
     _products_by_onednn()
@@ -60,7 +60,7 @@ def refuse_broken(model: nn.Module, device: str) -> None:
         ):
             raise ModelError(
                 f"{name}: found a 1 x 1 convolution with stride {max(layer.stride)} on "
-                f"{layer.in_channels} channels, wanted 8 at least, because oneDNN destroys memory "
+                f"{layer.in_channels} channels, expected at least 8, as oneDNN destroys memory "
                 "with fewer; take more channels, or pool before a convolution without a stride."
             )
 

@@ -205,14 +205,14 @@ def joined(shards: int, device: str) -> Iterator[Workers]:
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise EnvironmentMismatch(
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE: found none, wanted 1; without it torchrun cannot "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE: found none, expected 1; without it torchrun can't "
             "start workers again after one has died. Export it before torchrun."
         )
     if device == "cuda":
         mine, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if mine >= there:
             raise EnvironmentMismatch(
-                f"training.workers: found {there} GPUs, wanted one for each worker of this "
+                f"training.workers: found {there} GPUs, expected one for each worker of this "
                 "machine; start fewer (--workers N)."
             )
         torch.cuda.set_device(mine)

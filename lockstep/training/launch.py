@@ -19,7 +19,7 @@ _GRACE_OF_TORCHRUN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 
 def count(wanted: int, shards: int, device: str) -> int:
-    """How many workers to start here: as wanted, or for 0 one for each core or GPU."""
+    """How many workers to start here: ``wanted``, or for 0 one for each core or GPU."""
     return wanted or 1 << (min(_places(device), shards).bit_length() - 1)
 
 

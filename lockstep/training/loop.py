@@ -35,7 +35,7 @@ class Progress:
 
 
 class Observer(Protocol):
-    """Who is told of each step and epoch; none of it changes the training."""
+    """Hears of each step and epoch; none of it changes the training."""
 
     def step(self, step: int, loss: float, batch: int, rate: float) -> None: ...
 
@@ -171,7 +171,7 @@ def update(training: Training, rate: float, loss: float) -> None:
     if not math.isfinite(loss) or not math.isfinite(norm):
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
         raise Diverged(
-            f"step {step}: {what}, wanted a finite number; the last good checkpoint is kept. "
+            f"step {step}: {what}, expected a finite number; the last good checkpoint is kept. "
             "Lower training.lr or set training.clip, which makes it another run."
         )
     if training.clip and norm > training.clip:

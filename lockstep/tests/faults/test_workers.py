@@ -137,7 +137,7 @@ def test_a_mistake_in_the_workers_is_told_once_in_one_line(tmp_path: Path) -> No
     done = command(*WORDS, "--workers=2", "training.lr=1e30", "--runs", str(tmp_path))
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert (done.returncode, len(errors), "Traceback" in done.stderr) == (2, 1, False), done.stderr
-    assert "wanted a finite number; the last good checkpoint is kept" in errors[0]
+    assert "expected a finite number; the last good checkpoint is kept" in errors[0]
 
 
 @pytest.mark.parametrize(("workers", "wanted"), [("3", "a power of two"), ("16", "8 shards")])

@@ -39,7 +39,7 @@ def test_a_folder_that_is_empty_is_used_and_one_that_is_not_is_left_alone(
     checkout(finished_run, tmp_path / ".")
     before = files(tmp_path)
     for folder in (tmp_path, tmp_path / "Pipfile.lock"):
-        with pytest.raises(RunError, match="is there and not empty, wanted a new folder"):
+        with pytest.raises(RunError, match="exists and is not empty, expected a new folder"):
             checkout(finished_run, folder)
     assert files(tmp_path) == before
 

@@ -295,7 +295,7 @@ def test_a_stopped_run_resumes_after_harmless_edits_and_train_names_what_parts_a
     for name, old, new in (
         ("records/report.py", "Learning curves", "Curves of learning"),
         ("training/loop.py", '"""The training loop."""', '"""The loop."""\n\n# a comment'),
-        ("training/loop.py", "wanted a finite number", "expected a finite number"),
+        ("training/loop.py", "expected a finite number", "wanted a finite number"),
         ("cli/training.py", "test accuracy", "accuracy on the test split"),
     ):
         path = tree / "lockstep" / name
