@@ -105,18 +105,40 @@ def among(files: Mapping[str, bytes]) -> Find:
 
 @functools.cache
 def imports(content: bytes, package: str) -> frozenset[str]:
-    """Dotted names that a module of a package imports: ``from a import b`` may mean a.b or a."""
+    """Dotted names that a module of a package imports: ``from a import b`` may mean a.b or a.
+
+    Also by ``importlib.import_module("a.b")``, where the name stands there as a text.
+    """
+    # The engine's own calls load late what decides no bit.
+    calls = _top(package.replace(".", "/") + "/") != "lockstep"
     names: set[str] = set()
     for node in _running(ast.parse(content)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parent = node.module or ""
-            if node.level:
-                base = package.split(".")[: len(package.split(".")) - node.level + 1]
-                parent = ".".join([*base, *([node.module] if node.module else [])])
+            parent = _absolute(node.module or "", node.level, package)
             names |= {parent, *(f"{parent}.{alias.name}" for alias in node.names)}
+        elif calls and isinstance(node, ast.Call) and (name := _called_for(node)):
+            plain = name.lstrip(".")
+            names.add(_absolute(plain, len(name) - len(plain), package))
     return frozenset(names)
+
+
+def _absolute(name: str, level: int, package: str) -> str:
+    """A name that is relative to a package by so many dots, from the top."""
+    if not level:
+        return name
+    base = package.split(".")[: len(package.split(".")) - level + 1]
+    return ".".join([*base, *([name] if name else [])])
+
+
+def _called_for(call: ast.Call) -> str:
+    """The module that a call imports, if its name stands there."""
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+    if function not in ("import_module", "__import__") or not call.args:
+        return ""
+    name = call.args[0]
+    return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else ""
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:

@@ -479,8 +479,8 @@ MUTANTS = (
     Mutant(
         "the level of relative imports is ignored",
         "records/source.py",
-        "            if node.level:",
-        "            if False:",
+        "    if not level:",
+        "    if True:",
         1,
         ("run/test_identity.py::test_the_models_folder_and_what_it_imports_are_in_the_identity",),
     ),

@@ -179,6 +179,19 @@ def test_the_models_folder_and_what_it_imports_are_in_the_identity(acme: Home) -
     assert ours == sorted(FILES.keys() - beside)
 
 
+def test_a_module_that_is_imported_by_a_call_with_its_name_is_followed() -> None:
+    text = b"""
+import importlib
+from importlib import import_module
+layers = import_module(".layers", __package__)
+special = importlib.import_module("scipy.special")
+maths = __import__("acme.maths")
+"""
+    assert source.imports(text, "acme.models.a") - {"importlib", "importlib.import_module"} == {
+        *("acme.models.a.layers", "scipy.special", "acme.maths")
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
