@@ -73,6 +73,11 @@ def what_decides(
     }
 
 
+def packages_of(files: dict[str, bytes]) -> set[str]:
+    """The packages outside of engine and project that the files import by name."""
+    return {name.partition(".")[0] for name in source.third_party(files, home.here().package)}
+
+
 def _packages(names: set[str], data: Path) -> dict[str, list[str]]:
     """What is loaded of the packages for training, and all that is imported by name."""
     packages = environment.packages()

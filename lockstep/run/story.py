@@ -22,6 +22,7 @@ from lockstep.run.keeping import (
     noting_failure,
     open_data,
     open_run,
+    packages_of,
     paths_of,
     what_decides,
     write,
@@ -91,7 +92,7 @@ def _set_up(
     place: Place,
 ) -> tuple[Setup, dict[str, str], Callable[[], Inspection]]:
     """Set up a run, alike in each worker; return it, its digests, and what checks it."""
-    witness = Witness(paths_of(files), [place.data / "arrays"])
+    witness = Witness(paths_of(files), [place.data / "arrays"], packages_of(files))
     with witness.noting():
         setup = Setup(experiment, dataset, workers)
     origin = agree(setup)

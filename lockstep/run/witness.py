@@ -15,21 +15,23 @@ from lockstep.ground.errors import ModelError
 class Witness:
     """Notes which files are read, and which modules loaded, while a run is set up and rehearsed."""
 
-    def __init__(self, known: set[Path], allowed: list[Path]):
+    def __init__(self, known: set[Path], allowed: list[Path], packages: set[str]):
+        self.packages = packages | {"lockstep", *sys.stdlib_module_names}
         self.known = known | {home.ROOT / "pyproject.toml"}  # which says where the project is
         self.allowed = [*allowed, *_places_of_python()]
         self.opened: list[Path] = []
+        self.imported: list[tuple[str, str]] = []  # a package, and the project's file that asked
         self._before = set(sys.modules)
 
     @contextmanager
     def noting(self) -> Iterator[None]:
         """Note while this lasts."""
         _listen()
-        _NOTING.append(self.opened)
+        _NOTING.append(self)
         try:
             yield
         finally:
-            _NOTING.remove(self.opened)
+            _NOTING.remove(self)
 
     def refuse_unknown(self) -> None:
         """Raise ModelError for a module or a file that is part of no identity."""
@@ -40,6 +42,13 @@ class Witness:
                     f"{file}: the module {name} was loaded for training, but no import statement "
                     "of the model leads to it, so it is part of no identity; import it by a "
                     "statement, from the project's package."
+                )
+        ours = home.here().package.partition(".")[0]
+        for package, asker in self.imported:
+            if package not in self.packages | {ours}:
+                raise ModelError(
+                    f"{asker}: loads {package} by a call, so its version is part of no identity; "
+                    f"write the statement `import {package}` into the module."
                 )
         for path in self.opened:
             if self._is_unknown(path):
@@ -57,22 +66,35 @@ class Witness:
         return real.is_file() and not inside and real not in self.known and real.suffix != ".pyc"
 
 
-_NOTING: list[list[Path]] = []
+_NOTING: list[Witness] = []
 
 
 @functools.cache
 def _listen() -> None:
-    """Hear of each file that is opened; once in a process, for such a hook can't be taken away."""
+    """Hear of each file that is opened and each import; once, as such a hook can't be removed."""
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
-        if not _NOTING or event != "open":
+        if not _NOTING or event not in ("open", "import"):
+            return
+        if event == "import":
+            if asker := _asking_file():
+                _NOTING[-1].imported.append((arguments[0].partition(".")[0], asker))
             return
         path, mode, flags = arguments
         reads = "r" in mode if isinstance(mode, str) else not (flags or 0) & 3
         if reads and isinstance(path, str | bytes):
-            _NOTING[-1].append(Path(path.decode() if isinstance(path, bytes) else path))
+            _NOTING[-1].opened.append(Path(path.decode() if isinstance(path, bytes) else path))
 
     sys.addaudithook(note)
+
+
+def _asking_file() -> str:
+    """The project's file whose code imports now, "" if it is other code that does."""
+    frame = sys._getframe(2)
+    while frame.f_back and "importlib" in frame.f_code.co_filename:
+        frame = frame.f_back
+    asks = str(frame.f_globals.get("__name__", "")).startswith(f"{home.here().package}.")
+    return frame.f_code.co_filename if asks else ""
 
 
 def _places_of_python() -> list[Path]:

@@ -107,6 +107,10 @@ REFUSED = {
         model(forward="        bias = self.classifier.bias\n        bias.data = bias.data * 1\n"),
         r"classifier\.bias: another tensor was assigned to it",
     ),
+    "a package that is loaded by a call": (
+        model("        __import__('pycpar' + 'ser')\n"),
+        r"model\.py: loads pycparser by a call, so its version is part of no identity",
+    ),
     "nothing to train": (
         model().replace(
             "        self.classifier = nn.Linear(16, classes)\n",
