@@ -35,6 +35,8 @@ _UNWANTED = {
     "OMP_THREAD_LIMIT",
     "ONEDNN_DEFAULT_FPMATH_MODE",
 }
+_OF_NUMPY = {"NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE"}
+_EARLY: set[str] = set()
 _OWNED = {name for profile in PROFILES.values() for name in profile} | _UNWANTED
 
 
@@ -66,11 +68,18 @@ def enter(profile: str) -> None:
             f" {expected or 'none'}; start a new Python (in a notebook: restart the kernel) and"
             " train before anything imports torch."
         )
+    if "numpy" in sys.modules and differences.keys() & _OF_NUMPY:
+        _EARLY.add("numpy")
     for name, (_, expected) in differences.items():
         if expected is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = expected
+
+
+def early() -> set[str]:
+    """Return what was loaded before the profile, with kernels that this CPU alone may have."""
+    return set(_EARLY)
 
 
 def prefer(profile: str) -> bool:

@@ -2,11 +2,9 @@
 
 import numpy as np
 import torch
-from numpy.lib import introspect
-from threadpoolctl import threadpool_info
 
 from lockstep.config.experiment import Training
-from lockstep.ground import environment
+from lockstep.ground import environment, profiles
 from lockstep.ground.digests import key_of
 from lockstep.ground.generators import reseed
 from lockstep.records.receipt import Level, level
@@ -17,7 +15,6 @@ from lockstep.training.loop import update
 from lockstep.training.shards import ShardedGradient
 
 _ANSWERS = 8  # examples
-_NEWER_KERNELS = {"X86_V4", "AVX512_ICL", "AVX512_SPR"}
 
 
 def rehearse(setup: Setup) -> None:
@@ -51,25 +48,11 @@ def doubts(setup: Setup) -> set[str]:
             rehearse(setup)
         found |= {f"operation {name}: not verified" for name in operations.unverified()}
         found |= set(selftest.failing())
-        found |= numpy_doubts()
+        found |= {f"{name}: loaded before the profile was set" for name in profiles.early()}
     if (threads := torch.get_num_threads()) > 1:
         found.add(f"threads: the model set {threads}, expected 1")
     if setup.workers.all_gather(np.array([bool(found)], np.float32)).any() and not found:
         found.add("another worker of the run has doubts")
-    return found
-
-
-def numpy_doubts() -> set[str]:
-    """Return whether NumPy was loaded before the profile, with kernels of this CPU alone."""
-    found = set()
-    kernels = introspect.opt_func_info(func_name="^(exp|log)$")
-    chosen = {loop["current"] for loops in kernels.values() for loop in loops.values()}
-    if newer := sorted(chosen & _NEWER_KERNELS):
-        found.add(f"numpy: loaded before the profile was set, with kernels for {newer[0]}")
-    for library in threadpool_info():
-        core = library.get("architecture")
-        if library["internal_api"] == "openblas" and core != "Haswell":
-            found.add(f"numpy: loaded before the profile was set, with products for {core}")
     return found
 
 

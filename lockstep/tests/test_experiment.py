@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from lockstep.ground import environment, home
+from lockstep.ground import environment, home, profiles
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import Diverged, EnvironmentMismatch
 from lockstep.ground.place import Place
@@ -319,3 +319,11 @@ def test_a_validation_that_differs_from_its_row_at_the_end_is_refused(
     with pytest.raises(EnvironmentMismatch, match=r"validation accuracy of step \d+ is .* and was"):
         train_briefly()
     assert not (run.folder / "receipt.json").exists()
+
+
+def test_numpy_that_was_loaded_too_early_lowers_the_level(
+    train_briefly: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "early", lambda: {"numpy"})
+    level = train_briefly("digits/base", "training.epochs=1").finished_receipt()["level"]
+    assert level["lowered"] == ["numpy: loaded before the profile was set"]

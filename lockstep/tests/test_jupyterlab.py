@@ -166,7 +166,7 @@ def test_a_port_that_is_taken_is_not_exchanged_for_another(lab: Lab) -> None:
     words = [INVOKE, "notebook", f"--port={lab.port}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, (done.stdout + done.stderr).count("\n")) == (2, 1)
-    assert done.stderr.startswith(f"error: --port: {lab.port} is not to be had")
+    assert done.stderr.startswith(f"error: --port: {lab.port} is not available")
     assert "invoke notebook --port N" in done.stderr
 
 

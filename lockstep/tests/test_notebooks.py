@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -171,14 +172,14 @@ def test_a_run_trained_from_a_notebook_says_so_and_has_the_bits_of_the_command_l
 ) -> None:
     """In the kernel, by a process that the kernel starts, or begun in the kernel alone."""
     words = ", ".join(map(repr, BRIEF))
-    python = f"!{sys.executable} -m lockstep train {' '.join(BRIEF)} --seed 5 --runs"
+    python = f"!{shlex.quote(sys.executable)} -m lockstep train {' '.join(BRIEF)} --seed 5 --runs"
     outputs = execute(
         cells(
             # As people write it: other libraries first, torch before there is anything to train.
             "import numpy, matplotlib.pyplot\nfrom lockstep.notebook import train\nimport torch",
             f"train({words}, seed=5, runs={str(tmp_path / 'kernel')!r})",
             f"train({words}, seed=5, runs={str(tmp_path / 'begun')!r}, until=3)",
-            f"{python} {tmp_path / 'started'}",
+            f"{python} {shlex.quote(str(tmp_path / 'started'))}",
         ),
         tmp_path,
     )

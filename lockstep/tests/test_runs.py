@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import shutil
 import subprocess
 import sys
@@ -172,7 +173,7 @@ def test_a_checked_out_run_is_used_by_the_commands_that_are_printed(
     head, go, evaluate, predict = out.splitlines()
     assert (code, head.startswith(f"checked out {finished_run.name}")) == (0, True)
     shutil.rmtree(runs)  # it is not needed any more
-    train = f"{sys.executable} -m lockstep train digits --seed 42"
+    train = f"{shlex.quote(sys.executable)} -m lockstep train digits --seed 42"
     script = [go, evaluate, predict.replace("INPUT", str(tmp_path / "three.png")), train]
     done = subprocess.run(
         ["sh", "-ec", "\n".join(script)], env=plain_environment(), capture_output=True, text=True

@@ -249,7 +249,7 @@ def test_a_server_that_dies_costs_training_nothing_and_gets_each_thing_once_when
         until(folder, lambda: (folder / ".tracking" / "problem").exists())
     _, said = training.communicate(timeout=120)
     last = said.splitlines()[-1]
-    assert (training.returncode, last.startswith("warning: not to be seen in MLflow yet")) == (
+    assert (training.returncode, last.startswith("warning: not in MLflow yet")) == (
         0,
         True,
     ), said

@@ -81,7 +81,7 @@ def test_only_this_machine_gets_in_and_a_port_that_is_taken_is_reported_in_one_l
     words = ("ui", "--port", str(page.port), "--runs", str(page.folder))
     done = command(*words, **PLAIN)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith(f"error: --port: {page.port} is not to be had")
+    assert done.stderr.startswith(f"error: --port: {page.port} is not available")
 
 
 @pytest.mark.slow

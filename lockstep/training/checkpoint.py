@@ -1,6 +1,6 @@
 """Checkpoints: a folder each, named by one rename, verified when read, written aside training."""
 
-import contextlib
+import errno
 import json
 import os
 import re
@@ -19,6 +19,7 @@ from lockstep.ground.errors import CheckpointError, RunError, WriteError
 from lockstep.ground.files import publish_folder, write_errors, write_flushed
 
 _TENSORS = "tensors.safetensors"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems that have none
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,16 @@ class Checkpoints:
         A copy that followed the links has folders instead, and some file systems have no links.
         """
         part, final = self.folder / f".{name}", self.folder / name
-        with contextlib.suppress(OSError):
+        with write_errors(final):
             part.unlink(missing_ok=True)
             if final.is_dir() and not final.is_symlink():
                 shutil.rmtree(final)
-            final.unlink(missing_ok=True)
-            part.symlink_to(f"{step:08d}")
+            try:
+                part.symlink_to(f"{step:08d}")
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return
             os.replace(part, final)
 
     def _discard(self, folder: Path) -> None:

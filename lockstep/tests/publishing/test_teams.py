@@ -145,7 +145,7 @@ def test_the_engines_wheel_has_its_examples_and_pages_and_nothing_of_its_worksho
         ["git", "ls-files", "lockstep"], cwd=ROOT, capture_output=True, text=True
     )
     tracked = {name for name in listed.stdout.splitlines() if not name.startswith(workshop)}
-    of_the_folder = ("pyproject.toml", "manifest.txt", "CHANGELOG.md", "CONTRIBUTING.md")
+    of_the_folder = ("pyproject.toml", "CHANGELOG.md", "CONTRIBUTING.md")
     beside = {f"lockstep/{name}" for name in of_the_folder}
     assert names == {name for name in tracked if (ROOT / name).exists()} - beside
 

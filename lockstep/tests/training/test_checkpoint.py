@@ -138,7 +138,7 @@ def test_numbers_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert checkpoints.steps() == [1]
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename", "open"])
+@pytest.mark.parametrize("call", ["fsync", "rename", "replace", "open"])
 def test_a_write_that_fails_anywhere_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
