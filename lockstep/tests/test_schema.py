@@ -201,11 +201,16 @@ def test_the_schema_of_the_catalog_knows_every_decoder() -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Lockstep:
-    """Run ``python -m lockstep`` in a copy of engine and project, which lies in ``tmp_path``."""
+    """Run ``python -m lockstep`` in ``tmp_path``: the engine, and a project that has digits."""
     left_out = shutil.ignore_patterns("tests", "docs", "benchmarks", "__pycache__")
-    for name in ("lockstep", "project"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=left_out)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "lockstep", tmp_path / "lockstep", ignore=left_out)
+    project = tmp_path / "project"
+    shutil.copytree(EXAMPLES.folder_of("digits"), project / "models" / "digits", ignore=left_out)
+    (project / "data").mkdir()
+    shutil.copy(EXAMPLES.catalog / "digits.yaml", project / "data")
+    for package in (project, project / "models"):
+        (package / "__init__.py").touch()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "project"\nversion = "1.0"\n')
 
     def call(*words: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "lockstep", *words]

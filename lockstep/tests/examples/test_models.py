@@ -179,7 +179,8 @@ def new_model(acme: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     paths = os.pathsep.join([str(acme.parent), str(ROOT)])
     variables = os.environ | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths}
     command = [sys.executable, "-m", "lockstep", "new-model", *words]
-    return subprocess.run(command, env=variables, capture_output=True, text=True)
+    # There its own package is the first of its name, whatever the team's is called.
+    return subprocess.run(command, cwd=acme.parent, env=variables, capture_output=True, text=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -286,10 +286,12 @@ def test_packages_that_an_image_lacks_are_not_loaded_and_bring_no_others(tmp_pat
     assert found["scikit-learn"]
 
 
-def train(home: Home, *words: str, tree: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+def train(
+    home: Home, *words: str, recipe: str = "base", tree: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
     paths = os.pathsep.join([str(home.folder.parent), str(tree)])
     return subprocess.run(
-        [sys.executable, "-m", "lockstep", "train", "rows/base", "--seed", "5", *words],
+        [sys.executable, "-m", "lockstep", "train", f"rows/{recipe}", "--seed", "5", *words],
         cwd=home.folder.parent,
         env=os.environ | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths},
         capture_output=True,
@@ -335,10 +337,7 @@ def test_the_name_of_a_recipe_is_in_no_identity(acme: Home, tmp_path: Path) -> N
     shutil.copy(recipes / "base.yaml", recipes / "same.yaml")
     kept = ["--runs", str(tmp_path / "runs"), "--until", "1"]
     assert train(acme, *kept).returncode == 0
-    words = [sys.executable, "-m", "lockstep", "train", "rows/same", "--seed", "5", *kept]
-    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    variables = os.environ | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths}
-    assert subprocess.run(words, env=variables, capture_output=True).returncode == 0
+    assert train(acme, *kept, recipe="same").returncode == 0
     found = {run.name.rpartition("-")[0]: run.identity for run in runs(tmp_path / "runs")}
     assert len(found) == 2
     assert json.dumps(found["rows-base-s5"]) == json.dumps(found["rows-same-s5"])

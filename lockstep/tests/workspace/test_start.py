@@ -56,9 +56,10 @@ def test_in_place_the_package_has_another_name_and_all_else_is_as_it_was(first: 
     (first / "README.md").write_text("# Our own\n")
     commit(first, "Our README")
     tree = state(first)[0]
-    assert lockstep(first, "init", "--name", "acme").returncode == 0
-    assert (package(first), (first / before).exists()) == ("acme", False)
-    renamed = {re.sub(f"^{before}/", "acme/", path): content for path, content in tree.items()}
+    name = f"{before}_of_ours"
+    assert lockstep(first, "init", "--name", name).returncode == 0
+    assert (package(first), (first / before).exists()) == (name, False)
+    renamed = {re.sub(f"^{before}/", f"{name}/", path): content for path, content in tree.items()}
     changed = {path for path, content in state(first)[0].items() if renamed.get(path) != content}
     assert changed <= {"pyproject.toml", "docker/Dockerfile", "docker/compose.yaml"}
     assert git(first, "diff", "--name-only") == ""  # all is in the index
