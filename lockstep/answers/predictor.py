@@ -67,12 +67,16 @@ class Predictor:
         try:
             receipt = json.loads(_content(folder / "receipt.json"))
             seal, results = receipt.pop("digest"), receipt["results"]
-            if seal != digest_of(canonical_json(receipt)):
-                raise ValueError("its digest is not that of its content")
+            content = digest_of(canonical_json(receipt))
             digests = results["preprocess_sha256"], results["weights_sha256"]
             answers = results.get("golden_sha256")  # runs of the first edition have none
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{folder / 'receipt.json'}: no receipt; it was altered.") from error
+        if seal != content:
+            raise ModelError(
+                f"{folder / 'receipt.json'}: found digest {str(seal)[:12]}, expected that of its "
+                f"content, {content[:12]}; it was altered. Put the file back, or train again."
+            )
         with readable(folder):
             return cls._made(folder, digests, answers)
 

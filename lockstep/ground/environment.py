@@ -82,7 +82,7 @@ class Packages:
             if name not in everything:
                 known = "not installed"
             elif edited and name in edited:
-                contents = {path.name: digest_of(path) for path in edited[name]}
+                contents = [digest_of(path) for path in edited[name]]
                 known = f"{EDITED} {digest_of(canonical_json(contents))}"
             elif locked and locked["version"] == version:
                 known = digest_of(canonical_json(locked["hashes"]))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from lockstep.ground import environment, home
 from lockstep.ground.errors import RunError
 from lockstep.records import source
+from lockstep.records.checkout import package_of
 from lockstep.records.run import Run
 from lockstep.records.source import digests
 
@@ -27,6 +28,13 @@ def code_of(run: Run, *, trust: bool = False) -> dict[str, bytes]:
     files, counted = source.unpacked(run.folder / "source.zip"), run.parts["source"]
     covered = {name: content for name, content in files.items() if name in counted}
     rest = {name: content for name, content in files.items() if name not in counted}
+    package = package_of(run)
+    homes = (_ENGINE, f"{package.partition('.')[0]}/")
+    if strange := [name for name in covered if not name.startswith(homes)]:
+        raise RunError(
+            f"{run.name}: source.zip: {strange[0]} is neither of the engine nor of {package}, and "
+            "would run in place of another module; it was altered."
+        )
     catalogs = {name: content for name, content in rest.items() if name.endswith(".yaml")}
     ours = source.of_verb(home.here()) | _in_tree(files)
     if _same_engine(covered):

@@ -43,8 +43,24 @@ def test_an_edited_file_is_named_and_is_another_identity(
     assert edited == {"gain": [package]}
     monkeypatch.setattr(environment, "installed", lambda: {"gain": "1.0"})
     parts = environment.Packages({}, {}, []).as_identity(["gain"], edited)
-    digest = digest_of(canonical_json({package.name: digest_of(content)}))
+    digest = digest_of(canonical_json([digest_of(content)]))
     assert parts == {"gain": ["1.0", f"edited {digest}"]}
+
+
+def test_of_two_edited_files_of_one_name_each_is_in_the_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "installed", lambda: {"gain": "1.0"})
+    paths = [tmp_path / part / "__init__.py" for part in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(SOURCE)
+    packages = environment.Packages({}, {}, [])
+    states = [packages.as_identity(["gain"], {"gain": paths})]
+    for path in paths:
+        path.write_bytes(b"GAIN = 2.0\n")
+        states.append(packages.as_identity(["gain"], {"gain": paths}))
+    assert len({state["gain"][1] for state in states}) == 3
 
 
 def test_an_edit_that_hides_its_time_and_size_is_seen_by_a_thorough_look(package: Path) -> None:

@@ -16,11 +16,13 @@ import pytest
 from lockstep import cli
 from lockstep.ground import environment
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.errors import RunError
 from lockstep.ground.files import held, is_held, remove_abandoned
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source
 from lockstep.records.identity import identity
+from lockstep.records.provenance import code_of
 from lockstep.records.receipt import DIGESTED, level
 from lockstep.records.reproduce import differences_here, not_covered
 from lockstep.records.run import Run
@@ -271,8 +273,11 @@ shutil.copytree({folder!r}, Path(sys.argv[sys.argv.index("--runs") + 1]) / {name
 """
 
 
-def forged(run: Run, folder: Path, **code: str) -> Run:
-    """A copy of a run with other weights, some other code, and a receipt that fits all of it."""
+def forged(run: Run, folder: Path, *counted: str, **code: str) -> Run:
+    """A copy of a run with other weights, some other code, and a receipt that fits all of it.
+
+    Of the other files those ``counted`` are in the identity too.
+    """
     copy = Run(shutil.copytree(run.folder, folder / run.name, symlinks=True))
     receipt: Any = copy.receipt
     weights = bytearray((copy.folder / "weights.safetensors").read_bytes())
@@ -286,6 +291,7 @@ def forged(run: Run, folder: Path, **code: str) -> Run:
         path = f"lockstep/training/{name}.py"
         files[path] += text.encode()
         parts["source"][path] = source.digests({path: files[path]})[path]
+    parts["source"] |= source.digests({name: files[name] for name in counted})
     (copy.folder / "source.zip").write_bytes(source.archive(files))
     (copy.folder / "parts.json").write_bytes(readable_json(parts))
     (copy.folder / "identity.json").write_bytes(readable_json(identity(parts)))
@@ -311,6 +317,14 @@ def test_weights_that_its_code_does_not_make_are_found_whatever_else_was_forged(
         "identity\n"
     ) in done.stderr
     assert "differs from this tree: torch.py; what runs is this tree's" in done.stderr
+
+
+def test_a_module_of_the_identity_that_would_take_the_place_of_another_is_refused(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    copy = forged(finished_run, tmp_path, "torch.py")
+    with pytest.raises(RunError, match=r"source\.zip: torch\.py is neither of the engine nor of"):
+        code_of(copy)
 
 
 def test_the_command_line_of_an_unknown_engine_does_not_run(
