@@ -7,9 +7,12 @@ is ``LOCKSTEP_ML`` where it is another one, as in tests.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -102,9 +105,10 @@ def train(ml: Path) -> int:
     try:
         job = Job(ml)
         job.runs.mkdir(parents=True, exist_ok=True)
-        code, receipt, said = _run(job)
-        if code == 0 and job.is_first:
-            hand_over(job.runs / json.loads(receipt)["run"], ml / "model")
+        with first_ends_first(job):
+            code, receipt, said = _run(job)
+            if code == 0 and job.is_first:
+                hand_over(job.runs / json.loads(receipt)["run"], ml / "model")
     except LockstepError as error:
         code, said = 2, f"error: {error}"
         print(said, file=sys.stderr)
@@ -113,6 +117,25 @@ def train(ml: Path) -> int:
         (ml / "output" / "failure").write_text(said[:1024])
         return 1  # the service wants any code but 0
     return code
+
+
+@contextmanager
+def first_ends_first(job: Job) -> Iterator[None]:
+    """Keep the other hosts until the first has handed the model over.
+
+    Where the end of one container stops all others, as in the SDK's local mode, the first would be
+    stopped while it does.
+    """
+    if len(job.hosts) == 1:
+        yield
+    elif job.is_first:
+        with socket.create_server((job.host, _PORT + 1), backlog=len(job.hosts)):
+            yield  # connections wait in the backlog, and end with this
+    else:
+        yield
+        with suppress(OSError), socket.create_connection((job.hosts[0], _PORT + 1), 60) as first:
+            first.settimeout(60)
+            first.recv(1)
 
 
 def _run(job: Job) -> tuple[int, str, str]:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -19,7 +20,7 @@ from lockstep.bundles.archive import unpack
 from lockstep.examples.models.digits import Predictor
 from lockstep.publishing.bundle import Bundle, made
 from lockstep.records.run import Run
-from lockstep.sagemaker.job import hand_over
+from lockstep.sagemaker.job import Job, first_ends_first, hand_over
 from lockstep.tests.conftest import ROOT, command, copy_of_tracked_files, plain_environment
 from lockstep.tests.services import free_ports
 
@@ -256,3 +257,20 @@ def test_a_bundle_and_what_a_job_left_answer_where_the_service_asks(
             process.terminate()
             process.communicate()
         assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_another_host_ends_after_the_first_has_handed_its_model_over(tmp_path: Path) -> None:
+    first, second = (Job(folder) for folder in two_hosts(tmp_path, {}))
+    ends: list[str] = []
+
+    def end(job: Job, seconds: float) -> None:
+        with first_ends_first(job):
+            time.sleep(seconds)
+        ends.append(job.host)
+
+    threads = [threading.Thread(target=end, args=pair) for pair in ((first, 0.5), (second, 0.2))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends == [first.host, second.host]
