@@ -17,6 +17,7 @@ from lockstep.answers.inputs import Picture, Takes, Text
 from lockstep.config.experiment import setting
 from lockstep.ground.errors import DataError, LockstepError, ModelError, SettingError
 from lockstep.ground.home import of
+from lockstep.program import Batch, Group, Losses, Update
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,10 @@ __all__ = [
     "Batch",
     "Config",
     "DataError",
+    "Group",
     "LockstepError",
     "Loss",
+    "Losses",
     "Model",
     "ModelError",
     "Parts",
@@ -42,6 +45,7 @@ __all__ = [
     "SettingError",
     "Takes",
     "Text",
+    "Update",
     "features_of",
     "loader_of",
     "pictures",
@@ -97,13 +101,14 @@ class Model(Protocol):
     def __call__(self, inputs: "torch.Tensor") -> "torch.Tensor": ...
 
 
-Batch = tuple["torch.Tensor", "torch.Tensor"]  # inputs (n, ...) and labels (n,) int64
-
-
 class Loss(Protocol):
-    """The mean loss of a shard of the batch, a scalar: ``loss(model, (inputs, labels))``."""
+    """The loss of a shard of the batch: ``loss(model, (inputs, target))``.
 
-    def __call__(self, model: "torch.nn.Module", batch: Batch, /) -> "torch.Tensor": ...
+    Either the mean over its examples, a scalar; or ``Losses``, a value for each example with what
+    it counts, of which the training makes the exact mean over the whole batch.
+    """
+
+    def __call__(self, model: "torch.nn.Module", batch: Batch, /) -> "torch.Tensor | Losses": ...
 
 
 class Parts(Protocol):

@@ -52,7 +52,7 @@ def measured(rounds: int) -> dict[str, list[float]]:
     enforce("portable", "cpu")
     opened = open_data("tags", Place.default(), Watch())
     inputs = np.concatenate([split.inputs for split in opened.splits.values()])
-    labels = np.concatenate([split.labels for split in opened.splits.values()])
+    labels = np.concatenate([split.target for split in opened.splits.values()])
     answering: dict[str, Callable[[Dataset, Split, Split], Answers]] = {
         "`tags/base`": ours,
         "TF-IDF, logistic regression": functools.partial(baseline, C=1.0),
@@ -66,7 +66,7 @@ def measured(rounds: int) -> dict[str, list[float]]:
             train, test = (Split(inputs[rows], labels[rows]) for rows in (~held_out, held_out))
             for name, answer in answering.items():
                 predicted = answer(opened, train, test)
-                found[name].append(f1_score(test.labels, predicted, average="weighted"))
+                found[name].append(f1_score(test.target, predicted, average="weighted"))
     return found
 
 

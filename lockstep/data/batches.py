@@ -16,8 +16,8 @@ from lockstep.data.order import Order
 from lockstep.ground.digests import key_of
 from lockstep.ground.errors import LockstepError
 from lockstep.ground.generators import reseed
+from lockstep.program import Batch
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (n, ...) and labels (n,) int64
 Step = tuple[int, Iterable[Batch]]  # samples in the whole batch, and shards of it
 Steps = Generator[Step, None, None]
 Encode = Callable[[NDArray[Any], torch.Generator], torch.Tensor]
@@ -65,8 +65,8 @@ class Batches:
         key = key_of(self.seed, "augment", step, shard)
         self._generator.manual_seed(key)
         reseed(key)  # for code that draws from global generators
-        labels = torch.from_numpy(self.split.labels[chosen])
-        return self.encode(self.split.inputs[chosen], self._generator), labels
+        target = torch.from_numpy(self.split.target[chosen])
+        return Batch(self.encode(self.split.inputs[chosen], self._generator), target)
 
     def steps(self, first: int, last: int, block: range, loaders: int = 0) -> Steps:
         """Yield the steps from ``first`` up to ``last``: number of samples and the block's shards.
@@ -139,6 +139,6 @@ class Blocks:
         return slice(number * self.size, min((number + 1) * self.size, len(self.split)))
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The labels of all rows."""
-        return np.array(self.split.labels)
+    def target(self) -> NDArray[Any]:
+        """The targets of all rows."""
+        return np.array(self.split.target)

@@ -3,23 +3,28 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+
+from lockstep.program import Kind
 
 
 @dataclass(frozen=True)
 class Split:
-    """Examples of one split, on disk: ``inputs`` (rows, *shape) and ``labels`` (rows,) int64."""
+    """Examples of one split, on disk.
+
+    ``inputs`` (rows, *shape) and ``target`` (rows, ...), what each should be answered with, of the
+    data set's kind: classes are (rows,) int64.
+    """
 
     inputs: NDArray[Any]
-    labels: NDArray[np.int64]
+    target: NDArray[Any]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.inputs)
 
     def first(self, rows: int) -> "Split":
         """The same split cut to its first rows; 0 means all."""
-        return Split(self.inputs[:rows], self.labels[:rows]) if rows else self
+        return Split(self.inputs[:rows], self.target[:rows]) if rows else self
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Dataset:
     """A prepared data set; ``digest`` stands for every byte of its arrays.
 
     ``version`` is its permanent name in the catalog: ``digits@`` and the version's digest.
+    ``kind`` says what a target is, and ``labels`` has the names of what a model answers with.
     """
 
     name: str
@@ -34,3 +40,4 @@ class Dataset:
     digest: str
     splits: dict[str, Split]
     version: str
+    kind: Kind = "class"

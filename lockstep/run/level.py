@@ -20,11 +20,11 @@ _ANSWERS = 8  # examples
 def rehearse(setup: Setup) -> None:
     """Train on one shard and answer a few examples, and restore the state before it."""
     before, shards = setup.training.snapshot(), setup.batches.shards
-    inputs, labels = setup.batches.at(0, shards - 1)
+    batch = setup.batches.at(0, shards - 1)
     alone = ShardedGradient(
         setup.model, setup.training.flat, setup.gradient.loss_of, lambda *_: reseed(0), shards=1
     )
-    loss = alone.compute(0, len(labels), [(inputs, labels)], False).loss
+    loss = alone.compute(0, len(batch.target), [batch], False).loss
     update(setup.training, 0.0, loss)
     answer(setup)
     setup.training.restore(before)

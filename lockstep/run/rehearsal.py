@@ -20,9 +20,10 @@ import xxhash
 from lockstep.ground import home
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
+from lockstep.program import Batch
 from lockstep.run.making import Setup
 from lockstep.training.evaluation import evaluation_mode
-from lockstep.training.shards import Batch, ShardedGradient
+from lockstep.training.shards import ShardedGradient
 
 _LARGEST_DIFFERENCE = 1e-3  # of the gradients of a whole and of its halves, by their norm
 
@@ -265,9 +266,11 @@ def _refuse_no_mean(setup: Setup) -> None:
     parts = [batches.at(0, shard) for shard in _chosen(len(batches.ids(0)), batches.shards)]
     if len({shape_of(inputs) for inputs, _ in parts}) > 1:
         return
-    whole = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+    whole = Batch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
     half = len(whole[1]) // 2
-    halves = [(whole[0][:half], whole[1][:half]), (whole[0][half:], whole[1][half:])]
+    halves = [
+        Batch(whole.inputs[rows], whole.target[rows]) for rows in (slice(half), slice(half, None))
+    ]
     try:
         with evaluation_mode(setup.model):  # no dropout, and no statistics of the batch
             one, two = _gradient(setup, [whole]), _gradient(setup, halves)

@@ -21,14 +21,15 @@ PROJECTS = [path.parent for path in ROOT.glob("*/models") if path.parent != ENGI
 # that answer with one; ``model`` is the contract page, the one that projects import.
 MAY_IMPORT = {
     "ground": set[str](),
+    "program": set[str](),
     "config": {"ground"},
-    "data": {"ground"},
-    "training": {"ground"},
+    "data": {"ground", "program"},
+    "training": {"ground", "program"},
     "records": {"ground"},
     "bundles": {"ground"},
-    "answers": {"ground", "bundles"},
-    "model": {"ground", "config", "answers"},
-    "run": {"ground", "config", "data", "training", "records", "answers"},
+    "answers": {"ground", "bundles", "program"},
+    "model": {"ground", "config", "answers", "program"},
+    "run": {"ground", "config", "data", "training", "records", "answers", "program"},
     "tuning": {"ground", "config", "records", "run"},
     "tracking": {"ground", "records", "run"},
     "publishing": {

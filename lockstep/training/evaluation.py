@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Blocks(Protocol):
     """A split in blocks of rows, whose edges do not depend on who evaluates which."""
 
     @property
-    def labels(self) -> NDArray[np.int64]: ...
+    def target(self) -> NDArray[Any]: ...
 
     def __len__(self) -> int: ...
 
@@ -69,7 +69,7 @@ def probabilities(
     Each worker evaluates some of the blocks; all get the whole. Raises EvaluationStopped in all
     workers, between two blocks, when ``stop_signal`` of one of them is not 0.
     """
-    device, labels = next(model.parameters()).device, blocks.labels
+    device, labels = next(model.parameters()).device, blocks.target
     answers = np.zeros((len(labels), classes), np.float32)
     with evaluation_mode(model), torch.inference_mode():
         for first in range(0, len(blocks), workers.count):

@@ -7,12 +7,12 @@ import torch
 import xxhash
 from torch import nn
 
+from lockstep.program import Batch
 from lockstep.training.distributed import ALONE, Workers
 from lockstep.training.parameters import FlatParameters
 
-Batch = tuple[torch.Tensor, torch.Tensor]
 Step = tuple[int, Iterable[Batch]]  # samples in all shards, and the shards of this worker
-Loss = Callable[[nn.Module, Batch], torch.Tensor]
+Loss = Callable[[Any, Batch], Any]
 
 
 class Outcome(NamedTuple):
@@ -66,7 +66,7 @@ class ShardedGradient:
                 self._restore(counts)
                 self.reseed(step, shard)
                 weight = len(labels) / samples
-                batch = _layout(inputs.to(device)), labels.to(device)
+                batch = Batch(_layout(inputs.to(device)), labels.to(device))
                 loss = self.loss_of(self.model, batch) * weight
                 loss.backward()
                 start = flat.gradient.numel()

@@ -72,7 +72,7 @@ def test_answers_are_those_of_the_run_itself_in_the_order_of_the_inputs(
     found = [answer["label"] for answer in model.predict(pictures)]
     assert finished_run.receipt
     test = finished_run.receipt["results"]["metrics"]["test"]
-    labels = open_data("digits", Place(data_folder, data_folder), Watch()).splits["test"].labels
+    labels = open_data("digits", Place(data_folder, data_folder), Watch()).splits["test"].target
     pairs = labels * 10 + np.array([int(label) for label in found])
     assert np.bincount(pairs, minlength=100).reshape(10, 10).tolist() == test["confusion"]
     assert [answer["label"] for answer in model.predict(pictures[::-1])] == found[::-1]

@@ -150,7 +150,7 @@ def test_pictures_are_added_by_class_scaled_grey_or_in_colours(team: Team) -> No
     assert all(
         (rows.inputs.mean() > 30) == (label == 1)
         for split in found.values()
-        for rows, label in ((split.inputs[split.labels == n], n) for n in (0, 1))
+        for rows, label in ((split.inputs[split.target == n], n) for n in (0, 1))
         for rows in [dataclasses.replace(split, inputs=rows)]
     )
     colours, new = team.add(team.files / "pictures", size=(4, 6), rgb=True)
@@ -191,7 +191,7 @@ def test_arrays_are_added_in_pairs_with_or_without_a_test_split(team: Team, kind
     pair, _ = team.add(team.files)
     assert pair.rows == {"train": 36, "validation": 12, "test": 12}
     test = team.open().splits["test"]
-    assert (test.inputs == inputs[48:]).all() and (test.labels == labels[48:]).all()
+    assert (test.inputs == inputs[48:]).all() and (test.target == labels[48:]).all()
 
 
 def test_numbers_of_other_types_become_floats(team: Team) -> None:

@@ -81,8 +81,8 @@ def test_arrays_are_prepared_once_and_then_need_no_source(source: Source) -> Non
     assert (again.digest, again.labels) == (first.digest, ("a", "b", "c"))
     assert {name: len(split) for name, split in again.splits.items()} == source.entry.rows
     assert (test.inputs == source.images[90:]).all()
-    assert (test.labels == source.labels[90:]).all()
-    assert (str(test.inputs.dtype), str(test.labels.dtype)) == ("uint8", "int64")
+    assert (test.target == source.labels[90:]).all()
+    assert (str(test.inputs.dtype), str(test.target.dtype)) == ("uint8", "int64")
 
 
 def test_a_split_can_be_cut_to_its_first_rows(source: Source) -> None:
@@ -303,12 +303,12 @@ print(json.dumps([opened[1] - before[1], now()[0] - before[0], total]))
 def test_each_class_has_its_share_in_each_split_and_no_example_is_lost(place: Place) -> None:
     found = open_data("digits", place, Watch())
     everything = Counter[tuple[bytes, int]]()
-    total = np.bincount(np.concatenate([split.labels for split in found.splits.values()]))
+    total = np.bincount(np.concatenate([split.target for split in found.splits.values()]))
     for split in found.splits.values():
         share = total * len(split) / 1797
-        assert np.abs(np.bincount(split.labels) - share).max() < 2
+        assert np.abs(np.bincount(split.target) - share).max() < 2
         everything.update(
-            (x.tobytes(), int(y)) for x, y in zip(split.inputs, split.labels, strict=True)
+            (x.tobytes(), int(y)) for x, y in zip(split.inputs, split.target, strict=True)
         )
     import sklearn.datasets
 
@@ -328,4 +328,4 @@ def test_the_splits_are_the_same_ones_everywhere(place: Place) -> None:
 def test_the_pictures_of_garments_are_the_same_ones_everywhere(place: Place) -> None:
     found = open_data("fashion-mnist", place, Watch())
     assert found.digest == "fc36b2bb4750441df9015eca9908927515863d86050b4189ee351f795645bd9e"
-    assert np.bincount(found.splits["validation"].labels).tolist() == [500] * 10
+    assert np.bincount(found.splits["validation"].target).tolist() == [500] * 10

@@ -168,5 +168,5 @@ def test_evaluation_sees_a_split_from_its_first_row_to_its_last() -> None:
     found = [blocks[number].tolist() for number in range(len(blocks))]
     assert [len(block) for block in found] == [10, 10, 3]
     assert [row for block in found for row in block] == list(range(23))
-    assert blocks.labels.tolist() == split.labels.tolist()
+    assert blocks.target.tolist() == split.target.tolist()
     assert [split.inputs[blocks.rows(number)].tolist() for number in range(3)] == found

@@ -43,7 +43,7 @@ def texts(found: Dataset) -> dict[str, str]:
     return {
         bytes(row).rstrip(b"\0").decode(): found.labels[label]
         for split in found.splits.values()
-        for row, label in zip(split.inputs, split.labels, strict=True)
+        for row, label in zip(split.inputs, split.target, strict=True)
     }
 
 
@@ -122,7 +122,7 @@ def test_each_class_gives_its_share_and_at_least_one_row_to_each_split(tmp_path:
     )  # fmt: skip
     path = written(tmp_path, HEAD, *lines)
     found = open_dataset(made, tmp_path / "arrays", lambda _: {path.name: path}, lambda _: None)
-    shares = {name: np.bincount(split.labels).tolist() for name, split in found.splits.items()}
+    shares = {name: np.bincount(split.target).tolist() for name, split in found.splits.items()}
     assert shares == {"train": [13, 1], "validation": [2, 1], "test": [2, 1]}
 
 

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lockstep.ground.generators import reseed
+from lockstep.program import Batch
 from lockstep.training.determinism import enforce
 from lockstep.training.parameters import FlatParameters
-from lockstep.training.shards import Batch, ShardedGradient
+from lockstep.training.shards import ShardedGradient
 
 enforce("portable", "cpu")
 
