@@ -9,7 +9,7 @@ reads them. Names of a model's package with defaults that are said here:
 - ``lower_is_better``: names of metrics, beside the usual ones, of which less is better.
 - ``updates(config)``: the updates of a step, in order.
 - ``groups(config)``: groups of parameters with their own rate, decay and first step.
-- ``optimizer(groups)``: a torch.optim.Optimizer, or one of your own.
+- ``optimizer(config, groups)``: a torch.optim.Optimizer, of torch's or your own class.
 - ``schedule(config, steps)``: a function from the step to a factor of training.lr.
 - ``after_step(model, step)``: moves what no gradient moves, once in a step.
 """
@@ -81,12 +81,13 @@ class Update:
 class Group:
     """Parameters, by patterns of their names, that learn in a way of their own.
 
-    ``rate`` is a factor of training.lr, ``decay`` takes the place of training.weight_decay, and
-    before step ``start`` the parameters stay as they are. A parameter belongs to the first group
-    that names it.
+    ``rate`` is a factor of training.lr, ``decay`` takes the place of training.weight_decay, before
+    step ``start`` the parameters stay as they are, and ``clip`` is the largest norm of their
+    gradient, 0 for any. A parameter belongs to the first group that names it.
     """
 
     parameters: str | Sequence[str]
     rate: float = 1.0
     decay: float | None = None
     start: int = 0
+    clip: float = 0.0

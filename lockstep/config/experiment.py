@@ -63,6 +63,7 @@ class Training:
     )
     warmup: float = setting(0.0, "share of the steps that raise the rate from 0", low=0, high=1)
     clip: float = setting(0.0, "largest norm of a gradient, 0 = no clipping", low=0)
+    clip_value: float = setting(0.0, "largest value of a gradient, 0 = no clipping", low=0)
     average: float = setting(
         0.0, "decay of a running mean of the weights, 0 = none; it is what is kept", low=0, high=1
     )

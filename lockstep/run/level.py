@@ -7,12 +7,12 @@ from lockstep.config.experiment import Training
 from lockstep.ground import environment, profiles
 from lockstep.ground.digests import key_of
 from lockstep.ground.generators import reseed
+from lockstep.program import rows_of
 from lockstep.records.receipt import Level, level
 from lockstep.run.making import Setup
 from lockstep.training import selftest
 from lockstep.training.evaluation import evaluation_mode
-from lockstep.training.loop import update
-from lockstep.training.shards import ShardedGradient
+from lockstep.training.loop import apply, follow
 
 _ANSWERS = 8  # examples
 
@@ -21,11 +21,12 @@ def rehearse(setup: Setup) -> None:
     """Train on one shard and answer a few examples, and restore the state before it."""
     before, shards = setup.training.snapshot(), setup.batches.shards
     batch = setup.batches.at(0, shards - 1)
-    alone = ShardedGradient(
-        setup.model, setup.training.flat, setup.gradient.loss_of, lambda *_: reseed(0), shards=1
-    )
-    loss = alone.compute(0, len(batch.target), [batch], False).loss
-    update(setup.training, 0.0, loss)
+    for move in setup.training.moves:
+        outcome = move.gradient.alone().compute(0, rows_of(batch.target), [batch], False)
+        apply(setup.training, move, 0.0, outcome.loss)
+    if setup.training.after_step:
+        setup.training.after_step(0)
+    follow(setup.training)
     answer(setup)
     setup.training.restore(before)
 

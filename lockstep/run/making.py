@@ -5,12 +5,15 @@ reads recipes, keeps files, reports or answers.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Protocol
+from typing import Any, Protocol
 
 import safetensors.torch
+import torch
+from numpy.typing import NDArray
 
 from lockstep.config.experiment import Experiment
 from lockstep.data.batches import Batches, Blocks
@@ -18,15 +21,20 @@ from lockstep.data.dataset import Dataset
 from lockstep.ground import home
 from lockstep.ground.digests import key_of, readable_json
 from lockstep.ground.generators import reseed
+from lockstep.program import Update
 from lockstep.training.checkpoint import Snapshot
 from lockstep.training.determinism import refuse_broken
 from lockstep.training.distributed import Workers
 from lockstep.training.evaluation import Answers, Metrics, metrics, probabilities
 from lockstep.training.loop import Observer, Training, train
-from lockstep.training.optimizer import Optimizer, learning_rate
+from lockstep.training.optimizer import learning_rate, scheduled
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import ShardedGradient
 from lockstep.training.signals import stop_signal
+from lockstep.training.updates import Plan, Rule
+
+# What a program may say of its step, with what it means where it does not.
+_SAID = ("updates", "groups", "optimizer", "after_step")
 
 
 class Keeper(Observer, Protocol):
@@ -62,33 +70,75 @@ class Setup:
         reseed(key_of(experiment.seed, "weights"))
         self.model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
         refuse_broken(self.model, settings.device)
-        self.training = Training(
-            flat := FlatParameters(self.model),
-            Optimizer(
-                flat,
-                name=settings.optimizer,
-                weight_decay=settings.weight_decay,
-                momentum=settings.momentum,
-            ),
-            clip=settings.clip,
-            average=settings.average,
-        )
+        self.training = self._training(parts)
         self.batches = Batches(
             split,
-            lambda raw, generator: self.preprocess.augment(self.preprocess(raw), generator),
+            self._encode,
             batch_size=settings.batch_size,
             shards=settings.shards,
             seed=experiment.seed,
         )
-        self.gradient = ShardedGradient(
-            self.model,
-            flat,
-            parts.loss,
-            lambda step, shard: reseed(key_of(experiment.seed, "dropout", step, shard)),
-            shards=settings.shards,
-            workers=workers,
-        )
         self.steps = settings.epochs * self.batches.steps_per_epoch
+        self.learning_rate = self._schedule(parts)
+
+    @property
+    def gradient(self) -> ShardedGradient:
+        """The gradient of the first update of a step."""
+        return self.training.moves[0].gradient
+
+    def _encode(self, raw: NDArray[Any], generator: torch.Generator) -> Any:
+        inputs = self.preprocess(raw)
+        augment = getattr(self.preprocess, "augment", None)
+        return augment(inputs, generator) if augment else inputs
+
+    def _training(self, parts: Any) -> Training:
+        """Lay out the model's numbers, with the updates that the program says, or its one loss."""
+        experiment, config, settings = (
+            self.experiment,
+            self.experiment.settings,
+            self.experiment.training,
+        )
+        said: dict[str, Any] = {name: getattr(parts, name, None) for name in _SAID}
+        updates = said["updates"](config) if said["updates"] else [Update(parts.loss)]
+        plan = Plan(self.model, updates, said["groups"](config) if said["groups"] else ())
+        flat = FlatParameters(self.model, plan.key)
+
+        def seed(update: int, step: int, shard: int) -> None:
+            more = ("update", update) if update else ()
+            reseed(key_of(experiment.seed, "dropout", step, shard, *more))
+
+        def after(step: int) -> None:
+            reseed(key_of(experiment.seed, "after", step))
+            with torch.no_grad():
+                said["after_step"](self.model, step)
+
+        own = said["optimizer"]
+        return Training(
+            flat,
+            plan.moves(
+                flat,
+                Rule(settings.optimizer, settings.lr, settings.weight_decay, settings.momentum),
+                functools.partial(own, config) if own else None,
+                seed,
+                shards=settings.shards,
+                workers=self.workers,
+            ),
+            clip=settings.clip,
+            clip_value=settings.clip_value,
+            average=settings.average,
+            after_step=after if said["after_step"] else None,
+        )
+
+    def _schedule(self, parts: Any) -> Callable[[int], float]:
+        settings, own = self.experiment.training, getattr(parts, "schedule", None)
+        if own:
+            return scheduled(settings.lr, own(self.experiment.settings, self.steps))
+        return learning_rate(
+            peak=settings.lr,
+            schedule=settings.schedule,
+            warmup=settings.warmup,
+            steps=self.steps,
+        )
 
     def answers(self, name: str, stop_signal: Callable[[], int] = lambda: 0) -> Answers:
         """Return what the present weights answer on a split, and what would be right."""
@@ -138,21 +188,18 @@ def train_setup(
         inspect = check()
         # Closed however training ends: Python does not exit before its loaders do.
         steps = batches.steps(
-            training.progress.step, setup.steps, setup.gradient.block, settings.loaders
+            training.progress.step,
+            setup.steps,
+            setup.workers.block(settings.shards),
+            settings.loaders,
         )
         train(
             training,
-            setup.gradient,
             stack.enter_context(closing(steps)),
             steps=setup.steps,
             until=min(until or setup.steps, setup.steps),
             steps_per_epoch=batches.steps_per_epoch,
-            learning_rate=learning_rate(
-                peak=settings.lr,
-                schedule=settings.schedule,
-                warmup=settings.warmup,
-                steps=setup.steps,
-            ),
+            learning_rate=setup.learning_rate,
             evaluate=setup.evaluate,
             patience=settings.patience,
             observer=keeper,

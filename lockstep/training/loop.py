@@ -1,8 +1,9 @@
 """The training loop."""
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from signal import SIGTERM
@@ -15,9 +16,9 @@ from lockstep.ground.errors import Diverged, Interrupted
 from lockstep.training.checkpoint import Snapshot
 from lockstep.training.distributed import Workers
 from lockstep.training.evaluation import EvaluationStopped, Metrics
-from lockstep.training.optimizer import Optimizer
 from lockstep.training.parameters import FlatParameters
-from lockstep.training.shards import ShardedGradient, Step
+from lockstep.training.shards import Outcome, Step
+from lockstep.training.updates import Move
 
 INSPECT_EVERY = 100  # steps
 
@@ -48,12 +49,15 @@ class Training:
     def __init__(
         self,
         flat: FlatParameters,
-        optimizer: Optimizer,
+        moves: Sequence[Move],
         *,
         clip: float = 0.0,
+        clip_value: float = 0.0,
         average: float = 0.0,
+        after_step: Callable[[int], None] | None = None,
     ):
-        self.flat, self.optimizer, self.clip, self.decay = flat, optimizer, clip, average
+        self.flat, self.moves, self.after_step = flat, moves, after_step
+        self.clip, self.clip_value, self.decay = clip, clip_value, average
         self.progress = Progress()
         self.average = flat.values.clone() if average else None
         self.average_buffers = flat.buffers.clone() if average else None
@@ -61,17 +65,33 @@ class Training:
     def snapshot(self) -> Snapshot:
         """A copy of the present state; the only part of a checkpoint that holds up training."""
         tensors = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
-        return Snapshot(self.progress.step, tensors, {"progress": asdict(self.progress)})
+        states = []
+        for number, move in enumerate(self.moves):
+            kept, state = move.optimizer.snapshot()
+            tensors |= {f"{_prefix(number)}{name}": tensor for name, tensor in kept.items()}
+            states.append(state)
+        state = {"progress": asdict(self.progress), "optimizers": states}
+        return Snapshot(self.progress.step, tensors, state)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot as if nothing had happened in between."""
         for key, tensor in self._tensors().items():
             tensor.copy_(snapshot.tensors[key])
+        for number, move in enumerate(self.moves):
+            prefix = _prefix(number)
+            kept = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in snapshot.tensors.items()
+                if name.startswith(prefix)
+            }
+            move.optimizer.restore(kept, snapshot.state["optimizers"][number])
         self.progress = Progress(**snapshot.state["progress"])
 
     def broadcast(self, workers: Workers) -> None:
         """Bring all workers to where the first one stands."""
         workers.broadcast(*self._tensors().values())
+        for move in self.moves:
+            move.optimizer.broadcast(workers)
         progress = workers.broadcast_bytes(canonical_json(asdict(self.progress)))
         self.progress = Progress(**json.loads(progress))
 
@@ -96,13 +116,17 @@ class Training:
         tensors |= {f"count-{i}": count for i, count in enumerate(self.flat.counts)}
         if self.average is not None and self.average_buffers is not None:
             tensors |= {"average": self.average, "average-buffers": self.average_buffers}
-        tensors |= {f"optimizer-{name}": t for name, t in self.optimizer.tensors.items()}
+        if self.after_step:
+            tensors |= {f"frozen-{name}": t.data for name, t in self.flat.frozen.items()}
         return tensors
+
+
+def _prefix(update: int) -> str:
+    return f"optimizer-{update}/"
 
 
 def train(
     training: Training,
-    gradient: ShardedGradient,
     batches: Iterator[Step],
     *,
     steps: int,
@@ -129,8 +153,7 @@ def train(
         signal, stops = stop_signal(), 0
         if not now.awaits_evaluation:  # else it was stopped in the evaluation of an epoch
             rate = learning_rate(now.step)
-            loss, batch, stops = gradient.compute(now.step, *next(batches), bool(signal))
-            update(training, rate, loss)
+            loss, batch, stops = advance(training, next(batches), rate, bool(signal))
             now.step += 1
             observer.step(now.step, loss, batch, rate)
             now.awaits_evaluation = now.step % steps_per_epoch == 0
@@ -161,25 +184,69 @@ def train(
             raise Interrupted(signal, f"stopped at step {now.step} of {steps}, saved")
 
 
-def update(training: Training, rate: float, loss: float) -> None:
-    """One step of the optimizer on the gradient that stands in the model.
+def advance(training: Training, batch: Step, rate: float, stop: bool = False) -> Outcome:
+    """Take one step: the updates that are due, in their order, then what follows them.
+
+    Returns the outcome of the first of them. Raises Diverged when a loss or a gradient is not
+    finite.
+    """
+    step, (samples, shards) = training.progress.step, batch
+    due = [move for move in training.moves if step % move.every == 0]
+    if len(due) > 1:
+        shards = list(shards)  # read by each of them
+    first = None
+    for move in due:
+        outcome = move.gradient.compute(step, samples, shards, stop)
+        apply(training, move, rate, outcome.loss)
+        first = first or outcome
+    if training.after_step:
+        training.after_step(step)
+    follow(training)
+    assert first  # one update is due in each step
+    return first
+
+
+def apply(training: Training, move: Move, rate: float, loss: float) -> None:
+    """Move the parameters of an update by the gradient that stands in the model.
 
     Raises Diverged when the loss or the gradient is not finite.
     """
-    step, gradient = training.progress.step + 1, training.flat.gradient
+    step, flat = training.progress.step, training.flat
+    gradient = flat.gradient
+    for part in move.optimizer.parts:
+        for one in flat.slices(part.names) if step < part.group.start else ():
+            gradient[one] = 0
     norm = float(torch.linalg.vector_norm(gradient))
     if not math.isfinite(loss) or not math.isfinite(norm):
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
         raise Diverged(
-            f"step {step}: {what}, expected a finite number; the last good checkpoint is kept. "
+            f"step {step + 1}: {what}, expected a finite number; the last good checkpoint is kept. "
             "Lower training.lr or set training.clip, which makes it another run."
         )
     if training.clip and norm > training.clip:
         gradient.mul_(training.clip / norm)
-    training.optimizer.step(rate)
+    if training.clip_value:
+        gradient.clamp_(-training.clip_value, training.clip_value)
+    for group, parts in itertools.groupby(move.optimizer.parts, lambda part: part.group):
+        if group.clip:
+            names = [name for part in parts for name in part.names]
+            _clip([gradient[one] for one in flat.slices(names)], group.clip)
+    move.optimizer.step(rate * move.rate if move.rate != 1.0 else rate, step)
+
+
+def _clip(gradients: Sequence[torch.Tensor], largest: float) -> None:
+    norm = math.hypot(*(float(torch.linalg.vector_norm(part)) for part in gradients))
+    if norm > largest:
+        for part in gradients:
+            part.mul_(largest / norm)
+
+
+def follow(training: Training) -> None:
+    """Let the averaged weights and buffers follow those of the model, if there are any."""
+    step = training.progress.step + 1
+    # Early on the mean follows faster, or it would be one of the first random weights.
+    decay = min(training.decay, step / (step + 10))
     if training.average is not None:
-        # Early on the mean follows faster, or it would be one of the first random weights.
-        decay = min(training.decay, step / (step + 10))
         training.average.lerp_(training.flat.values, 1 - decay)
     if training.average_buffers is not None:
         # As torch's AveragedModel(use_buffers=True): batch statistics belong to their weights.

@@ -1,6 +1,8 @@
 """A model's numbers laid out in one flat vector each: parameters, gradient, buffers."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,18 +20,20 @@ class FlatParameters:
     fingerprint and the copy for a checkpoint one operation each instead of one for each tensor.
     Frozen parameters (without ``requires_grad``) stay where they are: nothing moves them.
 
-    The first ``decayed`` values are those of parameters with two or more axes. ``row`` is what
-    travels up the tree of shards, float32: ``sums``, which is [gradients | buffers | loss], and
-    ``notes``, whole numbers below 2^24, whose sums are exact. ``counts`` are buffers of whole
-    numbers, ``constants`` buffers of other kinds, which may not change. Raises ModelError for a
-    model without trained parameters, and for trained parameters that are not float32.
+    Parameters stand in the order of ``key``, a function of their names. Of equals those with two or
+    more axes are first, so that what learns alike is one slice. ``row`` is what travels up the tree
+    of shards, float32: ``sums``, which is [gradients | buffers | loss], then ``weight``, the sum of
+    what examples count, and ``notes``, whole numbers below 2^24, whose sums are exact. ``counts``
+    are buffers of whole numbers, ``constants`` buffers of other kinds, which may not change, and
+    ``frozen`` the parameters without a gradient. Raises ModelError for a model without trained
+    parameters, and for trained parameters that are not float32.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, key: Callable[[str], Any] = lambda _: 0):
         trained = [item for item in model.named_parameters() if item[1].requires_grad]
         _refuse_others(trained)
-        # Those that weight decay acts on stand first, so that they are one slice.
-        self.named = dict(sorted(trained, key=lambda item: item[1].dim() < 2))
+        self.named = dict(sorted(trained, key=lambda item: (key(item[0]), item[1].dim() < 2)))
+        self.frozen = {n: p for n, p in model.named_parameters() if n not in self.named}
         self.named_buffers = {n: b for n, b in model.named_buffers() if b.dtype in _FLAT}
         parameters, buffers = list(self.named.values()), list(self.named_buffers.values())
         self.named_counts = {n: b for n, b in model.named_buffers() if _is_whole(b)}
@@ -41,13 +45,13 @@ class FlatParameters:
         device = parameters[0].device
         self.sizes = [buffer.numel() * (2 if buffer.is_complex() else 1) for buffer in buffers]
         size, extra = sum(parameter.numel() for parameter in parameters), sum(self.sizes)
-        self.decayed = sum(p.numel() for p in parameters if p.dim() >= 2)
         self.values = torch.empty(size, device=device)
         whole = _LIMBS * sum(count.numel() for count in self.counts)
         notes = whole + len(buffers) + 5
-        self.row = torch.zeros(size + extra + 1 + notes, device=device)
+        self.row = torch.zeros(size + extra + 2 + notes, device=device)
         self.gradient = self.row[:size]
-        self.sums, self.notes = self.row[:-notes], self.row[-notes:]
+        self.carried, self.notes = self.row[:-notes], self.row[-notes:]
+        self.sums, self.weight = self.carried[:-1], self.carried[-1]
         self.limbs = self.notes[:whole].view(_LIMBS, -1)  # of how far the counts advanced
         self.moved = self.notes[whole:-5]  # 1 for each buffer that some shard changed
         self.buffers = torch.empty(extra, device=device)
@@ -60,9 +64,23 @@ class FlatParameters:
             view.copy_(buffer)
             buffer.data = view
         self._places = {name: tensor.data_ptr() for name, tensor in self._known().items()}
-        self._gradients = {
-            n: p.grad.data_ptr() for n, p in self.named.items() if p.grad is not None
-        }
+        self._gradients = {n: p.grad for n, p in self.named.items()}
+        ends = list(itertools.accumulate(parameter.numel() for parameter in parameters))
+        self._slices = dict(zip(self.named, map(slice, [0, *ends], ends), strict=False))
+
+    def slices(self, names: Iterable[str]) -> list[slice]:
+        """Return where the values of some parameters are, neighbours as one slice."""
+        found: list[slice] = []
+        for one in sorted((self._slices[name] for name in names), key=lambda one: one.start):
+            if found and found[-1].stop == one.start:
+                one = slice(found.pop().start, one.stop)
+            found.append(one)
+        return found
+
+    def attach(self) -> None:
+        """Give each parameter its place in the gradient back."""
+        for name, parameter in self.named.items():
+            parameter.grad = self._gradients[name]
 
     def replaced(self, model: nn.Module) -> list[str]:
         """Return the names of parameters and buffers that are no longer those of the model.
@@ -81,12 +99,17 @@ class FlatParameters:
         return [
             name
             for name, parameter in self.named.items()
-            if parameter.grad is None or parameter.grad.data_ptr() != self._gradients[name]
+            if parameter.grad is None or parameter.grad.data_ptr() != self._at(name)
         ]
 
     def changed_constants(self) -> list[str]:
         """Return the names of buffers that must not change, as they cannot be summed, but did."""
         return [n for n, b in self.constants.items() if not torch.equal(b, self._before[n])]
+
+    def _at(self, name: str) -> int:
+        gradient = self._gradients[name]
+        assert gradient is not None
+        return gradient.data_ptr()
 
     def _known(self) -> dict[str, torch.Tensor]:
         return {**self.named, **self.named_buffers, **self.named_counts, **self.constants}

@@ -1,18 +1,22 @@
 """The gradient of a batch: shard by shard, summed along one fixed binary tree."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import xxhash
 from torch import nn
 
-from lockstep.program import Batch
+from lockstep.ground.errors import ModelError
+from lockstep.program import Batch, Losses, rows_of
 from lockstep.training.distributed import ALONE, Workers
 from lockstep.training.parameters import FlatParameters
 
 Step = tuple[int, Iterable[Batch]]  # samples in all shards, and the shards of this worker
 Loss = Callable[[Any, Batch], Any]
+_AXES = 8  # of a representation, at most
 
 
 class Outcome(NamedTuple):
@@ -30,7 +34,12 @@ class ShardedGradient:
     aligned block of them, which is a whole branch of that tree. Float buffers (running statistics)
     and the loss take the same way, weighted by the samples of each shard; a buffer that no shard
     changed stays as it is. Whole-number buffers advance as in the last shard (the only one that no
-    batch leaves empty).
+    batch leaves empty). ``Losses`` are summed with what they count, and divided once, at the end.
+
+    With ``represent``, the loss is one of the whole batch: of the representations of all shards,
+    in order. Its gradient goes back through each shard by itself, which is computed again for that,
+    so memory holds one shard at a time (GradCache: Gao et al., 2021). Only parameters in ``moves``
+    (all, if it is None) get a gradient.
     """
 
     def __init__(
@@ -42,41 +51,184 @@ class ShardedGradient:
         *,
         shards: int,
         workers: Workers = ALONE,
+        represent: Loss | None = None,
+        moves: frozenset[str] | None = None,
     ):
         self.model, self.flat, self.loss_of, self.reseed = model, flat, loss_of, reseed
-        self.block, self.last, self.workers = workers.block(shards), shards - 1, workers
+        self.block, self.shards, self.workers = workers.block(shards), shards, workers
+        self.represent, self.moves = represent, moves
+        self._weighs: bool | None = None  # whether the loss is by example; not known before a call
         self._levels: list[torch.Tensor] = []
         self._before = torch.empty_like(flat.buffers)
         self._moved = torch.empty_like(flat.buffers, dtype=torch.bool)
+
+    def alone(self, shards: int = 1) -> "ShardedGradient":
+        """The same for a batch of another number of shards, all computed by this worker."""
+        return ShardedGradient(
+            self.model,
+            self.flat,
+            self.loss_of,
+            self.reseed,
+            shards=shards,
+            represent=self.represent,
+            moves=self.moves,
+        )
 
     def compute(self, step: int, samples: int, shards: Iterable[Batch], stop: bool) -> Outcome:
         """Leave the gradient of a batch of so many samples in the model.
 
         ``shards`` are those of this worker's block. Buffers of the model move on by one step.
         """
-        flat, device = self.flat, self.flat.values.device
+        flat = self.flat
         self._before.copy_(flat.buffers)
         self._moved.zero_()
         counts = [count.clone() for count in flat.counts]
         fingerprints = 0
-        for shard, (inputs, labels) in zip(self.block, shards, strict=True):
-            flat.row.zero_()
-            if len(labels):
-                fingerprints += _fingerprint(shard, inputs, labels)
-                self._restore(counts)
-                self.reseed(step, shard)
-                weight = len(labels) / samples
-                batch = Batch(_layout(inputs.to(device)), labels.to(device))
-                loss = self.loss_of(self.model, batch) * weight
-                loss.backward()
-                start = flat.gradient.numel()
-                self._moved |= _bits(flat.buffers) != _bits(self._before)
-                torch.mul(flat.buffers, weight, out=flat.sums[start:-1])
-                flat.sums[-1] = loss.detach()
-            self._add(shard - self.block.start, last=shard == self.block[-1])
+        with self._moving():
+            if self.represent:
+                shards = list(shards)
+                whole = self._whole(step, samples, shards, counts)
+            for shard, batch in zip(self.block, shards, strict=True):
+                flat.row.zero_()
+                if self.represent and shard == 0:
+                    whole.begin(flat)
+                if rows := rows_of(batch.target):
+                    fingerprints += _fingerprint(shard, batch)
+                    self._begin(step, shard, counts)
+                    place, share = _on(batch, flat.values.device), rows / samples
+                    if self.represent:
+                        start = samples * shard // self.shards
+                        self._represented(place, rows).backward(whole.slope[start : start + rows])
+                    else:
+                        self._backward(place, share)
+                    start = flat.gradient.numel()
+                    self._moved |= _bits(flat.buffers) != _bits(self._before)
+                    torch.mul(flat.buffers, share, out=flat.sums[start:-1])
+                self._add(shard - self.block.start, last=shard == self.block[-1])
         self._note(counts, fingerprints, stop)
         self.workers.all_reduce(flat.row)
         return self._conclude(counts)
+
+    def _backward(self, batch: Batch, share: float) -> None:
+        """Form the gradient of a shard, and note its loss, and what it counts."""
+        value = self._valued(self.loss_of(self.model, batch), rows_of(batch.target))
+        if isinstance(value, Losses):
+            loss, weight = (value.values * value.weights).sum(), value.weights.sum()
+            self.flat.weight.copy_(weight.detach())
+        else:
+            loss = value * share
+        loss.backward()
+        self.flat.sums[-1] = loss.detach()
+
+    def _valued(self, value: Any, rows: int) -> Any:
+        """Return a scalar, or complete ``Losses``. Raises ModelError for anything else."""
+        if isinstance(value, torch.Tensor) and value.dim() == 1:
+            value = Losses(value)
+        if isinstance(value, Losses):
+            weights = value.weights
+            weights = (
+                torch.ones_like(value.values) if weights is None else weights.to(torch.float32)
+            )
+            if value.values.shape != (rows,) or weights.shape != (rows,):
+                raise ModelError(
+                    f"loss: found values of shape {tuple(value.values.shape)} and weights of shape "
+                    f"{tuple(weights.shape)}, expected one of each for {rows} examples."
+                )
+            value = Losses(value.values, weights.detach())
+        elif not (isinstance(value, torch.Tensor) and value.dim() == 0):
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else ""
+            raise ModelError(
+                f"loss: returned {type(value).__name__}{shape}, expected a scalar, the mean over "
+                "the examples, or a value for each of them (n,)."
+            )
+        if self._weighs is None:
+            self._weighs = isinstance(value, Losses)
+        if self._weighs != isinstance(value, Losses):
+            raise ModelError(
+                "loss: returned a scalar for one shard and values for another, expected the same "
+                "for all."
+            )
+        return value
+
+    def _represented(self, batch: Batch, rows: int) -> torch.Tensor:
+        assert self.represent
+        found = self.represent(self.model, batch)
+        if not isinstance(found, torch.Tensor) or found.dtype != torch.float32:
+            kind = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
+            raise ModelError(f"represent: returned {kind}, expected a tensor (n, ...) of float32.")
+        if len(found) != rows or found.dim() > _AXES:
+            raise ModelError(
+                f"represent: returned shape {tuple(found.shape)}, expected one row for each of "
+                f"{rows} examples, and at most {_AXES} axes."
+            )
+        return found
+
+    def _whole(
+        self, step: int, samples: int, shards: list[Batch], counts: list[torch.Tensor]
+    ) -> "_Whole":
+        """Represent all shards, and take the one loss of them all back to each representation."""
+        mine, device = [], self.flat.values.device
+        with torch.no_grad():
+            for shard, batch in zip(self.block, shards, strict=True):
+                if rows := rows_of(batch.target):
+                    self._begin(step, shard, counts)
+                    mine.append(self._represented(_on(batch, device), rows).cpu())
+        self._restore(counts)
+        everything = self._gathered(samples, mine).to(device).requires_grad_()
+        targets = [batch.target for batch in shards]
+        if isinstance(targets[0], dict):
+            target: Any = {
+                name: self._gathered(samples, [one[name] for one in targets]).to(device)
+                for name in targets[0]
+            }
+        else:
+            target = self._gathered(samples, targets).to(device)
+        self.flat.row.zero_()
+        self.reseed(step, self.shards)
+        loss = self._valued(self.loss_of(self.model, Batch(everything, target)), samples)
+        if isinstance(loss, Losses):
+            loss = (loss.values * loss.weights).sum() / loss.weights.sum()
+        loss.backward()
+        if everything.grad is None:
+            raise ModelError(
+                "loss: does not depend on the representations that `represent` makes, its inputs."
+            )
+        self._restore(counts)
+        return _Whole(everything.grad, self.flat.gradient.clone(), loss.detach())
+
+    def _gathered(self, samples: int, mine: list[torch.Tensor]) -> torch.Tensor:
+        """Return the rows (samples, ...) of all workers, of which this one has a part."""
+        if self.workers.count == 1:
+            return torch.cat(mine)
+        shape = np.zeros((self.workers.count, _AXES + 1), np.float32)
+        if mine:
+            shape[self.workers.rank, : mine[0].dim()] = [mine[0].dim(), *mine[0].shape[1:]]
+        axes, *sizes = self.workers.all_gather(shape).max(axis=0).astype(int).tolist()
+        dtype = mine[0].dtype if mine else torch.float32
+        everything = torch.zeros((samples, *sizes[: axes - 1]), dtype=dtype)
+        start = samples * self.block.start // self.shards
+        for rows in mine:
+            everything[start : start + len(rows)] = rows
+            start += len(rows)
+        if everything.numel():  # as bytes, which are exact for any type
+            self.workers.all_gather(everything.view(-1).view(torch.uint8).numpy())
+        return everything
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Let only those parameters have a gradient that this update moves."""
+        others = (
+            [p for name, p in self.flat.named.items() if name not in self.moves]
+            if self.moves is not None
+            else []
+        )
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
 
     def _note(self, before: list[torch.Tensor], fingerprints: int, stop: bool) -> None:
         """Write into the row what all workers must know besides the sums."""
@@ -85,7 +237,7 @@ class ShardedGradient:
         if self.flat.sizes:
             parts = self._moved.split(self.flat.sizes)
             self.flat.moved.copy_(torch.stack([part.any() for part in parts]))
-        if before and self.last in self.block:
+        if before and self.shards - 1 in self.block:
             steps = [
                 now.long() - old.long() for now, old in zip(self.flat.counts, before, strict=True)
             ]
@@ -96,6 +248,9 @@ class ShardedGradient:
     def _conclude(self, before: list[torch.Tensor]) -> Outcome:
         """Read from the finished row what the step gave, and move the buffers on."""
         flat, start = self.flat, 0
+        if weight := float(flat.weight):  # 0 for losses that are means already
+            flat.gradient.div_(weight)
+            flat.sums[-1].div_(weight)
         flat.buffers.copy_(flat.sums[flat.gradient.numel() : -1])
         moved = flat.moved.tolist()
         if 0.0 in moved:
@@ -113,6 +268,11 @@ class ShardedGradient:
         fingerprint = sum(int(limb) << 16 * i for i, limb in enumerate(limbs)) % 2**64
         return Outcome(float(flat.sums[-1]), fingerprint, int(stops))
 
+    def _begin(self, step: int, shard: int, counts: list[torch.Tensor]) -> None:
+        """Give a shard the buffers before the step, and the chance that is its own."""
+        self._restore(counts)
+        self.reseed(step, shard)
+
     def _restore(self, counts: list[torch.Tensor]) -> None:
         self.flat.buffers.copy_(self._before)
         for count, value in zip(self.flat.counts, counts, strict=True):
@@ -124,7 +284,7 @@ class ShardedGradient:
         The sum so far of a left branch waits at its level until the right branch is complete; the
         last row to come in completes the root, which then stands in ``flat.row``.
         """
-        row, level = self.flat.sums, 0
+        row, level = self.flat.carried, 0
         while shard >> level & 1:
             torch.add(self._levels[level], row, out=row)
             level += 1
@@ -139,16 +299,46 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int32)  # so that NaN equals itself, and -0 is not 0
 
 
-def _fingerprint(shard: int, inputs: torch.Tensor, labels: torch.Tensor) -> int:
+class _Whole(NamedTuple):
+    """Of a loss of the whole batch: its gradients, by representations and parameters, and it."""
+
+    slope: torch.Tensor
+    direct: torch.Tensor
+    loss: torch.Tensor
+
+    def begin(self, flat: FlatParameters) -> None:
+        """Begin the sum over shards with what belongs to none of them."""
+        flat.gradient.copy_(self.direct)
+        flat.sums[-1] = self.loss
+
+
+def _fingerprint(shard: int, batch: Batch) -> int:
     """64 bits that tell the bytes of a shard; those of a batch are their sum modulo 2^64."""
     digest = xxhash.xxh3_64(seed=shard)
-    digest.update(_bytes(inputs))
-    digest.update(_bytes(labels))
+    for fields in batch:
+        for tensor in fields.values() if isinstance(fields, dict) else (fields,):
+            digest.update(_bytes(tensor))
     return digest.intdigest()
 
 
 def _bytes(tensor: torch.Tensor) -> Any:
     return tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b""
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device, pictures in the layout of the weights."""
+    fields = [
+        (
+            {name: value.to(device) for name, value in one.items()}
+            if isinstance(one, dict)
+            else one.to(device)
+        )
+        for one in batch
+    ]
+    inputs, target = fields
+    if isinstance(inputs, dict):
+        return Batch({name: _layout(value) for name, value in inputs.items()}, target)
+    return Batch(_layout(inputs), target)
 
 
 def _layout(inputs: torch.Tensor) -> torch.Tensor:

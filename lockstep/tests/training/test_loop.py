@@ -8,11 +8,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from lockstep.ground.place import Place
+from lockstep.program import Update
 from lockstep.tests.projects import Bring
 from lockstep.tests.run.test_rehearsal import model, weights
-from lockstep.training.loop import Training, update
-from lockstep.training.optimizer import Optimizer
+from lockstep.training.loop import Training, apply, follow
 from lockstep.training.parameters import FlatParameters
+from lockstep.training.updates import Plan, Rule
 
 
 def decay(step: int) -> float:
@@ -25,17 +26,31 @@ def of_torch(average: torch.Tensor, now: torch.Tensor, step: torch.Tensor | int)
     return average.lerp(now, 1 - decay(int(step)))
 
 
+def by_sgd(network: nn.Module, average: float) -> Training:
+    plan = Plan(network, [Update(lambda *_: None)], ())
+    flat = FlatParameters(network, plan.key)
+    rule = Rule("sgd", 0.1, decay=0.0, momentum=0.9)
+    moves = plan.moves(flat, rule, None, lambda *_: None, shards=1)
+    return Training(flat, moves, average=average)
+
+
+def take(training: Training) -> None:
+    """Take a step by the gradient that stands in the model."""
+    apply(training, training.moves[0], 0.1, 0.0)
+    follow(training)
+
+
 def test_batch_statistics_are_averaged_with_the_weights_as_torch_does() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     average = AveragedModel(network, avg_fn=of_torch, use_buffers=True)
     average.update_parameters(network)  # the first time it copies
-    optimizer = Optimizer(flat := FlatParameters(network), name="sgd", weight_decay=0, momentum=0.9)
-    training = Training(flat, optimizer, average=0.2)
+    training = by_sgd(network, average=0.2)
+    flat = training.flat
     for _ in range(4):
         flat.gradient.copy_(torch.randn(flat.gradient.shape))
         flat.buffers.copy_(torch.rand(flat.buffers.shape))
-        update(training, 0.1, 0.0)
+        take(training)
         training.progress.step += 1
         average.update_parameters(network)
     last = {name: value.clone() for name, value in network.state_dict().items()}
@@ -48,11 +63,9 @@ def test_batch_statistics_are_averaged_with_the_weights_as_torch_does() -> None:
 def test_a_constant_buffer_keeps_its_bits_in_an_average_also_if_it_is_infinite() -> None:
     network = nn.Linear(3, 4)
     network.register_buffer("mask", torch.tensor([0.1, -math.inf, math.nan]))
-    flat = FlatParameters(network)
-    optimizer = Optimizer(flat, name="sgd", weight_decay=0, momentum=0.9)
-    training = Training(flat, optimizer, average=0.5)
+    training = by_sgd(network, average=0.5)
     for _ in range(3):
-        update(training, 0.1, 0.0)
+        take(training)
     mask = torch.tensor([0.1, -math.inf, math.nan]).view(torch.int32)
     with training.kept_weights():
         assert torch.equal(network.get_buffer("mask").view(torch.int32), mask)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lockstep.ground.generators import reseed
 from lockstep.training.determinism import enforce
-from lockstep.training.optimizer import Optimizer, learning_rate
+from lockstep.training.optimizer import Fused, by_axes, learning_rate
 from lockstep.training.parameters import FlatParameters
 
 enforce("portable", "cpu")
@@ -32,7 +32,7 @@ def test_steps_equal_those_of_torch(
     theirs.load_state_dict(ours.state_dict())
     flat = FlatParameters(ours)
     momentum = options.get("momentum", 0.0)
-    optimizer = Optimizer(flat, name=name, weight_decay=decay, momentum=momentum)
+    optimizer = Fused(flat, by_axes(flat.named, decay), name=name, momentum=momentum)
     reference = kind(
         [
             {"params": [theirs.weight], "weight_decay": decay},
@@ -49,7 +49,7 @@ def test_steps_equal_those_of_torch(
             other.grad = mine.grad.clone()
         for group in reference.param_groups:
             group["lr"] = rate
-        optimizer.step(rate)
+        optimizer.step(rate, 0)
         reference.step()
     assert torch.equal(ours.weight, theirs.weight)
     assert torch.equal(ours.bias, theirs.bias)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from torch import nn
 
 from lockstep.ground import home
 from lockstep.ground.generators import reseed
+from lockstep.program import Batch
 from lockstep.tests.conftest import ROOT, experiment
 from lockstep.training import selftest
 from lockstep.training.cases import CASES, numbers, whole
 from lockstep.training.determinism import enforce
-from lockstep.training.optimizer import Optimizer
+from lockstep.training.optimizer import Fused, by_axes
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.selftest import Operations, failing
 from lockstep.training.shards import ShardedGradient
@@ -73,7 +75,7 @@ def test_other_kernels_fail_the_test() -> None:
     assert int(failed) > 0
 
 
-def network(name: str) -> tuple[nn.Module, torch.Tensor, Callable[..., torch.Tensor]]:
+def network(name: str) -> tuple[nn.Module, torch.Tensor, Callable[..., Any]]:
     """A model in training, inputs for it, and the loss."""
     reseed(1)
     if name == "transformer":
@@ -95,14 +97,14 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor, Callable[..., torch.Ten
 def two_steps(name: str, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
     model, inputs, loss = network(name)
     flat = FlatParameters(model)
-    optimizer = Optimizer(flat, name=rule, weight_decay=0.01, momentum=0.9)
+    optimizer = Fused(flat, by_axes(flat.named, 0.01), name=rule, momentum=0.9)
     gradient = ShardedGradient(
         model, flat, loss, lambda step, shard: reseed(10 * step + shard), shards=2
     )
-    shards = [(inputs[:8], whole(10, 8)), (inputs[8:], whole(10, 8, salt=1))]
+    shards = [Batch(inputs[:8], whole(10, 8)), Batch(inputs[8:], whole(10, 8, salt=1))]
     for step in range(2):
         gradient.compute(step, 16, shards, False)
-        optimizer.step(0.01)
+        optimizer.step(0.01, step)
     return flat.values, flat.row
 
 

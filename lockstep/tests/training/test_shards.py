@@ -28,7 +28,7 @@ def network() -> nn.Sequential:
 def batch(size: int) -> Batch:
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(size, 1, 8, 8, generator=generator)
-    return inputs, torch.randint(3, (size,), generator=generator)
+    return Batch(inputs, torch.randint(3, (size,), generator=generator))
 
 
 def loss_of(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -37,7 +37,7 @@ def loss_of(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 def split(whole: Batch, shards: int) -> list[Batch]:
     edges = [len(whole[1]) * i // shards for i in range(shards + 1)]
-    return [(whole[0][a:b], whole[1][a:b]) for a, b in itertools.pairwise(edges)]
+    return [Batch(whole[0][a:b], whole[1][a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def computed(
@@ -72,8 +72,8 @@ def test_shards_of_unequal_size_count_by_their_samples() -> None:
 
 def test_empty_shards_change_nothing() -> None:
     whole = batch(2)
-    nothing = whole[0][:0], whole[1][:0]
-    full = [nothing, (whole[0][:1], whole[1][:1]), nothing, (whole[0][1:], whole[1][1:])]
+    nothing = Batch(whole[0][:0], whole[1][:0])
+    full = [nothing, *split(whole, 2)[:1], nothing, *split(whole, 2)[1:]]
     few = [full[1], full[3]]
     assert torch.equal(computed(full)[0].sums, computed(few)[0].sums)
 
@@ -81,7 +81,7 @@ def test_empty_shards_change_nothing() -> None:
 def test_one_shard_is_plain_backpropagation() -> None:
     whole, model = batch(16), network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     flat, loss, _ = computed([whole])
-    plain = loss_of(model, (whole[0].contiguous(memory_format=torch.channels_last), whole[1]))
+    plain = loss_of(model, Batch(whole[0].contiguous(memory_format=torch.channels_last), whole[1]))
     plain.backward()
     weight = model[0].weight.grad
     assert isinstance(weight, torch.Tensor)
@@ -109,7 +109,7 @@ def test_the_fingerprint_knows_every_bit_of_the_batch() -> None:
     whole = batch(16)
     changed = whole[0].clone()
     changed.view(torch.int32)[3, 0, 1, 1] ^= 1
-    same, other = computed(split(whole, 4))[2], computed(split((changed, whole[1]), 4))[2]
+    same, other = computed(split(whole, 4))[2], computed(split(Batch(changed, whole[1]), 4))[2]
     assert (same == computed(split(whole, 4))[2], same == other) == (True, False)
 
 
