@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from lockstep.ground.errors import EnvironmentMismatch, WorkerLost
 from lockstep.ground.processes import is_worker
+
+Number = TypeVar("Number", bound=np.generic)
 
 # How long a worker waits for a sign of life of another before it takes that one for lost. (A
 # process that ends is noticed at once; this is for a machine that was cut off.)
@@ -66,17 +68,18 @@ class Workers:
                     request.wait()
                 row.add_(self._theirs)
 
-    def all_gather(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def all_gather(self, rows: NDArray[Number]) -> NDArray[Number]:
         """All rows, of which every worker has filled some and left the others 0.
 
-        Each row comes from one worker and is added to zeros, which is exact in any order.
+        Each byte comes from one worker and is added to zeros, which is exact in any order.
         """
         if self.count == 1:
             return rows
         import torch.distributed as dist
 
         with _losing_nobody():
-            dist.all_reduce(torch.from_numpy(rows), group=self._group)
+            content = torch.from_numpy(rows.reshape(-1).view(np.uint8))
+            dist.all_reduce(content, group=self._group)
         return rows
 
     def any(self, mine: bool) -> bool:
