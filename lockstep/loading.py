@@ -55,14 +55,19 @@ def served(source: Run | Path, *, onnx: bool = False) -> Served:
 def _about(receipt: Receipt) -> dict[str, Any]:
     """Return what a server says of the run that it answers with."""
     results = receipt["results"]
-    test = results["metrics"]["test"]
+    test = {
+        name: value
+        for name, value in results["metrics"]["test"].items()
+        if value is None or isinstance(value, float)
+    }
     return {
         "run": receipt["run"],
         "identity": receipt["identity"]["digest"],
         "weights_sha256": results["weights_sha256"],
         "finished": receipt["timing"]["finished"],
         "promise": receipt["level"]["promise"],
-        "test": {"accuracy": test["accuracy"], "f1": test["f1"], "loss": test["loss"]},
+        "metric": results.get("monitor") or next(iter(test)),  # older receipts don't say
+        "test": test,
     }
 
 

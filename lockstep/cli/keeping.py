@@ -37,14 +37,16 @@ def accept(options: argparse.Namespace) -> int:
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.publishing import acceptance
+    from lockstep.records.receipt import metrics_of
 
     place = Place.default(options.runs)
     run = run_of(options.run, place.runs)
     budgets = acceptance.budgets(run, options.set)
     if not budgets:
+        names = [*metrics_of(run.finished_receipt()), *MEASURES]
         raise SettingError(
-            f"{run.name}: its recipe states no budgets; state one by --set test.accuracy='>= 0.92',"
-            f" or some in the recipe's section accept (there are {', '.join(MEASURES)})"
+            f"{run.name}: its recipe states no budgets; state one by --set {names[0]}='>= 0.92', "
+            f"or some in the recipe's section accept (there are {', '.join(names)})"
         )
     findings = acceptance.findings(run, budgets, place, console.watch())
     accepted = all(one.met for one in findings)
@@ -57,7 +59,8 @@ def accept(options: argparse.Namespace) -> int:
     else:
         verdict = {True: "met", False: "NOT met"}
         cells = [
-            [one.measure, f"{one.value:.6g}", one.expected, verdict[one.met]] for one in findings
+            [one.measure, acceptance.shown(one.value), one.expected, verdict[one.met]]
+            for one in findings
         ]
         console.table(["measure", "found", "expected", ""], cells)
         print("accepted" if accepted else "NOT accepted")

@@ -64,6 +64,7 @@ def train(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
     from lockstep.ground import profiles
+    from lockstep.ground.console import number
     from lockstep.ground.processes import follow_parent, is_worker
     from lockstep.training import launch
 
@@ -81,6 +82,7 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
     from lockstep.ground import console
     from lockstep.ground.place import Place
     from lockstep.ground.watch import Watch
+    from lockstep.records.receipt import metrics_of, monitor_of
     from lockstep.run.story import run_experiment
 
     watch = Watch() if launch.rank() else console.watch()
@@ -96,7 +98,8 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
         results = receipt["results"]
         print(f"run {run.folder}")
         print(f"weights sha256 {results['weights_sha256']}")
-        print(f"test accuracy {results['metrics']['test']['accuracy']:.4f}")
+        monitor = monitor_of(receipt, run.settings)
+        print(f"test {monitor} {number(metrics_of(receipt)[f'test.{monitor}'])}")
         if receipt["environment"]["notebook"]:
             again = f"`invoke reproduce {run.name}` trains it again from its source alone"
             print(f"trained from a notebook; {again}")
@@ -113,14 +116,14 @@ def evaluate(options: argparse.Namespace) -> int:
     run = run_of(options.run, place.runs)
     predictor = loading.predictor(run)
     from lockstep.run.story import evaluate_run  # loads torch, for which the profile now stands
+    from lockstep.training.metrics import figures
 
     found, expected = evaluate_run(run, predictor, place, console.watch())
     if options.json:
         print(json.dumps({"test": found, "as_in_receipt": found == expected}, indent=2))
     else:
-        print(
-            f"test accuracy {found['accuracy']:.4f}  f1 {found['f1']:.4f}  loss {found['loss']:.4f}"
-        )
+        shown = [f"{name} {console.number(value)}" for name, value in figures(found).items()]
+        print(f"test {'  '.join(shown)}")
         print("as in the receipt" if found == expected else "NOT as in the receipt")
     return 0 if found == expected else 1
 

@@ -65,7 +65,8 @@ def tune(options: argparse.Namespace) -> None:
     print(f"report {page}")
     if best:
         run = best.user_attrs["run"]
-        print(f"best trial {best.number}: validation {monitor} {best.value:.4f}, run {run}")
+        value = console.number(best.value)
+        print(f"best trial {best.number}: validation {monitor} {value}, run {run}")
         print(f"recipe {path}")
     else:
         print("no trial was trained to its end")
@@ -90,6 +91,7 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     from lockstep.ground.errors import SettingError
     from lockstep.ground.watch import Watch
     from lockstep.run.keeping import files_that_make, open_data, what_decides
+    from lockstep.run.making import monitored
     from lockstep.tuning import space as spaces
     from lockstep.tuning.study import Study
 
@@ -101,6 +103,7 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     dataset = open_data(experiment.data.name, place, Watch())
     files = files_that_make(experiment.model)
     decides = what_decides(experiment, dataset, files, place)
+    monitor, lower = monitored(experiment, dataset)
     return (
         Study(
             place.runs / "studies",
@@ -109,11 +112,11 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
             _base(experiment, space),
             seed=options.seed,
             batch=options.batch,
-            direction="minimize" if experiment.training.monitor == "loss" else "maximize",
+            direction="minimize" if lower else "maximize",
             decides=decides,
             url=options.storage,
         ),
-        experiment.training.monitor,
+        monitor,
     )
 
 
@@ -163,20 +166,20 @@ def _new_recipe(options: argparse.Namespace, study: "Study") -> Path:
 def _write_recipe(options: argparse.Namespace, study: "Study", path: Path, monitor: str) -> None:
     import os
 
+    from lockstep.ground import console
     from lockstep.tuning.space import overrides
     from lockstep.tuning.work import write_recipe
 
     model, base = _recipe(options)
     best: Any = study.best(options.trials)
-    accuracy, seconds = best.user_attrs["accuracy"], best.user_attrs["seconds"]
+    test, seconds = console.number(best.user_attrs["test"]), best.user_attrs["seconds"]
     cost = f"{seconds / 60:.0f} min" if seconds >= 100 else f"{max(seconds, 1):.0f} s"
     words = f"--model {model} " if len(home.here().models()) > 1 else ""
     lines = [
         f"invoke train {words}--recipe {path.stem} --seed {options.seed}",
-        f"{cost} on {os.cpu_count()} cores, test accuracy {accuracy:.4f} with seed "
-        f"{options.seed}",
+        f"{cost} on {os.cpu_count()} cores, test {monitor} {test} with seed {options.seed}",
         f"study {study.name}, trial {best.number} of {options.trials}: validation {monitor} "
-        f"{best.value:.4f}",
+        f"{console.number(best.value)}",
     ]
     write_recipe(base, path, lines, [*options.overrides, *overrides(best.params)])
 

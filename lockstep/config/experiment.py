@@ -69,7 +69,7 @@ class Training:
     )
     patience: int = setting(0, "epochs without a better one before stopping, 0 = never", low=0)
     monitor: str = setting(
-        "accuracy", "validation metric that says better", choices=("accuracy", "f1", "loss")
+        "", "validation metric that says which weights are better, empty = the model's first"
     )
     keep: str = setting("best", "weights that the run ends with", choices=("best", "last"))
     evaluation_batch: int = setting(500, "samples evaluated at once", low=1)

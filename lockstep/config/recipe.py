@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lockstep.config.budgets import MEASURES, budget
+from lockstep.config.budgets import MEASURES, budget, described
 from lockstep.config.experiment import Data, Experiment, Training
 from lockstep.config.settings import settings_of
 from lockstep.ground.errors import SettingError, nearest
@@ -171,7 +171,7 @@ def explain(experiment: Experiment, written: dict[str, Source]) -> list[Explaine
         for name, setting in settings_of(type(part)).items()
     ]
     budgets = [
-        Explained(key, bound, "bound", written[key].place, MEASURES[name])
+        Explained(key, bound, "bound", written[key].place, described(name))
         for name, bound in experiment.accept.items()
         if (key := f"accept.{name}") in written
     ]

@@ -6,7 +6,7 @@ such as settings that do not go together, is checked when the recipe is read.
 
 from typing import Any
 
-from lockstep.config.budgets import MEASURES
+from lockstep.config.budgets import MEASURES, METRIC, described
 from lockstep.config.experiment import Data, Training
 from lockstep.config.settings import NOT_TUNED, Setting, settings_of
 
@@ -37,7 +37,8 @@ def recipe_schema(config: type[Any]) -> dict[str, Any]:
         "model": "The settings of the model, as its Config declares them.",
         "training": "How a run learns.",
     }
-    budgets = {name: _BOUND | {"description": help} for name, help in MEASURES.items()}
+    always = [*MEASURES, "test.loss", "validation.loss"]  # what an editor can offer
+    budgets = {name: _BOUND | {"description": described(name)} for name in always}
     spaces = {key: _space(setting) for key, setting in tuned.items()}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -47,7 +48,9 @@ def recipe_schema(config: type[Any]) -> dict[str, Any]:
                 for name, settings in sections.items()
             }
             | {
-                "accept": _closed(budgets, "What a run must reach to be accepted."),
+                "accept": _closed(
+                    budgets, "What a run must reach to be accepted.", {f"^{METRIC}$": _BOUND}
+                ),
                 "tune": _closed(spaces, "What `invoke tune` may try, setting by setting."),
             },
             "The settings of an experiment; what it leaves out has its default.",
@@ -55,12 +58,16 @@ def recipe_schema(config: type[Any]) -> dict[str, Any]:
     }
 
 
-def _closed(properties: dict[str, Any], description: str) -> dict[str, Any]:
-    """A section, which may be empty, with these keys and no others.
+def _closed(
+    properties: dict[str, Any], description: str, patterns: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A section, which may be empty, with these keys, those of patterns, and no others.
 
     They stand in ``allOf``, or to complete a section would be to write all its settings.
     """
-    keys = {"properties": properties, "additionalProperties": False}
+    keys: dict[str, Any] = {"properties": properties, "additionalProperties": False}
+    if patterns:
+        keys["patternProperties"] = patterns
     return {"description": description, "type": ["object", "null"], "allOf": [keys]}
 
 

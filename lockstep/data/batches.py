@@ -138,6 +138,10 @@ class Blocks:
         """The rows of the split that a block has."""
         return slice(number * self.size, min((number + 1) * self.size, len(self.split)))
 
+    def targets(self, number: int) -> NDArray[Any]:
+        """The targets of a block."""
+        return np.array(self.split.target[self.rows(number)])
+
     @property
     def target(self) -> NDArray[Any]:
         """The targets of all rows."""

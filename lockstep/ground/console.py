@@ -52,12 +52,20 @@ class Lines(Watch):
 
 
 def _epoch_line(row: Row, epochs: int) -> str:
-    found = row["validation"]
+    validation = dict(row["validation"])
+    shown = {"loss": validation.pop("loss")} | dict(list(validation.items())[:1])
+    metrics = "  ".join(f"{name} {number(value)}" for name, value in shown.items())
     return (
         f"epoch {row['epoch']:>3} of {epochs}  training loss {row['train']['loss']:.4f}  "
-        f"validation loss {found['loss']:.4f}  accuracy {found['accuracy']:.4f}"
-        + ("  *" if row["better"] else "")
+        f"validation {metrics}" + ("  *" if row["better"] else "")
     )
+
+
+def number(value: float | None) -> str:
+    """Return a metric in a few digits: four after the point, or four in all."""
+    if value is None:
+        return "not finite"
+    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
 
 
 class _Bar(Watch):

@@ -4,14 +4,17 @@ from typing import Any, TypedDict
 
 
 class Row(TypedDict):
-    """A line of ``metrics.jsonl``: an epoch, the step that ended it, and its metrics by name."""
+    """A line of ``metrics.jsonl``: an epoch, the step that ended it, and its metrics by name.
+
+    One that is not finite is None.
+    """
 
     epoch: int
     step: int
     better: bool
     rate: float
     train: dict[str, float]
-    validation: dict[str, float]
+    validation: dict[str, float | None]
 
 
 class Watch:
@@ -33,7 +36,7 @@ class Watch:
         """A step is done."""
 
     def epoch(self, row: Row) -> None:
-        """An epoch is done; its line of metrics.jsonl."""
+        """An epoch is done; its line of metrics.jsonl, with the metric that it goes by first."""
 
     def saved(self, step: int) -> None:
         """A checkpoint is being written."""

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lockstep.config.budgets import Budget, budget
-from lockstep.ground.errors import RunError, SettingError
+from lockstep.config.budgets import MEASURES, Budget, budget
+from lockstep.ground.errors import RunError, SettingError, nearest
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records.receipt import metrics_of
@@ -18,10 +18,10 @@ _WARM_UP, _TIMED, _SECONDS = 10, 100, 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """The value of one measure, and what its budget expects."""
+    """The value of one measure, None if it is not finite, and what its budget expects."""
 
     measure: str
-    value: float
+    value: float | None
     expected: str
     met: bool
 
@@ -42,7 +42,7 @@ def budgets(run: Run, stated: Iterable[str] = ()) -> list[Budget]:
         if equals:
             places[measure.strip()] = (bound, f"--set {measure.strip()}")
         else:
-            problems.append(f"--set {word}: '=' not found, expected as in test.accuracy='>= 0.92'")
+            problems.append(f"--set {word}: '=' not found, expected as in test.loss='<= 0.5'")
     for measure, (bound, place) in places.items():
         if isinstance(read := budget(measure, bound), Budget):
             found.append(read)
@@ -70,7 +70,7 @@ def _refuse_changed_budgets(run: Run) -> None:
 def findings(run: Run, budgets: Sequence[Budget], place: Place, watch: Watch) -> list[Finding]:
     """Measure a finished run for each budget; the latency only if one bounds it.
 
-    Raises RunError if the run is not finished or was altered.
+    Raises RunError if the run is not finished or was altered, or has no such metric.
     """
     refuse_altered(run)
     measured = metrics_of(run.finished_receipt())
@@ -78,11 +78,21 @@ def findings(run: Run, budgets: Sequence[Budget], place: Place, watch: Watch) ->
     if any(one.measure == "latency_ms" for one in budgets):
         measured["latency_ms"] = latency(run, place, watch)
     if missing := [one.measure for one in budgets if one.measure not in measured]:
-        raise RunError(f"{run.folder}: its receipt has no {missing[0]}, for which there is a bound")
-    return [
-        Finding(one.measure, value := measured[one.measure], one.condition, one.met(value))
-        for one in budgets
-    ]
+        there_are = ", ".join(name for name in measured if name not in MEASURES)
+        raise RunError(
+            f"{run.name}: {missing[0]}: no such metric.{nearest(missing[0], measured)} (there are "
+            f"{there_are})"
+        )
+    return [_finding(one, measured[one.measure]) for one in budgets]
+
+
+def _finding(one: Budget, value: float | None) -> Finding:
+    return Finding(one.measure, value, one.condition, value is not None and one.met(value))
+
+
+def shown(value: float | None) -> str:
+    """Return a value that was measured as people read it."""
+    return "not finite" if value is None else f"{value:.6g}"
 
 
 def latency(run: Run, place: Place, watch: Watch) -> float:
@@ -118,7 +128,7 @@ def refuse_failing(run: Run, place: Place, watch: Watch) -> list[Finding]:
     found = findings(run, budgets(run), place, watch)
     if failed := [one for one in found if not one.met]:
         short = "; ".join(
-            f"{one.measure} {one.value:.6g}, expected {one.expected}" for one in failed
+            f"{one.measure} {shown(one.value)}, expected {one.expected}" for one in failed
         )
         raise RunError(
             f"{run.name}: does not keep its recipe's budgets: {short}. Train a better one, or "

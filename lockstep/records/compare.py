@@ -111,7 +111,7 @@ def compare(a: Run, b: Run) -> Comparison:
     if receipts[0] and receipts[1]:
         found, wanted = (dict(content["results"]) for content in (receipts[0], receipts[1]))
         if place is None and len(traces[0]) == len(traces[1]):
-            results = [key for key in found if found[key] != wanted[key] and key in BITS]
+            results = [key for key in found if key in BITS and found[key] != wanted[key]]
     return Comparison(
         names=(a.name, b.name),
         steps=(len(traces[0]), len(traces[1])),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 from lockstep.ground.errors import RunError, printable
 
 T = TypeVar("T")
-_MOST = 1 << 28  # bytes; a receipt of a thousand classes has a tenth of it
+_MOST = 1 << 28  # bytes; older receipts of a thousand classes have a tenth of it
 
 
 class Altered(RunError):

@@ -10,7 +10,7 @@ from lockstep.records.identity import Identity
 from lockstep.records.reading import Altered, json_object, refuse_newer, shaped
 
 NAME = "receipt.json"
-SCHEMA = 2
+SCHEMA = 3
 # The files whose digests are results, by the results' names.
 DIGESTED = {
     "weights_sha256": "weights.safetensors",
@@ -22,24 +22,12 @@ DIGESTED = {
 }
 
 
-class PerClass(TypedDict):
-    """Metrics of each class, in the order of the labels; ``support`` is its number of examples."""
-
-    precision: list[float]
-    recall: list[float]
-    f1: list[float]
-    support: list[float]
-
-
-class Metrics(TypedDict):
-    """Metrics of one split; ``confusion[i][j]`` counts examples of class i taken for class j."""
-
-    not_finite: NotRequired[int]
-    accuracy: float
-    f1: float
-    loss: float
-    per_class: PerClass
-    confusion: list[list[int]]
+# Metrics of each class by name, in the order of the labels; ``support`` is its number of examples.
+PerClass = dict[str, list[float]]
+# Metrics of one split by name: numbers, None for one that is not finite; where there are classes
+# also ``per_class``, and ``confusion[i][j]``, which counts examples of class i taken for class j.
+# ``not_finite`` counts the answers that are no numbers, if there are any.
+Metrics = dict[str, float | PerClass | list[list[int]] | None]
 
 
 class Splits(TypedDict):
@@ -58,7 +46,11 @@ class Seen(TypedDict):
 
 
 class Results(TypedDict):
-    """What came of a run. The digests are of its files; an empty one was not recorded."""
+    """What came of a run. The digests are of its files; an empty one was not recorded.
+
+    ``monitor`` is the metric that said which weights are better; receipts before schema 3 don't
+    have it, and their experiment does.
+    """
 
     steps: int
     epochs: int
@@ -67,6 +59,7 @@ class Results(TypedDict):
     data: list[Seen]
     data_version: str
     metrics: Splits
+    monitor: NotRequired[str]
     weights_sha256: str
     trace_sha256: str
     preprocess_sha256: str
@@ -199,12 +192,20 @@ def level(profile: str, device: str, cpu: str, gpu: str | None, reasons: list[st
     return {"promise": promise, "lowered": reasons}
 
 
-def metrics_of(receipt: Receipt | None) -> dict[str, float]:
-    """Return the metrics of a receipt by name, as ``test.accuracy``; none of a run without one."""
+def metrics_of(receipt: Receipt | None) -> dict[str, float | None]:
+    """Return the metrics of a receipt by name, as ``test.loss``; none of a run without one.
+
+    One that is not finite is None.
+    """
     splits: Mapping[str, Any] = receipt["results"]["metrics"] if receipt else {}
     return {
         f"{split}.{name}": value
         for split in sorted(splits)
         for name, value in splits[split].items()
-        if isinstance(value, int | float)
+        if value is None or isinstance(value, int | float)
     }
+
+
+def monitor_of(receipt: Receipt, settings: Mapping[str, Any]) -> str:
+    """Return the metric that a run went by; ``settings`` are those of its experiment."""
+    return receipt["results"].get("monitor") or str(settings["training"]["monitor"])

@@ -4,14 +4,16 @@ import base64
 import html
 import io
 import json
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.ground.console import number
 from lockstep.ground.watch import Row
 from lockstep.records.receipt import PerClass, Receipt
 
@@ -23,13 +25,104 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test example that the model was sure of and wrong about; ``shown`` is a picture or text."""
+    """A test example that the model was wrong about; ``shown`` is a picture or a text.
+
+    ``confidence`` is how sure the model was, where it says so.
+    """
 
     row: int
     shown: "Picture | str"
     label: str
     predicted: str
-    confidence: float
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered on the test split: outputs (rows, ...) and what would be right.
+
+    ``kind`` is that of the targets; of masks, outputs are confusions (rows, classes, classes). Both
+    are None where they were not kept. ``show`` returns a row as people see it.
+    """
+
+    kind: str
+    names: Sequence[str]
+    outputs: NDArray[np.float32] | None
+    target: Any
+    show: "Callable[[int], Picture | str]"
+
+    def mistakes(self, most: int = 18) -> list[Mistake]:
+        """Return the worst mistakes, worst first; none for outputs of a shape of their own."""
+        outputs, target, names = self.outputs, self.target, self.names
+        if outputs is None:
+            return []
+        if self.kind == "class" and outputs.shape == (len(target), len(names)):
+            return worst_mistakes(outputs, target, names, self.show, most)
+        if self.kind == "mask" and target is None:
+            return _worst_masks(outputs, self.show, most)
+        if self.kind not in ("numbers", "labels") or outputs.shape != target.shape:
+            return []
+        apart = np.abs(np.nan_to_num(outputs) - target).astype(np.float64)
+        if self.kind == "numbers":
+            far = (apart / np.maximum(np.ptp(target, axis=0), 1e-30)).max(axis=1)
+            texts = [_numbers(outputs, names), _numbers(target, names)]
+        else:
+            wrong = ((outputs >= 0.5) != (target > 0)).any(axis=1)
+            far = np.where(wrong, apart.sum(axis=1), 0)
+            texts = [_labels(outputs >= 0.5, names), _labels(target > 0, names)]
+        predicted, right = texts
+        worst = np.argsort(-far, kind="stable")[:most]
+        return [
+            Mistake(int(row), self.show(int(row)), right(row), predicted(row))
+            for row in worst
+            if far[row] > 0
+        ]
+
+    def pairs(self) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """Return name, targets and outputs of the first columns of numbers, to be drawn."""
+        if (
+            self.kind != "numbers"
+            or self.outputs is None
+            or self.outputs.shape != self.target.shape
+        ):
+            return []
+        rows = slice(None, None, -(-len(self.target) // 2000))
+        columns = zip(self.names, self.target[rows].T, self.outputs[rows].T, strict=False)
+        return list(columns)[:4]
+
+
+def _numbers(values: NDArray[Any], names: Sequence[str]) -> Callable[[int], str]:
+    """Return the text of a row of numbers, with their names where there are several."""
+
+    def text(row: int) -> str:
+        if len(names) == 1:
+            return f"{values[row, 0]:.4g}"
+        pairs = zip(names, values[row], strict=False)
+        return ", ".join(f"{name} {value:.4g}" for name, value in list(pairs)[:4])
+
+    return text
+
+
+def _labels(said: NDArray[np.bool_], names: Sequence[str]) -> Callable[[int], str]:
+    def text(row: int) -> str:
+        chosen = [names[int(column)] for column in np.flatnonzero(said[row])]
+        return ", ".join(chosen) or "none"
+
+    return text
+
+
+def _worst_masks(
+    counts: NDArray[np.float32], show: "Callable[[int], Picture | str]", most: int
+) -> list[Mistake]:
+    """Return the examples with the smallest share of pixels that are right."""
+    right = np.trace(counts, axis1=1, axis2=2)
+    shares = right / np.maximum(counts.sum(axis=(1, 2)), 1)
+    worst = np.argsort(shares, kind="stable")[:most]
+    return [
+        Mistake(int(row), show(int(row)), "", f"{shares[row]:.1%} of pixels")
+        for row in worst
+        if shares[row] < 1
+    ]
 
 
 def worst_mistakes(
@@ -50,16 +143,17 @@ def worst_mistakes(
     ]
 
 
-def page(
-    receipt: bytes, rows: Sequence[Row], trace: NDArray[np.void], mistakes: list[Mistake]
-) -> bytes:
-    """The report of a run: results, learning curves, confusions, mistakes and the receipt."""
+def page(receipt: bytes, rows: Sequence[Row], trace: NDArray[np.void], answers: Answers) -> bytes:
+    """The report of a run: results, learning curves, tables of classes, mistakes, the receipt."""
     content: Receipt = json.loads(receipt)
     results = content["results"]
     test, names = results["metrics"]["test"], results["labels"]
     facts = {
-        "test accuracy": f"{test['accuracy']:.4f}",
-        "test F1 (mean of classes)": f"{test['f1']:.4f}",
+        **{
+            f"test {name}": number(value)
+            for name, value in test.items()
+            if value is None or isinstance(value, int | float)
+        },
         "steps": f"{results['steps']:,} in {results['epochs']} epochs",
         "weights kept from step": f"{results['kept_step']:,}",
         "weights sha256": results["weights_sha256"],
@@ -77,10 +171,8 @@ def page(
         facts=table(
             [[name, f"<code>{html.escape(value)}</code>"] for name, value in facts.items()]
         ),
-        curves=_curves(rows, trace),
-        classes=_classes(test["per_class"], names),
-        confusion=_confusion(np.array(test["confusion"]), names),
-        mistakes="".join(map(_figure, mistakes)) or "<p>None on the test split.</p>",
+        curves=_curves(rows, trace, results["monitor"]),
+        answers=_answered(test, names, answers),
         receipt=html.escape(receipt.decode()),
     ).encode()
 
@@ -131,8 +223,44 @@ def _two_curves(losses: Sequence[NDArray[np.float64]], step: int | None) -> str:
     return svg(figure)
 
 
-def _curves(rows: Sequence[Row], trace: NDArray[np.void]) -> str:
-    """Loss of the steps (thinned) and of each epoch, and accuracy on the validation split."""
+def _answered(test: Mapping[str, Any], names: Sequence[str], answers: Answers) -> str:
+    """What was answered on the test split: the parts that this kind of model has."""
+    parts = []
+    if "per_class" in test:
+        parts.append(("Classes, on the test split", _classes(test["per_class"], names)))
+    if "confusion" in test:
+        drawn = _confusion(np.array(test["confusion"]), names)
+        parts.append(("What was taken for what, on the test split", drawn))
+    if pairs := answers.pairs():
+        parts.append(("Answers and targets, on the test split", _scatter(pairs)))
+    if (mistakes := answers.mistakes()) or "per_class" in test:
+        shown = "".join(map(_figure, mistakes)) or "<p>None on the test split.</p>"
+        title = "Worst mistakes: wrong, and sure of it"
+        if answers.kind != "class":
+            title = "Worst mistakes"
+        parts.append((title, f'<div class="mistakes">{shown}</div>'))
+    return "\n".join(f"<h2>{title}</h2>\n{content}" for title, content in parts)
+
+
+def _scatter(pairs: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> str:
+    """A panel for each column of numbers: target against output, and the line of no error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(4, 3 * len(pairs)), 3.6), layout="constrained")
+    for axes, (name, target, output) in zip(
+        figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True
+    ):
+        ends = [float(target.min()), float(target.max())]
+        axes.plot(ends, ends, c="#888", lw=1, ls=":")
+        axes.scatter(target, output, s=6, c="#1f5fa8", alpha=0.5, linewidths=0)
+        axes.set(xlabel="target", ylabel="output")
+        axes.set_title(name, parse_math=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def _curves(rows: Sequence[Row], trace: NDArray[np.void], monitor: str) -> str:
+    """Loss of the steps (thinned) and of each epoch, and the monitor on the validation split."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -141,19 +269,22 @@ def _curves(rows: Sequence[Row], trace: NDArray[np.void]) -> str:
     left.plot(np.arange(len(trace))[::every] + 1, trace["loss"][::every], lw=0.5, c="#9db8d9")
     steps = [row["step"] for row in rows]
     left.plot(steps, [row["train"]["loss"] for row in rows], c="#1f5fa8", label="training")
-    left.plot(steps, [row["validation"]["loss"] for row in rows], c="#d9731a", label="validation")
-    left.set(xlabel="step", ylabel="loss", yscale="log")
-    right.plot(
-        [row["epoch"] for row in rows],
-        [row["validation"]["accuracy"] for row in rows],
-        c="#d9731a",
-        label="validation",
-    )
-    right.set(xlabel="epoch", ylabel="accuracy")
+    losses = _validation(rows, "loss")
+    left.plot(steps, losses, c="#d9731a", label="validation")
+    positive = (trace["loss"] > 0).all() and not any(loss <= 0 for loss in losses)
+    left.set(xlabel="step", ylabel="loss", yscale="log" if positive else "linear")
+    epochs = [row["epoch"] for row in rows]
+    right.plot(epochs, _validation(rows, monitor), c="#d9731a", label="validation")
+    right.set(xlabel="epoch", ylabel=monitor)
     for axes in (left, right):
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)
+
+
+def _validation(rows: Sequence[Row], name: str) -> list[float]:
+    values = [row["validation"][name] for row in rows]
+    return [math.nan if value is None else value for value in values]
 
 
 def _confusion(counts: NDArray[np.int64], names: Sequence[str]) -> str:
@@ -189,10 +320,9 @@ def svg(figure: "Figure") -> str:
 
 
 def _classes(classes: PerClass, names: Sequence[str]) -> str:
-    columns = {name: classes[name] for name in ("precision", "recall", "f1", "support")}
-    head = ["class", *columns]
+    head = ["class", *classes]
     body = [
-        [html.escape(name), *(f"{values[i]:.4g}" for values in columns.values())]
+        [html.escape(name), *(f"{values[i]:.4g}" for values in classes.values())]
         for i, name in enumerate(names)
     ]
     return table(body, head)
@@ -216,10 +346,12 @@ def _figure(mistake: Mistake) -> str:
         mistake.shown.save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
         shown = f'<img alt="test example {mistake.row}" src="data:image/png;base64,{data}">'
-    label, predicted = html.escape(mistake.label), html.escape(mistake.predicted)
+    predicted = f"<b>{html.escape(mistake.predicted)}</b>"
+    sure = "" if mistake.confidence is None else f" {mistake.confidence:.0%}"
+    label = f"<br>is {html.escape(mistake.label)}" if mistake.label else ""
     return (
-        f"<figure>{shown}<figcaption><b>{predicted}</b> {mistake.confidence:.0%}<br>"
-        f"is {label}<br><small>test row {mistake.row}</small></figcaption></figure>"
+        f"<figure>{shown}<figcaption>{predicted}{sure}{label}<br>"
+        f"<small>test row {mistake.row}</small></figcaption></figure>"
     )
 
 
@@ -248,12 +380,7 @@ _PAGE = """<!doctype html>
 {facts}
 <h2>Learning curves</h2>
 {curves}
-<h2>Classes, on the test split</h2>
-{classes}
-<h2>What was taken for what, on the test split</h2>
-{confusion}
-<h2>Worst mistakes: wrong, and sure of it</h2>
-<div class="mistakes">{mistakes}</div>
+{answers}
 <h2>Receipt</h2>
 <details><summary>receipt.json</summary><pre>{receipt}</pre></details>
 </html>

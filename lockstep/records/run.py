@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from lockstep.ground import console
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import RunError, nearest, printable
 from lockstep.ground.files import is_held
@@ -15,7 +16,7 @@ from lockstep.ground.watch import Row
 from lockstep.records import identity, receipt
 from lockstep.records.identity import Deciding, Identity, Parts
 from lockstep.records.reading import Altered, NewerSchema, content_of, json_object, shaped
-from lockstep.records.receipt import Receipt
+from lockstep.records.receipt import Receipt, metrics_of, monitor_of
 
 FAILURE = "failure.json"  # in the folder of a run whose training ended with an error
 _CHECKPOINT = re.compile("[0-9]{8,}")
@@ -36,7 +37,7 @@ class Experiment(Deciding):
     package: NotRequired[str]
 
 
-# The line of `invoke runs` for a run.
+# The line of `invoke runs` for a run: ``test`` is the value of ``metric``, the one that it went by.
 Summary = TypedDict(
     "Summary",
     {
@@ -45,7 +46,8 @@ Summary = TypedDict(
         "model": str,
         "recipe": str,
         "seed": int | None,
-        "test accuracy": float | None,
+        "metric": str | None,
+        "test": float | None,
         "identity": str,
         "from": str | None,
     },
@@ -169,7 +171,8 @@ class Run:
             "model": "",
             "recipe": "",
             "seed": None,
-            "test accuracy": None,
+            "metric": None,
+            "test": None,
             "identity": "",
             "from": None,
         }
@@ -186,8 +189,9 @@ class Run:
             line["state"] = "finished" if receipt else self.state
             line["identity"] = identity["digest"][:12]
             if receipt:
-                test = receipt["results"]["metrics"]["test"]
-                line["test accuracy"] = round(test["accuracy"], 4)
+                line["metric"] = name = monitor_of(receipt, settings)
+                value = metrics_of(receipt).get(f"test.{name}")
+                line["test"] = None if value is None else float(console.number(value))
                 line["from"] = "notebook" if receipt["environment"]["notebook"] else None
         return line
 

@@ -15,9 +15,7 @@ from lockstep.records.receipt import metrics_of
 from lockstep.records.run import Run, Summary
 
 COLUMNS = ("model", "recipe", "seed", "state")  # of the listing itself
-METRICS = tuple(
-    f"{split}.{name}" for split in ("test", "validation") for name in ("accuracy", "f1", "loss")
-)
+_METRIC = re.compile(r"(test|validation)\.\w+")
 STATES = ("finished", "running", "stopped", "failed", "altered", "newer")
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
@@ -40,7 +38,7 @@ class Record:
         return self.run.summary()
 
     @cached_property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """The metrics of the receipt, none of a run that is altered or not finished."""
         try:
             return metrics_of(self.run.receipt)
@@ -151,7 +149,7 @@ def choose(
     records, conditions = [Record(run) for run in runs], list(conditions)
     key = order.removeprefix("-")
     names = [one.name for one in conditions] + ([key] if order else [])
-    _refuse_unknown(names, records, {*COLUMNS, *METRICS, *known})
+    _refuse_unknown(names, records, {*COLUMNS, *known})
     found = [record for record in records if all(one.holds(record) for one in conditions)]
     if not order:
         return found
@@ -169,12 +167,17 @@ def _place(value: Any, numbers: bool) -> Any:
 
 def _refuse_unknown(names: list[str], records: list[Record], known: set[str]) -> None:
     for name in names:
-        if name in known or any(record.value(name) is not None for record in records):
+        if name in known or any(
+            name in record.metrics or record.value(name) is not None for record in records
+        ):
             continue
-        everything = known.union(*(record.deciding.keys() for record in records[:100]))
+        metrics = dict.fromkeys(name for record in records for name in record.metrics)
+        if not metrics and _METRIC.fullmatch(name):
+            continue  # no run is finished, so nobody knows which metrics there will be
+        everything = known.union(metrics, *(record.deciding.keys() for record in records[:100]))
         namesakes = sorted(right for right in everything if right.endswith(f".{name}"))
         hint = f" Did you mean {namesakes[0]}?" if namesakes else nearest(name, everything)
         raise RunError(
             f"{name}: no such metric or setting.{hint} (the names are "
-            f"{', '.join((*COLUMNS, *METRICS))} and those that `invoke config` lists)"
+            f"{', '.join((*COLUMNS, *metrics))} and those that `invoke config` lists)"
         )

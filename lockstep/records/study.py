@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lockstep.ground.console import number
 from lockstep.records.report import STYLE, svg, table
 
 _GOOD, _LINE, _GIVEN_UP = "#1f5fa8", "#d9731a", "#9a9a9a"
@@ -43,7 +44,7 @@ def page(
 
 def _row(trial: dict[str, Any], settings: Sequence[str]) -> list[str]:
     found = {
-        "complete": f"{trial['value'] or 0:.4f}",
+        "complete": number(trial["value"]),
         "pruned": f"given up after epoch {trial['epochs']}",
         "fail": f"failed: {trial['failed']}",
     }.get(trial["state"], trial["state"])

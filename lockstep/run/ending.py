@@ -1,6 +1,5 @@
 """Ends a run: final answers, golden examples, report, and the receipt as the last file."""
 
-import json
 import time
 from pathlib import Path
 
@@ -17,15 +16,16 @@ from lockstep.records.run import Run
 from lockstep.run.level import promise
 from lockstep.run.making import Setup
 from lockstep.run.recorder import Recorder
-from lockstep.training.evaluation import Answers, Metrics, metrics
+from lockstep.training.evaluation import Measured
+from lockstep.training.metrics import Metrics
 
 
 def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
     """Write all results of a trained run, and last its receipt; ``began`` is monotonic time."""
     with setup.training.kept_weights():
         weights = setup.weights()
-        validation, test = metrics(*setup.answers("validation")), setup.answers("test")
-    if count := metrics(*test).get("not_finite"):
+        validation, test = setup.measured("validation").metrics, setup.measured("test")
+    if count := test.metrics.get("not_finite"):
         recorder.watch.say(f"warning: {count} answers on the test split are not numbers.")
     _refuse_drift(recorder, setup, validation)
     experiment, examples = setup.experiment, setup.dataset.splits["test"].inputs
@@ -36,7 +36,7 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
         "golden.json": golden.made(experiment.model, stored, weights, examples),
     }
     recorder.confirm()
-    splits: Splits = {"validation": validation, "test": metrics(*test)}
+    splits: Splits = {"validation": validation, "test": test.metrics}
     results = _results(setup, run.folder, recorder.last_step, files, splits)
     resumed_at_step, samples_per_second = recorder.pace()
     timing: Timing = {
@@ -74,8 +74,7 @@ def _refuse_drift(recorder: Recorder, setup: Setup, validation: Metrics) -> None
     if row is None:
         return
     for name, before in row["validation"].items():
-        now = validation[name]  # type: ignore[literal-required]
-        if json.dumps(now) == json.dumps(before):  # NaN is NaN
+        if (now := validation.get(name)) == before:
             continue
         reason = f"validation {name} of step {step} is {now}, and was {before} while training"
         if recorder.doubts or (settings.profile, settings.device) != ("portable", "cpu"):
@@ -106,11 +105,18 @@ def _results(
         "data_version": setup.dataset.version,
         "data": trace.epochs_seen(folder / "trace.bin", per_epoch),
         "metrics": splits,
+        "monitor": setup.monitor(splits["validation"]),
     }
 
 
-def _report(setup: Setup, run: Run, receipt: bytes, test: Answers) -> bytes:
+def _report(setup: Setup, run: Run, receipt: bytes, test: Measured) -> bytes:
     show = home.here().module(setup.experiment.model).Preprocess.show
     inputs = setup.dataset.splits["test"].inputs
-    mistakes = report.worst_mistakes(*test, setup.dataset.labels, lambda row: show(inputs[row]))
-    return report.page(receipt, run.metrics(), trace.read(run.folder / "trace.bin"), mistakes)
+    answers = report.Answers(
+        setup.dataset.kind,
+        setup.dataset.labels,
+        test.outputs,
+        test.target,
+        lambda row: show(inputs[row]),
+    )
+    return report.page(receipt, run.metrics(), trace.read(run.folder / "trace.bin"), answers)

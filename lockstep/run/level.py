@@ -5,13 +5,10 @@ import torch
 
 from lockstep.config.experiment import Training
 from lockstep.ground import environment, profiles
-from lockstep.ground.digests import key_of
-from lockstep.ground.generators import reseed
 from lockstep.program import rows_of
 from lockstep.records.receipt import Level, level
 from lockstep.run.making import Setup
-from lockstep.training import selftest
-from lockstep.training.evaluation import evaluation_mode
+from lockstep.training import evaluation, selftest
 from lockstep.training.loop import apply, follow
 
 _ANSWERS = 8  # examples
@@ -33,11 +30,8 @@ def rehearse(setup: Setup) -> None:
 
 def answer(setup: Setup) -> None:
     """Answer a few examples as an evaluation does, which may run operations of its own."""
-    rows = setup.preprocess(np.array(setup.dataset.splits["validation"].inputs[:_ANSWERS]))
-    # Not inference mode, in which composite operations show, not their parts.
-    with evaluation_mode(setup.model), torch.no_grad():
-        reseed(key_of(0, "evaluation", 0))
-        torch.softmax(setup.model(rows.to(setup.experiment.training.device)), dim=1)
+    rows = setup.blocks("validation", _ANSWERS)
+    evaluation.rehearse(setup.model, rows, setup.blocks("validation"), setup.evaluation)
 
 
 def doubts(setup: Setup) -> set[str]:

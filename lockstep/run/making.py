@@ -7,14 +7,17 @@ reads recipes, keeps files, reports or answers.
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+from lockstep.answers.output import output_of
+from lockstep.config.budgets import refuse_unknown
 from lockstep.config.experiment import Experiment
 from lockstep.data.batches import Batches, Blocks
 from lockstep.data.dataset import Dataset
@@ -22,11 +25,12 @@ from lockstep.ground import home
 from lockstep.ground.digests import key_of, readable_json
 from lockstep.ground.generators import reseed
 from lockstep.program import Update
+from lockstep.training import evaluation
 from lockstep.training.checkpoint import Snapshot
 from lockstep.training.determinism import refuse_broken
-from lockstep.training.distributed import Workers
-from lockstep.training.evaluation import Answers, Metrics, metrics, probabilities
+from lockstep.training.distributed import ALONE, Workers
 from lockstep.training.loop import Observer, Training, train
+from lockstep.training.metrics import DEFAULTS, Metrics, figures
 from lockstep.training.optimizer import learning_rate, scheduled
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import ShardedGradient
@@ -35,6 +39,11 @@ from lockstep.training.updates import Plan, Rule
 
 # What a program may say of its step, with what it means where it does not.
 _SAID = ("updates", "groups", "optimizer", "after_step")
+
+if TYPE_CHECKING:
+    from lockstep.model import Parts
+
+_FEW = 32  # rows, in a rehearsal of the evaluation
 
 
 class Keeper(Observer, Protocol):
@@ -80,6 +89,7 @@ class Setup:
         )
         self.steps = settings.epochs * self.batches.steps_per_epoch
         self.learning_rate = self._schedule(parts)
+        self.evaluation = evaluation_of(parts, experiment.settings, dataset)
 
     @property
     def gradient(self) -> ShardedGradient:
@@ -140,19 +150,40 @@ class Setup:
             steps=self.steps,
         )
 
-    def answers(self, name: str, stop_signal: Callable[[], int] = lambda: 0) -> Answers:
-        """Return what the present weights answer on a split, and what would be right."""
-        blocks = Blocks(
-            self.dataset.splits[name], self.preprocess, self.experiment.training.evaluation_batch
-        )
-        classes = len(self.dataset.labels)
-        return probabilities(self.model, blocks, classes, self.workers, stop_signal)
+    def measured(
+        self, name: str, stop_signal: Callable[[], int] = lambda: 0
+    ) -> evaluation.Measured:
+        """Return what the present weights are worth on a split."""
+        blocks = self.blocks(name)
+        return evaluation.measured(self.model, blocks, self.evaluation, self.workers, stop_signal)
+
+    def blocks(self, name: str, rows: int = 0) -> Blocks:
+        """Return a split as it is evaluated, or its first rows."""
+        split = self.dataset.splits[name].first(rows)
+        return Blocks(split, self.preprocess, self.experiment.training.evaluation_batch)
+
+    def rehearse_evaluation(self) -> None:
+        """Try the metrics on a few validation rows, and learn their names.
+
+        Raises ModelError for what is no metric, for an unknown training.monitor, and for a budget
+        of a metric that there is not.
+        """
+        few, whole = self.blocks("validation", _FEW), self.blocks("validation")
+        names = evaluation.rehearse(self.model, few, whole, self.evaluation)
+        self.evaluation = dataclasses.replace(self.evaluation, names=tuple(names))
+        evaluation.monitor_of(names, self.experiment.training.monitor)
+        refuse_unknown(self.experiment.accept, names)
+
+    def monitor(self, metrics: Metrics) -> str:
+        """Return the name of the metric among these that says which weights are better."""
+        return evaluation.monitor_of(list(figures(metrics)), self.experiment.training.monitor)
 
     def evaluate(self, stop_signal: Callable[[], int]) -> tuple[float, Metrics]:
         """Return a score, the higher the better, and the validation metrics."""
-        found = metrics(*self.answers("validation", stop_signal))
-        scores = {"accuracy": found["accuracy"], "f1": found["f1"], "loss": -found["loss"]}
-        return scores[self.experiment.training.monitor], found
+        metrics = self.measured("validation", stop_signal).metrics
+        name = self.monitor(metrics)
+        score = math.nan if metrics[name] is None else metrics[name]
+        return (-score if self.evaluation.is_lower_better(name) else score), metrics
 
     def weights(self) -> bytes:
         """Return the content of ``weights.safetensors``, with the order of the model's tensors."""
@@ -169,6 +200,32 @@ class Setup:
         return readable_json(
             {"model": self.experiment.model, "config": config} | self.preprocess.state()
         )
+
+
+def evaluation_of(parts: "Parts", config: Any, dataset: Dataset) -> evaluation.Evaluation:
+    """Return how a model's package with a Config is measured on a data set."""
+    return evaluation.Evaluation.of(
+        parts,
+        config,
+        kind=dataset.kind,
+        classes=len(dataset.labels),
+        output=output_of(parts, dataset.kind),
+    )
+
+
+def monitored(experiment: Experiment, dataset: Dataset) -> tuple[str, bool]:
+    """Return the metric that a training will go by, and whether less of it is better."""
+    parts = home.here().module(experiment.model)
+    measuring, name = (
+        evaluation_of(parts, experiment.settings, dataset),
+        experiment.training.monitor,
+    )
+    if not name and measuring.is_own:
+        setup = Setup(experiment, dataset, ALONE)
+        setup.rehearse_evaluation()
+        name, *_ = setup.evaluation.names
+    name = name or DEFAULTS[dataset.kind][0]
+    return name, measuring.is_lower_better(name)
 
 
 def train_setup(

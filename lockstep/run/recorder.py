@@ -20,7 +20,7 @@ from lockstep.records.trace import Trace
 from lockstep.run.making import Setup
 from lockstep.training import launch
 from lockstep.training.checkpoint import Checkpoints, Snapshot
-from lockstep.training.evaluation import Metrics
+from lockstep.training.metrics import Metrics, figures
 
 
 class NullRecorder:
@@ -64,6 +64,7 @@ class Recorder(NullRecorder):
         self.training, self.batches = setup.training, setup.batches
         self.settings, self.doubts = setup.experiment.training, set[str]()
         self._rate = 0.0  # of the last step
+        self._monitor = setup.monitor
         self.origin = origin  # digests of what the run is set up with
         self.notebook = environment.from_notebook()
         self._open, self._saved = ExitStack(), time.monotonic()
@@ -159,6 +160,9 @@ class Recorder(NullRecorder):
         """Write the epoch's metrics."""
         if count := validation.get("not_finite"):
             self.watch.say(f"warning: {count} answers on the validation split are not numbers.")
+        values, name = figures(validation), self._monitor(validation)
+        for other in [other for other, value in values.items() if value is None]:
+            self.watch.say(f"warning: validation {other} is not a finite number.")
         self.owner.check()
         self.trace.write()
         losses = trace.read(self.trace.path)["loss"][step - self.batches.steps_per_epoch : step]
@@ -168,11 +172,7 @@ class Recorder(NullRecorder):
             "better": better,
             "rate": self._rate,
             "train": {"loss": float(np.mean(losses))},
-            "validation": {
-                "accuracy": validation["accuracy"],
-                "f1": validation["f1"],
-                "loss": validation["loss"],
-            },
+            "validation": {name: values.pop(name), **values},
         }
         self.journal.append(row)
         self.watch.epoch(row)

@@ -136,7 +136,8 @@ def _metrics(
                 "train": {"epoch_loss": row["train"]["loss"], "rate": row["rate"]}
             }
             for name, value in _flat(values | {"validation": row["validation"]}, "/"):
-                yield (name, row["step"]), float(value)
+                if value is not None:  # one that is not finite
+                    yield (name, row["step"]), float(value)
     if results:
         for name, value in _flat({"test": results["metrics"]["test"]}, "/"):
             if isinstance(value, int | float):

@@ -71,14 +71,15 @@ class Workers:
     def all_gather(self, rows: NDArray[Number]) -> NDArray[Number]:
         """All rows, in place, of which every worker has filled some and left the others 0.
 
-        Each row comes from one worker and is added to zeros, which is exact in any order.
+        Each byte comes from one worker and is added to zeros, which is exact in any order.
         """
         if self.count == 1:
             return rows
         import torch.distributed as dist
 
         with _losing_nobody():
-            dist.all_reduce(torch.from_numpy(rows), group=self._group)
+            content = torch.from_numpy(rows.reshape(-1).view(np.uint8))
+            dist.all_reduce(content, group=self._group)
         return rows
 
     def any(self, mine: bool) -> bool:

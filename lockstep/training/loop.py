@@ -15,7 +15,8 @@ from lockstep.ground.digests import canonical_json
 from lockstep.ground.errors import Diverged, Interrupted
 from lockstep.training.checkpoint import Snapshot
 from lockstep.training.distributed import Workers
-from lockstep.training.evaluation import EvaluationStopped, Metrics
+from lockstep.training.evaluation import EvaluationStopped
+from lockstep.training.metrics import Metrics
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import Outcome, Step
 from lockstep.training.updates import Move

@@ -1,5 +1,6 @@
 """Training the trials of a study, and looking on."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lockstep.config.recipe import load_yaml, read_value
+from lockstep.ground.console import number
 from lockstep.ground.errors import Diverged, Interrupted, LockstepError, SettingError
 from lockstep.ground.files import write_atomically
 from lockstep.ground.processes import follow_parent
@@ -52,7 +54,8 @@ class Judge(Watch):
         """Look at epochs that were not looked at yet; raises GivenUp before the last of them."""
         for row in rows:
             if (epoch := row["epoch"]) not in self._values:
-                self._values[epoch] = row["validation"][self._monitor]
+                value = row["validation"][self._monitor]
+                self._values[epoch] = math.nan if value is None else value
                 if epoch not in self._study.reported(self._trial):
                     self._trial.report(self._values[epoch], epoch)
                 hopeless = self._study.is_hopeless(self._trial.number, self._values)
@@ -83,13 +86,16 @@ def work(study: Study, total: int, train: Train, monitor: str, runs: Path) -> No
                 study.end(trial)
             else:
                 receipt = run.finished_receipt()
-                results = receipt["results"]
+                results, metrics = receipt["results"], metrics_of(receipt)
                 # Also for those who have not the run itself, as it is on another machine.
                 trial.set_user_attr("run", run.name)
                 trial.set_user_attr("weights_sha256", results["weights_sha256"])
-                trial.set_user_attr("accuracy", results["metrics"]["test"]["accuracy"])
+                trial.set_user_attr("test", metrics[f"test.{monitor}"])
                 trial.set_user_attr("seconds", receipt["timing"]["seconds"])
-                study.end(trial, metrics_of(receipt)[f"validation.{monitor}"])
+                value = metrics[f"validation.{monitor}"]
+                if value is None:
+                    trial.set_user_attr("failed", f"validation {monitor} is not finite")
+                study.end(trial, value)
 
 
 def follow(study: Study, total: int, parallel: int, words: Sequence[str], watch: Watch) -> None:
@@ -137,13 +143,14 @@ def _tell(study: Study, total: int, told: set[int], watch: Watch) -> None:
             told.add(trial.number)
             watch.say(f"trial {trial.number}  {outcome(trial)}  {settings(trial)}")
     best = study.best(total)
-    watch.trials(finished(trials), total, f"{best.value:.4f} (trial {best.number})" if best else "")
+    shown = f"{number(best.value)} (trial {best.number})" if best else ""
+    watch.trials(finished(trials), total, shown)
 
 
 def outcome(trial: FrozenTrial) -> str:
     """Return the outcome of a trial in a few words."""
     if trial.state == TrialState.COMPLETE:
-        return f"{trial.value:.4f}"
+        return number(trial.value)
     if trial.state == TrialState.PRUNED:
         return f"given up after epoch {max(trial.intermediate_values, default=0)}"
     return "failed" if trial.state == TrialState.FAIL else "not ended"
