@@ -53,12 +53,25 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     width, 3). What was photographed with the camera held otherwise is turned upright, another size
     is scaled. Raises DataError for what is no picture.
     """
+    return _taken(source, size, "L")
+
+
+def colour(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture as red, green and blue 0 to 255 of shape (height, width, 3).
+
+    ``source`` is as for ``grey``; a picture without colours has the same value three times. Raises
+    DataError for what is no picture.
+    """
+    return _taken(source, size, "RGB")
+
+
+def _taken(source: Any, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
     if isinstance(source, str | Path):
-        return _read(source, str(source), size)
+        return _read(source, str(source), size, mode=mode)
     if isinstance(source, bytes):  # from who knows where: no format that takes a program to read
-        return _decoded(source, "picture", size)
+        return _decoded(source, "picture", size, mode)
     if isinstance(source, Image.Image):
-        return _scaled(source, size)
+        return _scaled(source, size, mode)
     try:
         tensor = isinstance(source, torch.Tensor)
         array = source.detach().cpu().numpy() if tensor else np.asarray(source)
@@ -79,7 +92,7 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
         array = np.rint(array * 255)
     elif array.min() < 0 or array.max() > 255:
         raise DataError("picture: found whole numbers outside 0 to 255; scale them.")
-    return _scaled(Image.fromarray(array.astype(np.uint8)), size)
+    return _scaled(Image.fromarray(array.astype(np.uint8)), size, mode)
 
 
 def is_small(content: bytes) -> bool:
