@@ -145,7 +145,7 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ": found other names, expected those of training"
 
 
-def as_lists(picture: "pictures.Picture") -> list[Any]:
-    """A picture as people see it as the nested lists that JSON has."""
-    lists: list[Any] = np.asarray(picture).tolist()
+def as_lists(values: "pictures.Picture | NDArray[Any]") -> list[Any]:
+    """Return a picture as people see it, or an array, as the nested lists that JSON has."""
+    lists: list[Any] = np.asarray(values).tolist()
     return lists

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lockstep.answers import giving, golden, reading
 from lockstep.answers.golden import Golden
-from lockstep.answers.inputs import GIVES, Gives, Numbers, Takes
+from lockstep.answers.inputs import GIVES, Gives, Numbers, Picture, Takes, Text
 from lockstep.answers.output import output_of
 from lockstep.bundles.opening import is_bundle, opened, readable, refuse_unsigned
 from lockstep.ground.digests import canonical_json, digest_of
@@ -141,6 +141,12 @@ class Predictor:
                 f"{kind}: not readable ({type(error).__name__}: {reason:.200}), expected "
                 f"{reading.expected(self.takes)}."
             ) from error
+
+    def as_input(self, row: NDArray[Any]) -> Any:
+        """Return a raw example as people have it, so that ``read`` takes it."""
+        if isinstance(self.takes, Picture | Text):
+            return self.preprocess.show(row)
+        return row
 
     def answer(self, inputs: Any) -> list[str]:  # noqa: ARG002
         """Return a text for each of the inputs (n, ...), as Preprocess makes them.

@@ -96,13 +96,13 @@ def inputs_of_bytes(takes: Takes, content: bytes) -> Iterable[Any]:
     return table(takes, text)
 
 
-def inputs_of_npy(takes: Takes, content: bytes) -> list[NDArray[Any]]:
+def inputs_of_npy(takes: Takes, content: bytes) -> Iterable[NDArray[Any]]:
     """Return the inputs in an array of NumPy's format: one, or one in each of its rows."""
     array = _array(content)
     inner = len(takes.shape) if isinstance(takes, Tensor) else 1
     if not inner <= array.ndim <= inner + 1:
         raise DataError(f"array: found shape {array.shape}, expected {expected(takes)} or several.")
-    return [array] if array.ndim == inner else list(array)
+    return [array] if array.ndim == inner else array
 
 
 def inputs_of_word(takes: Takes, word: str) -> list[tuple[str, Any]]:
