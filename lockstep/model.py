@@ -13,7 +13,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from lockstep.answers.inputs import Picture, Takes, Text
+from lockstep.answers.inputs import Answer, Gives, Numbers, Picture, Takes, Tensor, Text
 from lockstep.config.experiment import setting
 from lockstep.ground.errors import DataError, LockstepError, ModelError, SettingError
 from lockstep.ground.home import of
@@ -29,21 +29,25 @@ if TYPE_CHECKING:
     from lockstep.ground import pictures as pictures
 
 __all__ = [
+    "Answer",
     "Batch",
     "Config",
     "DataError",
+    "Gives",
     "Group",
     "LockstepError",
     "Loss",
     "Losses",
     "Model",
     "ModelError",
+    "Numbers",
     "Parts",
     "Picture",
     "Predictor",
     "Preprocess",
     "SettingError",
     "Takes",
+    "Tensor",
     "Text",
     "Update",
     "features_of",

@@ -89,7 +89,7 @@ def check_model(model: str, folder: Path, *settings: str, recipe: str = "base") 
             )
         predictor = loading.predictor(run)  # compares its answers with those at the end of training
         examples = dataset.splits["test"].inputs[:STEPS]
-        inputs = [predictor.preprocess.show(example) for example in examples]
+        inputs = [predictor.as_input(example) for example in examples]
         answers = json.loads(json.dumps(predictor.predict(inputs)))
         if len(answers) != len(inputs):
             _fail(

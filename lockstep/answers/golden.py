@@ -1,32 +1,36 @@
 """Golden answers: what a model answered to a few examples when it was trained, kept with it."""
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lockstep.answers.inputs import Answer
 from lockstep.ground import home
-from lockstep.ground.digests import readable_json
+from lockstep.ground.digests import digest_of, readable_json
 from lockstep.ground.errors import Diverged, ModelError
 
 if TYPE_CHECKING:
-    from lockstep.answers.predictor import Predictor
+    from lockstep.answers.predictor import Outputs, Predictor
     from lockstep.ground import pictures
 
 _EXAMPLES, _MANY = 8, 512
 
 
 class Golden(TypedDict):
-    """The content of ``golden.json``: raw examples of a type and shape in base64, their answers."""
+    """The content of ``golden.json``: raw examples of a type and shape in base64, their answers.
 
-    answers: list[Answer]
+    A label's answer has every bit of the model's outputs. For all others there are digests of the
+    outputs beside the answers, and for large ones, masks and vectors, instead of them.
+    """
+
+    answers: list[Any]
     inputs: list[str]
     shape: list[int]
     type: str
+    outputs: NotRequired[list[str]]
 
 
 def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> bytes:
@@ -37,28 +41,54 @@ def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> b
     """
     predictor = home.here().module(model).Predictor.of(preprocess, weights)
     chosen = [np.ascontiguousarray(row) for row in rows[:_EXAMPLES]]
-    answers = predictor.answers(chosen)
-    if not all(map(_is_finite, answers)):
+    if not all(_are_finite(predictor, chosen)):
         many = [np.ascontiguousarray(row) for row in rows[:_MANY]]
-        pairs = list(zip(many, predictor.answers(many), strict=True))
-        good = [(row, answer) for row, answer in pairs if _is_finite(answer)][:_EXAMPLES]
-        if not good:
+        good = zip(many, _are_finite(predictor, many), strict=True)
+        chosen = [row for row, finite in good if finite][:_EXAMPLES]
+        if not chosen:
             raise Diverged(
                 f"{model}: the answers to the first {len(many)} test examples are not numbers; "
                 "lower training.lr or set training.clip, which makes it another run."
             )
-        chosen, answers = [row for row, _ in good], [answer for _, answer in good]
+    outputs = predictor.outputs(chosen)
+    large = predictor.gives in ("mask", "vector")
     content: Golden = {
-        "answers": answers,
+        "answers": [] if large else predictor.answered(outputs),
         "inputs": [base64.b64encode(row.tobytes()).decode() for row in chosen],
         "shape": list(rows.shape[1:]),
         "type": rows.dtype.str,
     }
+    if predictor.gives != "label":
+        content["outputs"] = digests(outputs)
     return readable_json(content)
 
 
-def _is_finite(answer: Answer) -> bool:
-    return all(map(math.isfinite, answer["confidences"].values()))
+def _are_finite(predictor: "Predictor", rows: Sequence[NDArray[Any]]) -> list[bool]:
+    """Whether all that the model computes for an example are numbers, for each of them."""
+    finite: list[bool] = []
+    for start in range(0, len(rows), _EXAMPLES):
+        outputs = predictor.outputs(rows[start : start + _EXAMPLES])
+        if isinstance(outputs, list):
+            finite += [True] * len(outputs)
+        else:
+            finite += outputs.isfinite().flatten(1).all(1).tolist()
+    return finite
+
+
+def bits(outputs: "Outputs") -> list[bytes]:
+    """The bits of a model's outputs, for each example."""
+    if isinstance(outputs, list):
+        return [text.encode(errors="surrogatepass") for text in outputs]
+    return [_bytes(row) for row in outputs.cpu()]
+
+
+def _bytes(row: torch.Tensor) -> bytes:
+    return row.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def digests(outputs: "Outputs") -> list[str]:
+    """The digest of a model's outputs, for each example."""
+    return [digest_of(row) for row in bits(outputs)]
 
 
 def examples(content: Golden) -> list[NDArray[Any]]:
@@ -83,8 +113,7 @@ def compared(predictor: "Predictor", receipt: Mapping[str, Any], cpu: str, settl
     trained = receipt["environment"]["cpu"]["model"]
     if cpu != trained and not receipt["level"]["promise"].endswith("(portable)"):
         return f"unchecked: the run was trained on another kind of CPU ({trained})"
-    found = predictor.answers(examples(predictor.golden))
-    if told := difference(predictor.golden["answers"], found):
+    if told := difference(predictor.golden, predictor):
         raise ModelError(
             f"{receipt['run']}: answers otherwise than in training ({told}); this machine or its "
             "packages compute other bits. `invoke doctor` says what is not as locked."
@@ -92,21 +121,31 @@ def compared(predictor: "Predictor", receipt: Mapping[str, Any], cpu: str, settl
     return "equal"
 
 
-def difference(expected: Sequence[Answer], found: Sequence[Answer]) -> str:
-    """Describe where answers differ from golden ones; empty if all bits are the same."""
-    for number, (old, new) in enumerate(zip(expected, found, strict=True), 1):
-        for label, confidence in old["confidences"].items():
-            if new["confidences"].get(label) != confidence:
-                return (
-                    f"example {number}, {label}: found {new['confidences'].get(label)}, "
-                    f"expected {confidence}"
-                )
+def difference(expected: Golden, predictor: "Predictor") -> str:
+    """Describe where a Predictor's answers differ from golden ones; empty if all bits are equal."""
+    outputs = predictor.outputs(examples(expected))
+    answers = predictor.answered(outputs)
+    for number, (old, new) in enumerate(zip(expected["answers"], answers, strict=False), 1):
         if new != old:
-            return f"example {number}: found {new['label']}, expected {old['label']}"
+            return f"example {number}{_first_difference(old, new)}"
+    for number, (one, other) in enumerate(
+        zip(expected.get("outputs", ()), digests(outputs), strict=False), 1
+    ):
+        if one != other:
+            return f"example {number}: found outputs {other[:12]}, expected {one[:12]}"
     return ""
 
 
-def as_lists(picture: "pictures.Picture") -> list[Any]:
-    """A picture as people see it as the nested lists that JSON has."""
-    lists: list[Any] = np.asarray(picture).tolist()
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Name the first number, label or text in which an answer differs from a golden one."""
+    flat_old, flat_new = (answer | answer.get("confidences", {}) for answer in (old, new))
+    for name in (*old.get("confidences", ()), *old):
+        if name != "confidences" and flat_new.get(name) != flat_old[name]:
+            return f", {name}: found {flat_new.get(name)}, expected {flat_old[name]}"
+    return ": found other names, expected those of training"
+
+
+def as_lists(values: "pictures.Picture | NDArray[Any]") -> list[Any]:
+    """Return a picture as people see it, or an array, as the nested lists that JSON has."""
+    lists: list[Any] = np.asarray(values).tolist()
     return lists

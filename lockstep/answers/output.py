@@ -21,7 +21,13 @@ def output_of(parts: Any, kind: Kind) -> Output:
     return own or _BY_KIND[kind]
 
 
-def _as_they_are(model: torch.nn.Module, inputs: Any) -> torch.Tensor:
+def is_own(output: Output) -> bool:
+    """Return whether a function is a model's own ``output``, and none of those by kind."""
+    return output not in _BY_KIND.values()
+
+
+def as_it_is(model: torch.nn.Module, inputs: Any) -> torch.Tensor:
+    """Return what the model itself gives, (n, ...)."""
     return model(inputs)  # type: ignore[no-any-return]
 
 
@@ -37,6 +43,6 @@ _BY_KIND: dict[Kind, Output] = {
     "class": _softmax,
     "labels": _sigmoid,
     "mask": _softmax,
-    "numbers": _as_they_are,
-    "none": _as_they_are,
+    "numbers": as_it_is,
+    "none": as_it_is,
 }

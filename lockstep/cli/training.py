@@ -7,26 +7,22 @@ from typing import TYPE_CHECKING
 
 from lockstep.cli import schema
 from lockstep.cli.containers import in_image
-from lockstep.cli.verbs import Verbs, add_image, add_recipe, run_of, said
+from lockstep.cli.verbs import Verbs, add_image, add_recipe, run_of
 from lockstep.ground import home
 
 if TYPE_CHECKING:
-    from lockstep.answers.inputs import Answer
     from lockstep.config.experiment import Experiment
     from lockstep.config.recipe import Source
 
 
 def add_to(verbs: Verbs) -> None:
-    """Add train, evaluate and predict."""
+    """Add train and evaluate."""
     verb = verbs.add(train, runs=True)
     add_recipe(verb)
     add_image(verb)
     verb.add_argument("--workers", type=int, metavar="N", help="is training.workers=N")
     verb.add_argument("--until", type=int, default=0, metavar="STEP", help="stop there")
-    for verb in (verbs.add(evaluate, runs=True), verbs.add(predict, runs=True)):
-        verb.add_argument("run", metavar="RUN")
-    verb.add_argument("inputs", nargs="+", metavar="INPUT", help="a picture, a text, a CSV file")
-    verb.add_argument("--output", metavar="FILE", help="write a CSV file with a row for each")
+    verbs.add(evaluate, runs=True).add_argument("run", metavar="RUN")
 
 
 def resolved(options: argparse.Namespace) -> tuple["Experiment", dict[str, "Source"]]:
@@ -126,37 +122,3 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"test {'  '.join(shown)}")
         print("as in the receipt" if found == expected else "NOT as in the receipt")
     return 0 if found == expected else 1
-
-
-def predict(options: argparse.Namespace) -> None:
-    """Label files or texts with the model of a run, in order."""
-    from lockstep.ground.place import Place
-    from lockstep.loading import find, predictor
-
-    model = predictor(find(options.run, Place.default(options.runs).runs, said))
-    named = [named for word in options.inputs for named in model.named_inputs(word)]
-    answers = model.predict([source for _, source in named])
-    if options.json:
-        print(json.dumps(answers, indent=2))
-    elif options.output:
-        _write_answers(options.output, [name for name, _ in named], answers)
-    else:
-        for (name, _), answer in zip(named, answers, strict=True):
-            print(f"{name}: {answer['label']} ({answer['confidence']:.1%})")
-
-
-def _write_answers(output: str, names: list[str], answers: list["Answer"]) -> None:
-    """A CSV file with a row for each answer: input, label, confidence."""
-    import csv
-    import io
-    from pathlib import Path
-
-    from lockstep.ground.files import write_atomically
-
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("input", "label", "confidence"))
-    for name, answer in zip(names, answers, strict=True):
-        rows.writerow((name, answer["label"], answer["confidence"]))
-    write_atomically(Path(output), text.getvalue().encode())
-    print(f"{output}: {len(answers)} answers")

@@ -46,7 +46,8 @@ def open_dataset(
             for split in SPLITS
         }
     digest = digest_of(canonical_json(manifest))
-    return Dataset(entry.name, entry.labels, digest, splits, f"{entry.name}@{entry.digest}")
+    version, columns = f"{entry.name}@{entry.digest}", tuple(manifest.get("columns", ()))
+    return Dataset(entry.name, entry.labels, digest, splits, version, columns=columns)
 
 
 def prepared(folder: Path) -> list[str]:
@@ -80,6 +81,8 @@ def _prepare(
                     file.write(values.data)
                 sizes[path.name] = digest_of(path)
         manifest = {"data": entry.name, "labels": entry.labels, "sha256": sizes}
+        if columns := entry.reading.get("numbers"):
+            manifest["columns"] = list(columns)
         write_flushed(part / "manifest.json", readable_json(manifest))
 
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ def _prepare(
 def _manifest(entry: Entry, home: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((home / "manifest.json").read_bytes())
-        if sorted(manifest) == ["data", "labels", "sha256"]:
+        if sorted({*manifest} - {"columns"}) == ["data", "labels", "sha256"]:
             return manifest
     except ValueError:
         pass

@@ -32,7 +32,8 @@ class Dataset:
     """A prepared data set; ``digest`` stands for every byte of its arrays.
 
     ``version`` is its permanent name in the catalog: ``digits@`` and the version's digest.
-    ``kind`` says what a target is, and ``labels`` has the names of what a model answers with.
+    ``kind`` says what a target is, and ``labels`` has the names of what a model answers with;
+    ``columns`` has those of the numbers in an input, where it is a row of a table.
     """
 
     name: str
@@ -41,3 +42,4 @@ class Dataset:
     splits: dict[str, Split]
     version: str
     kind: Kind = "class"
+    columns: tuple[str, ...] = ()

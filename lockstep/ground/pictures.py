@@ -26,6 +26,7 @@ _ONCE = {"EXIF": b"Exif\0\0", "an ICC profile": b"iCCP"}
 _OFTEN = 64
 # What Pillow raises for files that are not as they should be: these after Image.open, too.
 _BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error)
+_SPREAD = (97, 157, 53)  # of a class's number to red, green and blue: neighbours look different
 _TURNED = Image.Transpose
 _TURNS = {  # by how a camera was held, as EXIF counts
     2: _TURNED.FLIP_LEFT_RIGHT,
@@ -53,12 +54,25 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     width, 3). What was photographed with the camera held otherwise is turned upright, another size
     is scaled. Raises DataError for what is no picture.
     """
+    return _taken(source, size, "L")
+
+
+def colour(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture as red, green and blue 0 to 255 of shape (height, width, 3).
+
+    ``source`` is as for ``grey``; a picture without colours has the same value three times. Raises
+    DataError for what is no picture.
+    """
+    return _taken(source, size, "RGB")
+
+
+def _taken(source: Any, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
     if isinstance(source, str | Path):
-        return _read(source, str(source), size)
+        return _read(source, str(source), size, mode=mode)
     if isinstance(source, bytes):  # from who knows where: no format that takes a program to read
-        return _decoded(source, "picture", size)
+        return _decoded(source, "picture", size, mode)
     if isinstance(source, Image.Image):
-        return _scaled(source, size)
+        return _scaled(source, size, mode)
     try:
         tensor = isinstance(source, torch.Tensor)
         array = source.detach().cpu().numpy() if tensor else np.asarray(source)
@@ -79,7 +93,7 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
         array = np.rint(array * 255)
     elif array.min() < 0 or array.max() > 255:
         raise DataError("picture: found whole numbers outside 0 to 255; scale them.")
-    return _scaled(Image.fromarray(array.astype(np.uint8)), size)
+    return _scaled(Image.fromarray(array.astype(np.uint8)), size, mode)
 
 
 def is_small(content: bytes) -> bool:
@@ -105,6 +119,15 @@ def stored(content: bytes, name: str, size: tuple[int, int], *, rgb: bool) -> ND
     for what is no picture.
     """
     return _decoded(content, name, size, "RGB" if rgb else "L")
+
+
+def mask_png(classes: list[list[int]]) -> bytes:
+    """A mask as a PNG: its values are the numbers of the classes, shown in colours."""
+    picture = Image.fromarray(np.array(classes, np.uint8))
+    picture.putpalette([(number * factor) % 256 for number in range(256) for factor in _SPREAD])
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def _decoded(

@@ -108,7 +108,7 @@ def latency(run: Run, place: Place, watch: Watch) -> float:
 
     experiment = run.experiment()
     example = open_data(experiment["data"]["name"], place, watch).splits["test"].inputs[0]
-    inputs = [predictor.preprocess.show(example)]
+    inputs = [predictor.as_input(example)]
     for _ in range(_WARM_UP):
         predictor.predict(inputs)
     took: list[float] = []

@@ -14,19 +14,23 @@ from lockstep.ground import profiles
 from lockstep.ground.errors import DataError
 
 if TYPE_CHECKING:
-    from lockstep.answers.inputs import Answer
     from lockstep.answers.predictor import Predictor
 
 _PICTURES = ("image/png", "image/jpeg", "application/x-image")
-_JSON, _CSV, _PLAIN = "application/json", "text/csv", "text/plain"
+_JSON, _CSV, _PLAIN, _NPY = "application/json", "text/csv", "text/plain", "application/x-npy"
 
 
 @dataclass(frozen=True)
 class Request:
-    """The body of a request: inputs, or the text of a CSV file, which each model reads itself."""
+    """The body of a request: inputs, or what each model reads itself.
+
+    That is the text of a CSV file, what JSON held, or an array in NumPy's format.
+    """
 
     inputs: list[Any] = field(default_factory=list)
     table: str | None = None
+    json: Any = None
+    array: bytes | None = None
 
 
 def model_fn(model_dir: str) -> "Predictor":
@@ -55,7 +59,9 @@ def model_fn(model_dir: str) -> "Predictor":
 
 
 def input_fn(body: bytes | bytearray | str | None, content_type: str | None) -> Request:
-    """Read a picture, a JSON list of pictures (as arrays) or texts, a text, or rows of a CSV file.
+    """Read a picture, a text, rows of a CSV file, an array in NumPy's format, or JSON.
+
+    JSON holds a list of inputs: pictures as arrays, texts, rows of numbers, tensors.
 
     Raises an error of status 415 for another content type, of 400 for content of another type.
     """
@@ -68,35 +74,56 @@ def input_fn(body: bytes | bytearray | str | None, content_type: str | None) -> 
             return Request([content.decode()])
         if kind == _CSV:
             return Request(table=content.decode("utf-8-sig"))
-        if kind == _JSON and isinstance(inputs := json.loads(content), list):
-            return Request(inputs)
+        if kind == _NPY:
+            return Request(array=content)
+        if kind == _JSON and isinstance(inputs := json.loads(content), list | dict):
+            return Request(json=inputs)
     except (ValueError, RecursionError) as error:
         raise _refused(400, f"body: not readable as {kind} ({error}).") from None
     if kind == _JSON:
-        raise _refused(400, "body: found other JSON, expected a list of pictures or of texts.")
-    known = ", ".join((*_PICTURES, _JSON, _CSV, _PLAIN))
+        raise _refused(400, "body: found other JSON, expected a list of inputs.")
+    known = ", ".join((*_PICTURES, _JSON, _CSV, _PLAIN, _NPY))
     raise _refused(415, f"content type: found {content_type!r:.80}, expected one of {known}.")
 
 
-def predict_fn(request: Request, predictor: "Predictor") -> "list[Answer]":
+def predict_fn(request: Request, predictor: "Predictor") -> list[Any]:
     """Answer each input, in their order.
 
     Raises an error of status 400 for inputs that the model does not take.
     """
-    texts = predictor.takes.described()["kind"] == "text"
     try:
-        inputs = request.inputs if request.table is None else list(predictor.table(request.table))
-        # A model of pictures would open a text as the path of a file, and NumPy would copy one
-        # among numbers to each of their places.
-        if not texts and any(map(_has_text, inputs)):
-            raise DataError("input: found a text, expected pictures.")
-        rows = [predictor.read(one) for one in inputs]
+        rows = [predictor.example(one) for one in _inputs(request, predictor)]
     except DataError as error:
         raise _refused(400, str(error)) from None
     return predictor.answers(rows)
 
 
-def output_fn(answers: "list[Answer]", accept: str) -> tuple[str, str]:
+def _inputs(request: Request, predictor: "Predictor") -> list[Any]:
+    from lockstep.answers import reading
+
+    takes = predictor.takes
+    kind = takes.described()["kind"]
+    if request.table is not None:
+        return list(predictor.table(request.table))
+    if request.array is not None:
+        if kind in ("picture", "text"):
+            raise DataError(f"array: found NumPy's format, expected {kind}s.")
+        return list(reading.inputs_of_npy(takes, request.array))
+    if kind in ("numbers", "tensor"):
+        if request.json is None:
+            raise DataError(f"input: found a picture or a text, expected {kind}s.")
+        return reading.inputs_of_json(takes, request.json)
+    inputs = request.inputs if request.json is None else request.json
+    if isinstance(inputs, dict):
+        raise DataError(f"input: found an object, expected a list of {kind}s.")
+    # A model of pictures would open a text as the path of a file, and NumPy would copy one
+    # among numbers to each of their places.
+    if kind == "picture" and any(map(_has_text, inputs)):
+        raise DataError("input: found a text, expected pictures.")
+    return inputs
+
+
+def output_fn(answers: list[Any], accept: str) -> tuple[str, str]:
     """Return the answers as JSON, and that content type.
 
     Raises an error of status 406 if the caller does not accept it.

@@ -195,11 +195,16 @@ class Setup:
         return content
 
     def stored(self) -> bytes:
-        """Return the content of ``preprocess.json``: the settings and all that was fitted."""
-        config = dataclasses.asdict(self.experiment.settings)
-        return readable_json(
-            {"model": self.experiment.model, "config": config} | self.preprocess.state()
-        )
+        """Return the content of ``preprocess.json``: the settings and all that was fitted.
+
+        And what answers are made by, where it is not the usual: the kind of the data set, and the
+        names of the numbers in an input.
+        """
+        config, data = dataclasses.asdict(self.experiment.settings), self.dataset
+        stored = {"model": self.experiment.model, "config": config} | self.preprocess.state()
+        kind = {"kind": data.kind} if data.kind != "class" else {}
+        columns = {"columns": list(data.columns)} if data.columns else {}
+        return readable_json(stored | kind | columns)
 
 
 def evaluation_of(parts: "Parts", config: Any, dataset: Dataset) -> evaluation.Evaluation:

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from lockstep.answers import golden
-from lockstep.answers.inputs import Answer
+from lockstep.answers.inputs import Numbers
 from lockstep.answers.predictor import Predictor
 from lockstep.loading import Served
 from lockstep.serving import description
@@ -40,6 +40,7 @@ def _rest(served: Served, asking: Asking, metrics: Metrics) -> FastAPI:
     predictor = served.predictor
     about = served.about | {
         "takes": predictor.takes.described(),
+        "gives": predictor.gives,
         "labels": predictor.preprocess.labels,
     }
 
@@ -70,14 +71,16 @@ def _rest(served: Served, asking: Asking, metrics: Metrics) -> FastAPI:
         return Response(metrics.page(), media_type=KIND)
 
     described = rest.openapi()
-    described["paths"][PREDICT] = description.path(predictor.takes, *_example(predictor))
+    described["paths"][PREDICT] = description.path(predictor, *_example(predictor))
     return rest
 
 
-def _example(predictor: Predictor) -> tuple[list[Any] | str | None, list[Answer]]:
-    """An input in JSON and what is answered to it, if golden answers are there to tell."""
+def _example(predictor: Predictor) -> tuple[Any, list[Any]]:
+    """An input in JSON and its answer, if there are golden answers to make it of."""
     if predictor.golden is None:
         return None, []
-    shown = predictor.preprocess.show(golden.examples(predictor.golden)[0])
-    given = shown if isinstance(shown, str) else golden.as_lists(shown)
+    takes, shown = predictor.takes, predictor.as_input(golden.examples(predictor.golden)[0])
+    given: Any = shown if isinstance(shown, str) else golden.as_lists(shown)
+    if isinstance(takes, Numbers) and len(takes.names) == len(given):
+        given = dict(zip(takes.names, given, strict=True))
     return given, predictor.predict([shown])

@@ -11,7 +11,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lockstep.answers.inputs import Answer
 from lockstep.answers.predictor import BLOCK
 from lockstep.serving.limits import Limits, busy
 
@@ -47,7 +46,7 @@ class Batching:
 
     def __init__(
         self,
-        answers: Callable[[Sequence[Row]], list[Answer]],
+        answers: Callable[[Sequence[Row]], list[Any]],
         limits: Limits,
         note: Callable[[int], None],
     ):
@@ -126,5 +125,5 @@ class Batching:
             return [answer for row in rows for answer in self._compute([row])]
 
 
-def _as_json(answer: Answer) -> bytes:
+def _as_json(answer: Any) -> bytes:
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()

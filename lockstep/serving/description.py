@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from lockstep.answers.inputs import Answer, Takes, Text
-from lockstep.serving.reading import CSV, FORM, JSON
+from lockstep.answers.inputs import Numbers, Picture, Takes, Tensor, Text
+from lockstep.answers.predictor import Predictor
+from lockstep.serving.reading import CSV, FORM, JSON, NPY
 
 _REFUSED = {
     400: "what the model cannot take",
@@ -14,63 +15,107 @@ _REFUSED = {
 }
 
 
-def path(takes: Takes, example: Any, answers: list[Answer]) -> dict[str, Any]:
-    """The path's description; ``example`` is an input in JSON, ``answers`` those to it."""
+def path(predictor: Predictor, example: Any, answers: list[Any]) -> dict[str, Any]:
+    """Return the path's description; ``example`` is an input in JSON, ``answers`` those to it."""
     responses: dict[str, Any] = {
         str(status): {"description": text, "content": {JSON: {"schema": _DETAIL}}}
         for status, text in _REFUSED.items()
     }
     examples = {"one": {"value": answers}} if answers else {}
-    content = {JSON: {"schema": _ANSWERS} | ({"examples": examples} if examples else {})}
+    schema = {"type": "array", "items": _answer(predictor)}
+    content = {JSON: {"schema": schema} | ({"examples": examples} if examples else {})}
     responses["200"] = {"description": "an answer for each input", "content": content}
     return {
         "post": {
             "operationId": "predict",
-            "summary": "Label one input, or a list of them.",
-            "requestBody": {"required": True, "content": _body(takes, example)},
+            "summary": "Answer one input, or a list of them.",
+            "requestBody": {"required": True, "content": _body(predictor.takes, example)},
             "responses": dict(sorted(responses.items())),
         }
     }
 
 
 def _body(takes: Takes, example: Any) -> dict[str, Any]:
-    shown = {"examples": {"one": {"value": [example]}}} if example is not None else {}
     binary = {"type": "string", "format": "binary"}
+    file = {"schema": binary}
     # A field may have any name; tools that make a form of this show one of these.
     fields = {"properties": {"file": binary}, "additionalProperties": binary, "minProperties": 1}
     form: dict[str, Any] = {"schema": {"type": "object"} | fields}
-    if isinstance(takes, Text):
-        text = {"type": "string"}
-        texts: dict[str, Any] = {"anyOf": [text, {"type": "array", "items": text}]}
-        plain = {"schema": text} | ({"examples": {"one": {"value": example}}} if shown else {})
-        table = {"schema": text}
-        return {JSON: {"schema": texts} | shown, "text/plain": plain, CSV: table, FORM: form}
-    value = {"type": "number", "minimum": 0, "maximum": 255}
-    row = {"type": "array", "minItems": 1, "items": value}
-    rows = {"type": "array", "minItems": 1, "items": row}
-    arrays: dict[str, Any] = {
-        "description": "whole numbers 0 to 255 or floats 0 to 1; one picture or several",
-        "anyOf": [rows, {"type": "array", "items": rows}],
-    }
-    file = {"schema": binary}
-    return {"image/png": file, "image/jpeg": file, JSON: {"schema": arrays} | shown, FORM: form}
+    text = {"type": "string"}
+    one, more = _input(takes)
+    many: dict[str, Any] = {"anyOf": [one, {"type": "array", "items": one}]} | more
+    shown = {"examples": {"one": {"value": [example]}}} if example is not None else {}
+    whole = {JSON: {"schema": many} | shown}
+    match takes:
+        case Text():
+            plain = {"schema": text} | ({"examples": {"one": {"value": example}}} if shown else {})
+            return whole | {"text/plain": plain, CSV: {"schema": text}, FORM: form}
+        case Picture():
+            return {"image/png": file, "image/jpeg": file} | whole | {FORM: form}
+        case Numbers():
+            return whole | {CSV: {"schema": text}, NPY: file, FORM: form}
+        case Tensor():
+            return whole | {NPY: file, FORM: form}
+
+
+def _input(takes: Takes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of one input in JSON, and what there is to say of it."""
+    number: dict[str, Any] = {"type": "number"}
+    match takes:
+        case Text():
+            return {"type": "string"}, {}
+        case Picture():
+            row = {"type": "array", "minItems": 1, "items": number | {"minimum": 0, "maximum": 255}}
+            said = "whole numbers 0 to 255 or floats 0 to 1; one picture or several"
+            rows = {"type": "array", "minItems": 1, "items": row}
+            colours = rows | {"items": rows}
+            return (colours if takes.colour else rows), {"description": said}
+        case Numbers(names) if names:
+            size = {"minItems": len(names), "maxItems": len(names)}
+            properties = dict.fromkeys(names, number)
+            by_name = {"type": "object", "required": list(names), "properties": properties}
+            said = f"numbers in this order: {', '.join(names)}; or by name; one row or several"
+            either = {"anyOf": [{"type": "array", "items": number} | size, by_name]}
+            return either, {"description": said}
+        case Numbers():
+            return {"type": "array", "items": number}, {}
+        case Tensor(shape, dtype):
+            nested = number
+            for size_of in reversed(shape):
+                nested = {"type": "array", "minItems": size_of, "maxItems": size_of} | {
+                    "items": nested
+                }
+            return nested, {"description": f"shape {list(shape)}, {dtype}; one or several"}
+
+
+def _answer(predictor: Predictor) -> dict[str, Any]:
+    """The schema of one answer."""
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    shares = {"type": "object", "additionalProperties": share}
+    number = {"type": ["number", "null"]}
+    names, text = list(predictor.preprocess.labels), {"type": "string"}
+    fields: dict[str, Any]
+    match predictor.gives:
+        case "label":
+            fields = {"label": text, "confidence": share, "confidences": shares}
+        case "labels":
+            chosen = {"type": "array", "items": text}
+            confidences = {"type": "object", "additionalProperties": number}
+            fields = {"labels": chosen, "confidences": confidences}
+        case "values":
+            fields = dict.fromkeys(names, number)
+        case "mask":
+            row = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+            fields = {"mask": {"type": "array", "items": row}, "shares": shares}
+        case "text":
+            fields = {"text": text}
+        case _:
+            fields = {"vector": {"type": "array"}}
+    return {"type": "object", "required": list(fields), "properties": fields}
 
 
 _DETAIL = {
     "type": "object",
     "required": ["detail"],
     "properties": {"detail": {"type": "string"}},
-}
-_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-_ANSWERS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "required": ["label", "confidence", "confidences"],
-        "properties": {
-            "label": {"type": "string"},
-            "confidence": _SHARE,
-            "confidences": {"type": "object", "additionalProperties": _SHARE},
-        },
-    },
 }

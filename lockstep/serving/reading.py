@@ -1,25 +1,22 @@
 """A request's body as inputs of the model: a file, JSON with one or many, or a form."""
 
-import json
+import math
 import time
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from numpy.typing import NDArray
 
-from lockstep.answers.inputs import Picture
+from lockstep.answers import reading
+from lockstep.answers.inputs import Picture, Tensor, Text
 from lockstep.answers.predictor import Predictor
 from lockstep.ground import pictures
 from lockstep.ground.errors import DataError
 from lockstep.serving.limits import Limits, Refused
 
 JSON, FORM, CSV = "application/json", "multipart/form-data", "text/csv"
-_WANTED = {
-    "picture": "a picture or a list of pictures, each an array of shape (height, width), "
-    "(1, height, width) or (height, width, 3)",
-    "text": "a text or a list of texts",
-}
+NPY = "application/x-npy"
 _SHORT = 1 << 13  # bytes of JSON or of a text that are read within microseconds
 
 
@@ -27,12 +24,13 @@ class Reading:
     """Reads what a model's Predictor takes."""
 
     def __init__(self, predictor: Predictor, limits: Limits):
-        takes = predictor.takes
+        takes = self._takes = predictor.takes
         self._picture, self._limits = isinstance(takes, Picture), limits
-        self._read, self._table = predictor.read, predictor.table
-        self._wanted = _WANTED["picture" if self._picture else "text"]
-        # One picture in colours can always be asked, however large those of the model are.
+        self._read, self._table = predictor.example, predictor.table
+        # One picture in colours can always be asked, however large those of the model are; and
+        # one tensor.
         one = 5 * takes.height * takes.width if isinstance(takes, Picture) else 0
+        one = 2 * math.prod(takes.shape) + 2 if isinstance(takes, Tensor) else one
         self._values = max(limits.values, one)
 
     def is_quick(self, kind: str, body: bytes) -> bool:
@@ -49,13 +47,13 @@ class Reading:
         most = self._limits.inputs
         inputs: Iterable[Any]
         if kind.startswith(JSON):
-            inputs = self._many(self._parsed(body))
+            inputs = reading.inputs_of_json(self._takes, self._parsed(body))
         elif kind.startswith(FORM):
-            inputs = [self._content(part) for part in _parts(kind, body, most)]
+            inputs = chain.from_iterable(map(self._content, _parts(kind, body, most)))
         elif kind.startswith(CSV):
-            inputs = self._table(_text(body).removeprefix("\ufeff"))
+            inputs = self._table(reading.decoded(body).removeprefix("\ufeff"))
         else:
-            inputs = [self._content(body)]
+            inputs = self._content(body)
         few = list(islice(inputs, most + 1))  # of a table no more is read
         if len(few) > most:
             raise _too_many(most)
@@ -70,11 +68,22 @@ class Reading:
                 )
         return rows
 
-    def _content(self, content: bytes) -> bytes | str:
-        return content if self._picture else _text(content)
+    def _content(self, content: bytes) -> Iterable[Any]:
+        """The inputs in a file: one picture or text, one or many rows of numbers or tensors."""
+        if self._picture:
+            return [content]
+        if isinstance(self._takes, Text):
+            return [reading.decoded(content)]
+        if not content.startswith(reading.NPY):
+            self._refuse_many_values(content)
+        return reading.inputs_of_bytes(self._takes, content)
 
     def _parsed(self, body: bytes) -> Any:
         """What JSON holds, if that is not so much that all others would have to wait for it."""
+        self._refuse_many_values(body)
+        return reading.parsed(body)
+
+    def _refuse_many_values(self, body: bytes) -> None:
         # Each value stands after one of these, but the first.
         found = len(body) - len(body.translate(None, b",:[{"))
         if found > self._values:
@@ -83,41 +92,6 @@ class Reading:
                 f"body: found {found:,} commas, colons and brackets, expected at most "
                 f"{self._values:,}; ask several times.",
             )
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"body: not readable as JSON ({error}).") from error
-
-    def _many(self, found: Any) -> list[Any]:
-        """The inputs in JSON: no text for a picture, for that would be a path of this machine."""
-        if not self._picture:
-            texts = [found] if isinstance(found, str) else found
-            if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
-                return texts
-        elif isinstance(found, list) and all(isinstance(item, list) for item in found):
-            one = bool(found) and all(_is_number(value) for item in found for value in item)
-            many = [found] if one and all(found) else found
-            if all(_has_numbers(item, 3) for item in many):
-                return many
-        raise DataError(f"body: found other JSON, expected {self._wanted}.")
-
-
-def _text(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"text: not readable as UTF-8 ({error.reason}).") from error
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _has_numbers(value: Any, depth: int) -> bool:
-    """Whether all in nested lists are numbers; NumPy would copy a long text to each place."""
-    if isinstance(value, list):
-        return depth > 0 and all(_has_numbers(item, depth - 1) for item in value)
-    return _is_number(value)
 
 
 def _too_many(most: int) -> Refused:

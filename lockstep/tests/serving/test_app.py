@@ -93,7 +93,8 @@ def test_it_is_well_and_says_which_run_it_serves(port: int, finished_run: Run) -
             },
             "golden": "equal",
             "runtime": f"torch {finished_run.receipt['environment']['torch']}",
-            "takes": {"kind": "picture", "height": 8, "width": 8},
+            "takes": {"kind": "picture", "height": 8, "width": 8, "colour": False},
+            "gives": "label",
             "labels": [str(digit) for digit in range(10)],
         },
     )
