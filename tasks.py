@@ -129,12 +129,40 @@ def format_(_: Context) -> None:
     tool("python", "environment/hooks.py", "write-notebooks", *NOTEBOOKS)
 
 
-@task(help={"base": "only pin the base image's newest digest"})
-def lock(_: Context, base: bool = False) -> None:
-    """Lock all categories of the Pipfile again."""
+@task(
+    optional=["upgrade"],
+    help={
+        "base": "only pin the base image's newest digest",
+        "upgrade": "move this package to its newest version, or all that the Pipfile does not pin",
+    },
+)
+def lock(_: Context, base: bool = False, upgrade: str | None = None) -> None:
+    """Lock the Pipfile; versions that satisfy it stay as they are."""
     if base:
         return engine("image", "base")
-    run(sys.executable, str(ROOT / "environment" / "lock.py"))
+    relock(*given(upgrade=upgrade))
+
+
+@task(
+    help={
+        "package": "its name, or NAME==VERSION; the newest version that fits if it has none",
+        "dev": "for development only: not in the training and serving images",
+    }
+)
+def add(_: Context, package: str, dev: bool = False) -> None:
+    """Add a package to Pipfile and lock; other packages keep their versions."""
+    relock(*given(add=package, dev=dev))
+
+
+@task(help={"package": "a package of the Pipfile"})
+def remove(_: Context, package: str) -> None:
+    """Remove a package from Pipfile and lock, with what only it needed."""
+    relock(*given(remove=package))
+
+
+def relock(*words: str) -> None:
+    """Write the lock; ./workbench installs it at its next call."""
+    run(sys.executable, str(ROOT / "environment" / "lock.py"), *words)
 
 
 @task(help={"gpu": "with torch for CUDA instead of the CPU"})

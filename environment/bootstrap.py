@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))  # python -I leaves it out
 
 from image import COMPILE, lighten, remove_times
-from installers import PIP, default_index, pip_settings, tool, torch_addresses
+from installers import PIP, default_index, pip_settings, tool, torch_addresses, uv_settings
 from lockfile import entries, export, normal, parsed, pipfile_digest
 from process import (
     LOCK,
@@ -200,37 +200,14 @@ def install(lock: dict[str, Any], categories: Sequence[str]) -> None:
 
 
 def with_uv(lock: dict[str, Any], categories: Sequence[str]) -> None:
-    """`uv pip sync`; uv does not read pip's settings, so each is passed to it."""
+    """`uv pip sync`, from requirements with hashes."""
     uv = tool("uv")
-    pip = pip_settings()
     REQUIREMENTS.write_text(export(lock, categories))
-    command: list[str | Path] = [uv, "pip", "sync", "--python", PYTHON]
+    settings, variables = uv_settings(entries(lock, categories).get("torch", {}))
+    command: list[str | Path] = [uv, "pip", "sync", "--python", PYTHON, *settings]
     command += ["--require-hashes", "--no-build", REQUIREMENTS]
     # No hard links into a cache: an edit in one clone would change the results of all others.
     command += ["--link-mode", "copy"]
-    # All indexes are searched, as pip does; a package planted in one of them fails on its hash.
-    command += ["--index-strategy", "unsafe-best-match"]
-    for setting, option in (
-        ("index-url", "--index-url"),
-        ("extra-index-url", "--extra-index-url"),
-        ("find-links", "--find-links"),
-        ("trusted-host", "--allow-insecure-host"),
-    ):
-        for value in pip.get(setting, "").split():
-            command += [option, Path(value).expanduser() if value.startswith("~") else value]
-    for address in torch_addresses(entries(lock, categories).get("torch", {})):
-        command += ["--find-links", address]
-    if pip.get("no-index") in ("1", "true", "yes", "on"):
-        command += ["--no-index"]
-    variables = {}
-    if timeout := pip.get("timeout") or pip.get("default-timeout"):
-        variables["UV_HTTP_TIMEOUT"] = timeout
-    if proxy := pip.get("proxy"):
-        variables |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
-    requests_own = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    if bundle := pip.get("cert") or requests_own:
-        variables["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
-        variables["UV_SYSTEM_CERTS"] = "1"
     run("installing the locked packages with uv", command, **variables)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -78,3 +79,35 @@ def torch_addresses(torch: dict[str, str]) -> list[str]:
         return []
     offered = output(*PIP, "index", "versions", "torch")
     return [] if version in re.split(r"[\s,()]+", offered) else [f"{TORCH_CPU}/torch/"]
+
+
+def uv_settings(torch: dict[str, str]) -> tuple[list[str | Path], dict[str, str]]:
+    """pip's settings as options and variables of uv, which does not read them.
+
+    `torch` is its entry in the lock: its +cpu wheel may need an address of its own.
+    """
+    pip = pip_settings()
+    # All indexes are searched, as pip does; a package planted in one of them fails on its hash.
+    options: list[str | Path] = ["--index-strategy", "unsafe-best-match"]
+    for setting, option in (
+        ("index-url", "--index-url"),
+        ("extra-index-url", "--extra-index-url"),
+        ("find-links", "--find-links"),
+        ("trusted-host", "--allow-insecure-host"),
+    ):
+        for value in pip.get(setting, "").split():
+            options += [option, Path(value).expanduser() if value.startswith("~") else value]
+    for address in torch_addresses(torch):
+        options += ["--find-links", address]
+    if pip.get("no-index") in ("1", "true", "yes", "on"):
+        options += ["--no-index"]
+    variables = {}
+    if timeout := pip.get("timeout") or pip.get("default-timeout"):
+        variables["UV_HTTP_TIMEOUT"] = timeout
+    if proxy := pip.get("proxy"):
+        variables |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
+    requests_own = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if bundle := pip.get("cert") or requests_own:
+        variables["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
+        variables["UV_SYSTEM_CERTS"] = "1"
+    return options, variables

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,13 +22,13 @@ LOG = VENV / "setup.log"
 
 # What an installer prints when it fails (its group is the thing it names), the cause in our words,
 # and the next move. The first that matches counts.
-NOT_OFFERED = "a locked package is not offered"
+NOT_OFFERED = "a package is not offered"
 CAUSES = (
     (r"(no space left|disk quota).*", "the disk is full", "free some space"),
     (
         r"hash mismatch for `(.+?)`|do not match the hashes[\s\S]+?^ +([\w.-]+==\S+)",
         "found a file with another sha256 than in Pipfile.lock",
-        "ask who runs the package index, or run `invoke lock` if the new file is right",
+        "ask who runs the package index, or run `invoke lock --upgrade` if the new file is right",
     ),
     (
         r"failed to fetch: `?([^\s`]+)|connection broken by .+: (\S+)$",
@@ -36,10 +36,15 @@ CAUSES = (
         "check the network and pip's index-url, proxy, cert, find-links (pip config list)",
     ),
     (
+        r"no solution found[\s\S]+?because ([\s\S]+? depends on [\s\S]+?)(?:, we can conclude|\Z)",
+        "the versions exclude each other",
+        "choose another version of one of them",
+    ),
+    (
         r"no matching distribution found for (\S+)|there is no version of (\S+)"
         r"|(\S+) was not found|(\S+) has no (?:usable )?wheels",
         NOT_OFFERED,
-        "check pip's index-url and find-links (pip config list)",
+        "check its name, and pip's index-url and find-links (pip config list)",
     ),
 )
 
@@ -71,12 +76,19 @@ def remove(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".new")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_together({path: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Replace files; all texts are on the disk before the first file changes."""
+    asides = {path: path.with_name(path.name + ".new") for path in texts}
+    for path, text in texts.items():
+        with asides[path].open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    for path, aside in asides.items():
+        aside.replace(path)
 
 
 def wait_for_others() -> None:
@@ -120,8 +132,18 @@ def runs(program: Path) -> bool:
 
 def run(step: str, command: Sequence[str | Path], **variables: str | None) -> None:
     """Run an installer: on a terminal it shows its progress, else it writes to the log."""
+    _run(step, command, variables, terminal=sys.stderr.isatty())
+
+
+def run_quietly(step: str, command: Sequence[str | Path], **variables: str | None) -> None:
+    """Run an installer with its output in the log."""
+    _run(step, command, variables, terminal=False)
+
+
+def _run(
+    step: str, command: Sequence[str | Path], variables: Mapping[str, str | None], terminal: bool
+) -> None:
     say(step)
-    terminal = sys.stderr.isatty()
     started = time.monotonic()
     with LOG.open("ab") as log:
         begin = log.tell()

@@ -321,6 +321,7 @@ def test_the_runs_are_where_a_variable_says_unless_the_command_says_otherwise(
     assert call("runs", "--runs", str(tmp_path))[1].startswith(f"no runs in {tmp_path};")
 
 
+@pytest.mark.slow
 def test_the_doctor_has_a_line_for_each_thing(call: Call) -> None:
     code, out, _ = call("doctor")
     names = ["engine", "python", "lock", "files", "variables", "cpu", "gpu", "disk", "docker"]
@@ -349,7 +350,7 @@ finally:
         "from lockstep.cli import main; main(['--help'])",
         "from lockstep.cli import main; main(['config', 'apparel'])",
         "from lockstep.cli import main; main(['runs', '--runs', 'no-such-folder'])",
-        "from lockstep.cli import main; main(['doctor'])",
+        pytest.param("from lockstep.cli import main; main(['doctor'])", marks=pytest.mark.slow),
         "from lockstep.cli import main; main(['train', 'digits', 'training.epoch=1'])",
     ],
 )

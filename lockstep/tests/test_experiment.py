@@ -170,6 +170,7 @@ def test_a_finished_run_is_reported_without_making_its_archive(
     assert [(train_briefly().state, len(made)) for _ in range(2)] == [("finished", 1)] * 2
 
 
+@pytest.mark.slow
 def test_packages_that_are_not_as_locked_are_said_and_recorded(
     place: Place, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +186,7 @@ def test_packages_that_are_not_as_locked_are_said_and_recorded(
     assert run.name != finished_run.name
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(train_briefly: Train) -> None:
     written = (train_briefly().folder / "receipt.json").stat().st_mtime_ns
     assert (train_briefly().folder / "receipt.json").stat().st_mtime_ns == written
@@ -202,6 +204,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert not (run / "receipt.json").exists()
 
 
+@pytest.mark.slow
 def test_a_diverged_run_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     done = command("train", "digits", "training.lr=1e30", "data.limit=300", f"--runs={tmp_path}")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -234,6 +237,7 @@ def test_without_getting_better_it_stops_after_patience(train_briefly: Train) ->
     assert results(run)["epochs"] == 3  # the first is the best, two more are waited for
 
 
+@pytest.mark.slow
 def test_best_and_last_weights_can_be_kept(train_briefly: Train) -> None:
     words = ("digits/base", "training.lr=0", "training.epochs=3")
     best, last = (train_briefly(*words, f"training.keep={keep}") for keep in ("best", "last"))
@@ -247,6 +251,7 @@ def test_averaged_weights_are_what_is_kept_and_evaluated(train_briefly: Train) -
     assert results(plain)["weights_sha256"] != results(averaged)["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_the_trace_tells_the_first_step_that_differs(train_briefly: Train, place: Place) -> None:
     """Another learning rate shows in the weights of the first step, but not yet in its loss."""
     run = train_briefly()

@@ -4,13 +4,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pipfile
 import pytest
+from process import SetUpError
 
 ROOT = Path(__file__).parents[2]
 PIPFILE = tomllib.loads((ROOT / "Pipfile").read_text())
@@ -114,7 +118,7 @@ def python(tree: Path, *words: str) -> Any:
 
 VERIFY = """
 import installers, lock, process
-process.run("verifying", (installers.tool("pipenv"), "verify"), **lock.neutral(process.ROOT))
+process.run("verifying", (installers.tool("pipenv"), "verify"), **lock.neutral(process.ROOT, {}))
 """
 
 
@@ -173,3 +177,123 @@ def test_locking_twice_gives_the_same_bytes_without_a_trace_of_the_machine(tree:
     assert again["cpu"]["torch"]["hashes"] == LOCK["cpu"]["torch"]["hashes"]
     assert again["gpu"]["xxhash"]["version"] == "===4.1.0"  # three equals signs stay three
     (tree / "Pipfile").write_text((ROOT / "Pipfile").read_text())
+
+
+SMALL = """\
+# Ours.
+[packages]
+alpha = "==1.0" # it answers
+"zope.event" = "==6.0"
+
+[dev-packages]
+beta = {version = "==1.0", extras = ["fast"]}
+"""
+
+
+def test_a_package_gets_a_line_at_its_place_and_loses_it_again() -> None:
+    added = pipfile.added(SMALL, "Gamma==2.0", "packages")
+    assert added == SMALL.replace('"zope', 'Gamma = "==2.0"\n"zope')
+    assert pipfile.removed(added, "gamma") == SMALL
+    extras = pipfile.added(SMALL, "gamma[b,a]", "dev-packages")
+    assert extras == SMALL + 'gamma = {version = "*", extras = ["a", "b"]}\n'
+    assert pipfile.added(SMALL, "beta==2.0", "dev-packages") == SMALL.replace(
+        'beta = {version = "==1.0"', 'beta = {version = "==2.0"'
+    )
+    assert pipfile.removed(SMALL, "zope-event") == SMALL.replace('"zope.event" = "==6.0"\n', "")
+    assert pipfile.added("", "gamma==1", "packages") == '\n[packages]\ngamma = "==1"\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda text: pipfile.added(text, "beta", "packages"),
+            r"beta: is in \[dev-packages\] of the Pipfile, expected nowhere or in \[packages\]",
+        ),
+        (
+            lambda text: pipfile.added(text, "gamma>1", "packages"),
+            "gamma>1: not a package, expected NAME or NAME==VERSION",
+        ),
+        (
+            lambda text: pipfile.removed(text, "alpah"),
+            r"alpah: not in the Pipfile\. Did you mean alpha\?",
+        ),
+        (
+            lambda text: pipfile.removed(text + "[packages.x]\nversion = '==1'\n", "x"),
+            r"\[packages\]: expected one line for each package; edit x by hand",
+        ),
+        (lambda text: pipfile.removed(text + "=", "alpha"), "Pipfile: found .+, expected TOML"),
+        (
+            lambda text: pipfile.requirement("alpha", {"git": "somewhere"}),
+            "Pipfile: alpha: found git, expected only version, extras and markers",
+        ),
+    ],
+)
+def test_what_cannot_be_locked_is_refused_in_one_line(
+    change: Callable[[str], str], message: str
+) -> None:
+    with pytest.raises(SetUpError, match=f"^(Pipfile: )?{message}"):
+        change(SMALL)
+
+
+def differing(lock: Any) -> dict[str, str]:
+    """Category and name of each entry that is not as in this tree's lock, with its version."""
+    return {
+        f"{category}: {name}": entry["version"]
+        for category in CATEGORIES.values()
+        for name, entry in lock[category].items()
+        if LOCK[category].get(name) != entry
+    }
+
+
+@pytest.mark.slow
+def test_adding_upgrading_and_removing_a_package_leaves_all_others_to_the_byte(tree: Path) -> None:
+    before = [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")]
+    added = python(tree, "environment/lock.py", "--add", "tomlkit==0.13.2")
+    assert (added.returncode, added.stdout) == (0, "default: tomlkit (none) -> 0.13.2\n")
+    assert differing(json.loads((tree / "Pipfile.lock").read_text())) == {
+        "default: tomlkit": "==0.13.2"
+    }
+    assert python(tree, "-c", VERIFY).returncode == 0
+
+    upgraded = python(tree, "environment/lock.py", "--upgrade", "tomlkit")
+    moved = re.fullmatch(r"default: tomlkit 0\.13\.2 -> (\S+)\n", upgraded.stdout)
+    assert moved, upgraded.stderr
+    version = f"=={moved[1]}"
+    assert differing(json.loads((tree / "Pipfile.lock").read_text())) == {
+        "default: tomlkit": version
+    }
+    assert tomllib.loads((tree / "Pipfile").read_text())["packages"]["tomlkit"] == version
+    for name in ("Pipfile", "Pipfile.lock"):
+        assert "://" not in (tree / name).read_text()
+
+    removed = python(tree, "environment/lock.py", "--remove", "tomlkit")
+    assert (removed.returncode, removed.stdout) == (0, f"default: tomlkit {moved[1]} -> (none)\n")
+    assert [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")] == before
+
+
+@pytest.mark.slow
+def test_what_cannot_be_had_or_fitted_is_one_line_and_changes_nothing(tree: Path) -> None:
+    before = [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")]
+    for spec, message in {
+        "tomlkit==99.9": r"a package is not offered \(tomlkit==99\.9\)",
+        "numba==0.57.0": r"the versions exclude each other \(numba==0\.57\.0 depends on numpy",
+    }.items():
+        done = python(tree, "environment/lock.py", "--add", spec)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.search(message, done.stderr.splitlines()[-1]), done.stderr
+    assert [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")] == before
+
+
+@pytest.mark.slow
+def test_killed_while_it_locks_it_leaves_both_files_as_they_were(tree: Path) -> None:
+    before = [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")]
+    adding = subprocess.Popen(
+        [tree / ".venv" / "bin" / "python", "environment/lock.py", "--add", "tomlkit"],
+        cwd=tree, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert adding.stderr
+    assert any("locking" in line for line in adding.stderr)
+    os.killpg(adding.pid, signal.SIGKILL)
+    adding.communicate()
+    assert [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")] == before

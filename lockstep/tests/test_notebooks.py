@@ -22,7 +22,7 @@ from PIL import Image
 
 from lockstep.ground import profiles
 from lockstep.records.run import Run
-from lockstep.tests.conftest import ROOT, command, mostly_slow
+from lockstep.tests.conftest import ROOT, command
 
 NOTEBOOKS = ROOT / "notebooks"
 PICTURES = {
@@ -128,20 +128,19 @@ def _change(notebook: dict[str, Any], **changes: Any) -> None:
     next(cell for cell in notebook["cells"] if cell["cell_type"] == "code").update(changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
-    mostly_slow(
-        [
-            lambda notebook: _change(notebook, source=["1 + 1"]),
-            lambda notebook: _change(notebook, execution_count=7),
-            lambda notebook: _change(notebook, metadata={"tags": ["mine"]}),
-            lambda notebook: _change(
-                notebook, outputs=[{"name": "stdout", "output_type": "stream", "text": ["2"]}]
-            ),
-            lambda notebook: notebook["metadata"].update(language_info={"name": "python"}),
-            lambda notebook: notebook["cells"].pop(),
-        ]
-    ),
+    [
+        lambda notebook: _change(notebook, source=["1 + 1"]),
+        lambda notebook: _change(notebook, execution_count=7),
+        lambda notebook: _change(notebook, metadata={"tags": ["mine"]}),
+        lambda notebook: _change(
+            notebook, outputs=[{"name": "stdout", "output_type": "stream", "text": ["2"]}]
+        ),
+        lambda notebook: notebook["metadata"].update(language_info={"name": "python"}),
+        lambda notebook: notebook["cells"].pop(),
+    ],
     ids=["source", "count", "metadata", "output", "language", "cell"],
 )
 def test_a_notebook_that_is_not_its_script_is_refused(
@@ -220,6 +219,7 @@ def test_a_process_knows_the_kernel_that_started_it_by_either_of_its_signs(varia
     assert found == ["True\n", "False\n"]
 
 
+@pytest.mark.slow
 def test_torch_loaded_too_early_is_reported_in_one_line_and_nothing_is_trained(
     tmp_path: Path,
 ) -> None:
@@ -236,6 +236,7 @@ def test_torch_loaded_too_early_is_reported_in_one_line_and_nothing_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_source_that_was_changed_under_a_kernel_is_refused(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "lockstep", tmp_path / "lockstep")
     shutil.copy(ROOT / "Pipfile.lock", tmp_path)

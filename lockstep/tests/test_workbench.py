@@ -190,7 +190,7 @@ def test_a_wrong_hash_is_refused_by_name_and_the_next_call_repairs(
     assert err.splitlines()[-1] == (
         f"workbench: installing the locked packages with {installer}: found a file with another"
         " sha256 than in Pipfile.lock (alpha==1.0); ask who runs the package index, or run"
-        " `invoke lock` if the new file is right, then try again;"
+        " `invoke lock --upgrade` if the new file is right, then try again;"
         f" the whole log is {tree.venv / 'setup.log'}"
     )
     tree.lock("alpha==1.0", "beta==1.0")

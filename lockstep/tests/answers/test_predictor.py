@@ -88,6 +88,7 @@ def test_the_model_computes_the_bits_that_it_had_in_training(
     assert trained.predict(pictures) == loaded.predict(pictures)
 
 
+@pytest.mark.slow
 def test_a_python_that_had_torch_before_us_gets_the_same_answer(
     finished_run: Run, pictures: list[Any], tmp_path: Path
 ) -> None:

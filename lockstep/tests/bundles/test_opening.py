@@ -105,6 +105,7 @@ def test_what_the_owner_of_the_key_signed_is_opened(keys: Path, tmp_path: Path) 
         assert (folder / "receipt.json").read_bytes() == b"{}"
 
 
+@pytest.mark.slow
 def test_others_check_a_signature_by_the_tool_of_its_makers_without_a_network(
     keys: Path, tmp_path: Path
 ) -> None:

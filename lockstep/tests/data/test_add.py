@@ -316,6 +316,7 @@ def test_what_was_asked_wrongly_is_told_in_a_line(team: Team) -> None:
         assert told in line
 
 
+@pytest.mark.slow
 def test_an_add_that_is_killed_leaves_nothing_that_the_next_does_not_remove(team: Team) -> None:
     script = """
 import os, signal, sys

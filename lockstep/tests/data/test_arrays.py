@@ -233,6 +233,7 @@ def test_where_a_check_cannot_be_noted_it_is_made_again(source: Source) -> None:
         source.open()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_prepare_it_once(tmp_path: Path) -> None:
     script = """
 import sys

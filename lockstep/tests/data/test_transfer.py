@@ -150,6 +150,7 @@ def killed(verb: str, machine: Machine, address: str, entry: Entry, after: int) 
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_push_and_a_pull_that_were_killed_are_gone_on_from(
     here: Machine, there: Machine, bucket: str  # noqa: F811
 ) -> None:

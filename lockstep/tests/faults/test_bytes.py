@@ -54,7 +54,7 @@ def stop(run: Run, whole: Path) -> None:
         (run.folder / name).unlink()
 
 
-@pytest.mark.parametrize("name", mostly_slow([*OF_CHECKPOINTS, *OPENED], quick=2))
+@pytest.mark.parametrize("name", mostly_slow([*OF_CHECKPOINTS, *OPENED]))
 def test_a_stopped_run_goes_on_to_the_same_bits(
     train_briefly: Callable[..., Run], tmp_path: Path, name: str
 ) -> None:
@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         assert {file: (run.folder / file).read_bytes() for file in SAME} == wanted, place
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("keep", mostly_slow(["best", "last"]))
 def test_a_damaged_best_checkpoint_costs_only_those_who_end_with_it(
     place: Place, keep: str
 ) -> None:
@@ -95,6 +95,7 @@ def test_a_damaged_best_checkpoint_costs_only_those_who_end_with_it(
         assert f"{run.name}: starts of 15" in lines
 
 
+@pytest.mark.slow
 def test_a_run_whose_identity_was_altered_is_refused(train_briefly: Callable[..., Run]) -> None:
     run = train_briefly()
     for place in flipped(run.folder / "identity.json", 9):

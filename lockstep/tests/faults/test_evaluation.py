@@ -8,6 +8,7 @@ import pytest
 from lockstep.ground.errors import Interrupted
 from lockstep.ground.place import Place
 from lockstep.records.run import Run
+from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.projects import Bring, Project
 from lockstep.tests.run.test_rehearsal import model
 
@@ -38,8 +39,8 @@ def files(run: Run) -> dict[str, bytes]:
     return {name: (run.folder / name).read_bytes() for name in SAME}
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("row", ["no row", "a row"])
+@pytest.mark.parametrize("kind", mostly_slow([*SETTINGS]))
+@pytest.mark.parametrize("row", mostly_slow(["a row", "no row"]))
 def test_it_is_saved_unevaluated_and_resumes_to_the_same_bits(
     bring: Bring, place: Place, kind: str, row: str
 ) -> None:
@@ -55,6 +56,7 @@ def test_it_is_saved_unevaluated_and_resumes_to_the_same_bits(
     assert files(project.train(place, *settings)) == files(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_every_evaluation_gets_to_its_end(
     bring: Bring, place: Place
 ) -> None:

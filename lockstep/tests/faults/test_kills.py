@@ -28,7 +28,7 @@ from lockstep.benchmarks.faults import (
 from lockstep.data.order import Order
 from lockstep.records import trace
 from lockstep.records.run import Run
-from lockstep.tests.conftest import ROOT, command, mostly_slow
+from lockstep.tests.conftest import ROOT, command
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,8 @@ def test_killed_many_times_at_random_it_ends_with_the_same_bits(
     assert tally.kills > tally.trainings
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), mostly_slow([(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_says_so_and_the_same_command_goes_on(
     runs: Path, undisturbed: Run, number: int, code: int
 ) -> None:
@@ -133,9 +132,8 @@ def test_ctrl_c_reaches_the_loaders_too_and_still_saves(runs: Path, undisturbed:
     assert differences(finished(runs), undisturbed) == []
 
 
-@pytest.mark.parametrize(
-    "last", mostly_slow(["weights.safetensors", "checkpoints/00000064", "report.html"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("last", ["weights.safetensors", "checkpoints/00000064", "report.html"])
 def test_killed_between_the_last_step_and_the_receipt_it_writes_the_same_receipt(
     runs: Path, undisturbed: Run, last: str
 ) -> None:

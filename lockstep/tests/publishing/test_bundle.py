@@ -90,6 +90,7 @@ def files_in(bundle: Bundle) -> dict[str, bytes]:
         return {one.name: (file.extractfile(one) or io.BytesIO()).read() for one in file}
 
 
+@pytest.mark.slow
 def test_the_same_run_is_the_same_archive_in_another_process_and_time_zone(
     bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_container_gives_the_answers_of_the_predictor_bit_for_bit(
     assert answers == [(kind, first), (kind, both), (kind, first), (kind, kept["answers"])]
 
 
+@pytest.mark.slow
 def test_a_container_refuses_a_model_whose_golden_answers_differ(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -206,6 +208,7 @@ def test_a_container_refuses_a_model_whose_golden_answers_differ(
     )
 
 
+@pytest.mark.slow
 def test_a_container_that_has_loaded_torch_says_that_nothing_was_compared(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -219,6 +222,7 @@ def test_a_container_that_has_loaded_torch_says_that_nothing_was_compared(
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     bundle: Bundle, tmp_path: Path
 ) -> None:

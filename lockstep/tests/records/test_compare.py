@@ -30,7 +30,7 @@ from lockstep.records.run import Run
 from lockstep.records.verify import verify
 from lockstep.run.keeping import open_data
 from lockstep.run.story import run_experiment
-from lockstep.tests.conftest import ROOT, experiment, mostly_slow
+from lockstep.tests.conftest import ROOT, experiment
 from lockstep.tests.records.test_report import Loaded
 
 Train = Callable[..., Run]
@@ -96,6 +96,7 @@ def test_an_unfinished_run_is_compared_as_far_as_it_goes(finished_run: Run, copi
     assert found.verdict == ("same bits in the 7 steps in common; not finished: B (elsewhere)")
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_earlier_is_another_one(train_briefly: Train) -> None:
     words = ("digits/base", "training.schedule=constant", "training.warmup=0", "training.keep=last")
     short, long = (train_briefly(*words, f"training.epochs={epochs}") for epochs in (1, 2))
@@ -132,8 +133,9 @@ def changed_data(place: Place, folder: Path, change: Callable[[Any, Any], None])
     return Place(folder / "runs", folder)
 
 
-@pytest.mark.parametrize("sample", mostly_slow([131, 7]))
-@pytest.mark.parametrize("what", mostly_slow(["pixels", "label"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("sample", [131, 7])
+@pytest.mark.parametrize("what", ["pixels", "label"])
 def test_the_step_is_named_at_which_a_changed_sample_is_first_used(
     place: Place, finished_run: Run, tmp_path: Path, sample: int, what: str
 ) -> None:
@@ -251,7 +253,8 @@ WHOLE = (
 )
 
 
-@pytest.mark.parametrize("name", mostly_slow(WHOLE))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_flipped_bit_is_found_and_its_file_named(copied: Run, name: str) -> None:
     assert verify(copied) == []
     path, chance = copied.folder / name, random.Random(name)

@@ -163,7 +163,7 @@ def refuse_to_end(call: Call, run: Run, odd_one: Path) -> list[str]:
     return [line["state"] for line in lines if line["run"] != run.name]
 
 
-@pytest.mark.parametrize("kind", mostly_slow([*STRANGERS], quick=6))
+@pytest.mark.parametrize("kind", mostly_slow([*STRANGERS], quick=2))
 def test_what_is_no_run_is_left_out(call: Call, run: Run, kind: str) -> None:
     name, make = STRANGERS[kind]
     path = run.folder.parent / os.fsdecode(name)
@@ -171,7 +171,7 @@ def test_what_is_no_run_is_left_out(call: Call, run: Run, kind: str) -> None:
     assert refuse_to_end(call, run, path) == []
 
 
-@pytest.mark.parametrize("kind", mostly_slow([*CHANGED], quick=6))
+@pytest.mark.parametrize("kind", mostly_slow([*CHANGED], quick=2))
 def test_a_run_that_became_odd_is_left_out_or_listed_as_what_it_is(
     call: Call, run: Run, kind: str
 ) -> None:

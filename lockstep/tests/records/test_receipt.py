@@ -15,7 +15,7 @@ from lockstep.ground.errors import RunError
 from lockstep.records.identity import identity
 from lockstep.records.reading import misfit
 from lockstep.records.run import Run
-from lockstep.tests.conftest import Call
+from lockstep.tests.conftest import Call, mostly_slow
 
 
 class Inner(TypedDict):
@@ -157,18 +157,27 @@ def test_every_verb_refuses_a_receipt_of_a_newer_lockstep_in_one_line(
 
 @pytest.mark.parametrize(
     ("change", "problem"),
-    [
-        (edited("receipt.json", results=None), "receipt.json: results not found"),
-        (edited("receipt.json", level=[]), "receipt.json: level: found a list, expected an object"),
-        (edited("receipt.json", schema="2"), 'schema: found "2", expected a whole number'),
-        (written("receipt.json", "[]"), "receipt.json: found a list, expected an object"),
-        (edited("parts.json", profile=None), "parts.json: profile not found"),
-        (edited("parts.json", schema=7), "parts.json: schema 7, this Lockstep reads up to 2"),
-        (edited("identity.json", digest=1), "identity.json: digest: found 1, expected a text"),
-        (written("experiment.yaml", "- a\n"), "experiment.yaml: found a list, expected an object"),
-        (lambda folder: (folder / "parts.json").unlink(), "parts.json: is missing"),
-        (lambda folder: (folder / "experiment.yaml").unlink(), "experiment.yaml: is missing"),
-    ],
+    mostly_slow(
+        [
+            (edited("receipt.json", results=None), "receipt.json: results not found"),
+            (
+                edited("receipt.json", level=[]),
+                "receipt.json: level: found a list, expected an object",
+            ),
+            (edited("receipt.json", schema="2"), 'schema: found "2", expected a whole number'),
+            (written("receipt.json", "[]"), "receipt.json: found a list, expected an object"),
+            (edited("parts.json", profile=None), "parts.json: profile not found"),
+            (edited("parts.json", schema=7), "parts.json: schema 7, this Lockstep reads up to 2"),
+            (edited("identity.json", digest=1), "identity.json: digest: found 1, expected a text"),
+            (
+                written("experiment.yaml", "- a\n"),
+                "experiment.yaml: found a list, expected an object",
+            ),
+            (lambda folder: (folder / "parts.json").unlink(), "parts.json: is missing"),
+            (lambda folder: (folder / "experiment.yaml").unlink(), "experiment.yaml: is missing"),
+        ],
+        quick=2,
+    ),
 )
 def test_every_verb_refuses_a_run_whose_files_have_another_shape_in_one_line(
     call: Call, copy: Run, finished_run: Run, change: Change, problem: str
@@ -213,7 +222,7 @@ def test_a_receipt_whose_digest_or_identity_does_not_fit_is_believed_by_no_verb(
         loading.load(home.here(), "digits", copy.folder, None, None)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "preprocess.json"])
+@pytest.mark.parametrize("name", mostly_slow(["weights.safetensors", "preprocess.json"]))
 def test_weights_that_are_not_those_of_the_receipt_are_used_by_no_verb(
     call: Call, copy: Run, finished_run: Run, name: str
 ) -> None:

@@ -327,6 +327,7 @@ def test_a_module_of_the_identity_that_would_take_the_place_of_another_is_refuse
         code_of(copy)
 
 
+@pytest.mark.slow
 def test_the_command_line_of_an_unknown_engine_does_not_run(
     finished_run: Run, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_renamed_copy_is_listed_by_its_files(
     assert export(Run(tmp_path / "tags-other-s7-best")).params["recipe"] == "base"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_where_links_were_copied_as_folders_or_files(
     finished_run: Run, place: Place, tmp_path: Path
 ) -> None:

@@ -275,6 +275,7 @@ def test_packages_are_those_that_are_loaded_while_bits_are_made(acme: Home, tmp_
     assert locked["torch"][0] == environment.installed()["torch"]
 
 
+@pytest.mark.slow
 def test_packages_that_an_image_lacks_are_not_loaded_and_bring_no_others(tmp_path: Path) -> None:
     """As scikit-learn imports pandas where it is installed, and that python-dateutil."""
     everything = loaded(["sklearn.datasets", "pandas"], (), tmp_path)
@@ -332,6 +333,7 @@ def test_a_stopped_run_resumes_after_harmless_edits_and_train_names_what_parts_a
     )
 
 
+@pytest.mark.slow
 def test_the_name_of_a_recipe_is_in_no_identity(acme: Home, tmp_path: Path) -> None:
     recipes = acme.folder / "models" / "rows" / "recipes"
     shutil.copy(recipes / "base.yaml", recipes / "same.yaml")

@@ -11,6 +11,7 @@ import torch
 from lockstep.ground.errors import ModelError, RunError
 from lockstep.ground.place import Place
 from lockstep.records.run import Run
+from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.projects import NETWORK, Bring
 
 PREPROCESS = Path(__file__).parents[2] / "examples" / "models" / "digits" / "preprocess.py"
@@ -173,7 +174,7 @@ AUGMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize("name", mostly_slow([*AUGMENTS]))
 def test_chance_from_any_default_generator_is_the_same_after_a_stop(
     bring: Bring, place: Place, name: str
 ) -> None:

@@ -144,6 +144,7 @@ def test_another_bundle_is_another_role_model_and_configuration_behind_the_same_
 TOPIC = "arn:aws:sns:us-east-1:123456789012:operators"
 
 
+@pytest.mark.slow
 def test_the_alarms_are_those_that_cloudwatch_takes(aws: Aws) -> None:
     cloudwatch = aws.client("cloudwatch")
     alarms = [name for name, one in RESOURCES.items() if one["Type"] == "AWS::CloudWatch::Alarm"]
@@ -186,6 +187,7 @@ def test_autoscaling_is_what_the_service_takes_and_off_unless_asked_for(aws: Aws
     assert TEMPLATE["Parameters"]["MaxInstances"]["Default"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traffic", ["ALL_AT_ONCE", "CANARY"])
 def test_a_deployment_is_blue_and_green_and_ends_when_an_alarm_rings(traffic: str) -> None:
     """boto3 checks its form, by SageMaker's description of its own call."""

@@ -213,6 +213,7 @@ def test_a_run_that_is_not_finished_or_was_altered_is_not_served(
     assert err.startswith(f"error: {tmp_path}: is stopped at step 0, expected a finished run")
 
 
+@pytest.mark.slow
 def test_without_a_name_it_serves_the_only_run_that_there_is(finished_run: Run) -> None:
     port = free_port()
     server = start("--runs", str(finished_run.folder.parent), "--port", str(port))

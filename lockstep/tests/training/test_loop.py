@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lockstep.ground.place import Place
 from lockstep.program import Update
+from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.projects import Bring
 from lockstep.tests.run.test_rehearsal import model, weights
 from lockstep.training.loop import Training, apply, follow
@@ -71,6 +72,7 @@ def test_a_constant_buffer_keeps_its_bits_in_an_average_also_if_it_is_infinite()
         assert torch.equal(network.get_buffer("mask").view(torch.int32), mask)
 
 
+@pytest.mark.slow
 def test_averaged_batch_statistics_are_those_of_the_kept_weights(
     bring: Bring, place: Place
 ) -> None:
@@ -81,8 +83,8 @@ def test_averaged_batch_statistics_are_those_of_the_kept_weights(
     assert not torch.equal(last, kept)
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
-@pytest.mark.parametrize("monitor", ["accuracy", "loss"])
+@pytest.mark.parametrize("keep", mostly_slow(["best", "last"]))
+@pytest.mark.parametrize("monitor", mostly_slow(["accuracy", "loss"]))
 def test_a_first_validation_without_a_number_is_worse_than_any(
     bring: Bring, place: Place, monkeypatch: pytest.MonkeyPatch, keep: str, monitor: str
 ) -> None:

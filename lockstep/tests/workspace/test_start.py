@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lockstep.ground.errors import WorkspaceError
+from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.trees import files
 from lockstep.tests.workspace.test_upgrade import (
     IDENTITY,
@@ -69,14 +70,17 @@ def test_in_place_the_package_has_another_name_and_all_else_is_as_it_was(first: 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [
-        ("class", "not a name for a Python package"),
-        ("Acme", "not a name for a Python package"),
-        ("json", "a module of Python's own has this name"),
-        ("lockstep", "the tree has a folder or file of this name"),
-        ("tests", "the tree has a folder or file of this name"),
-        ("torch", "an installed package has this name"),
-    ],
+    mostly_slow(
+        [
+            ("class", "not a name for a Python package"),
+            ("Acme", "not a name for a Python package"),
+            ("json", "a module of Python's own has this name"),
+            ("lockstep", "the tree has a folder or file of this name"),
+            ("tests", "the tree has a folder or file of this name"),
+            ("torch", "an installed package has this name"),
+        ],
+        quick=2,
+    ),
 )
 def test_a_name_that_no_package_can_have_is_refused_and_nothing_is_made(
     first: Path, tmp_path: Path, name: str, reason: str

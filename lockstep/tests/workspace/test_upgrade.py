@@ -302,6 +302,7 @@ def test_a_tree_with_edits_that_are_not_committed_is_refused(team: Path, upstrea
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_tracked_and_in_the_way_is_refused(team: Path, upstream: Path) -> None:
     (team / "lockstep/ground/next.py").write_text("OURS = 1\n")
     before = state(team)
@@ -310,6 +311,7 @@ def test_a_file_that_is_not_tracked_and_in_the_way_is_refused(team: Path, upstre
     assert done.stderr.splitlines()[-1].startswith("error: lockstep/ground/next.py: exists here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -326,6 +328,7 @@ def test_a_repository_or_tag_that_is_not_there_is_named(
     assert done.stderr.splitlines()[-1].startswith(message)
 
 
+@pytest.mark.slow
 def test_without_a_repository_one_line_asks_for_it(team: Path, upstream: Path) -> None:
     edit(team / "pyproject.toml", lambda text: re.sub("(?m)^upstream = .*$", "", text))
     commit(team, "No upstream")
@@ -405,6 +408,7 @@ def visible(
     return listed, state[1]
 
 
+@pytest.mark.slow
 def test_interrupted_before_it_publishes_it_leaves_all_as_it_was(
     team: Path, upstream: Path
 ) -> None:
@@ -414,6 +418,7 @@ def test_interrupted_before_it_publishes_it_leaves_all_as_it_was(
     assert git(team, "status", "--porcelain", "--untracked-files=no") == ""
 
 
+@pytest.mark.slow
 def test_an_edit_made_after_a_kill_is_not_overwritten(team: Path, upstream: Path) -> None:
     upgrade(team, upstream, before=stopped(7, "SIGKILL"))
     edit(team / "tasks.py", lambda text: text + "\nLATE = 1\n")
@@ -457,6 +462,7 @@ def test_pins_of_both_sides_are_merged_package_by_package() -> None:
     assert merge_pins(base, ours.replace('b = "==1"', 'b = "==3"'), new) is None
 
 
+@pytest.mark.slow
 def test_the_doctor_counts_edited_files_of_the_engine(team: Path) -> None:
     folder = team / "lockstep"
     listed = [name for name in engine.edited(folder) if not name.startswith("benchmarks/")]
