@@ -17,6 +17,7 @@ from lockstep.cli import (
     runs,
     sagemaker,
     schema,
+    script,
     serving,
     tracking,
     training,
@@ -128,7 +129,18 @@ def command_line() -> tuple[argparse.ArgumentParser, Verbs]:
         prog="lockstep", description="Lockstep: training runs with the same bits, and a receipt."
     )
     verbs = Verbs(parser)
-    parts = (training, tuning, runs, keeping, tracking, data, serving, publishing, sagemaker)
+    parts = (
+        training,
+        script,
+        tuning,
+        runs,
+        keeping,
+        tracking,
+        data,
+        serving,
+        publishing,
+        sagemaker,
+    )
     for part in (*parts, job, workspace, schema, lifecycle, containers):
         part.add_to(verbs)
     return parser, verbs
