@@ -18,6 +18,7 @@ from lockstep.cli import (
     runs,
     sagemaker,
     schema,
+    script,
     serving,
     tracking,
     training,
@@ -132,6 +133,7 @@ def command_line() -> tuple[argparse.ArgumentParser, Verbs]:
     parts = (
         training,
         answering,
+        script,
         tuning,
         runs,
         keeping,

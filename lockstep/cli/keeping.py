@@ -76,7 +76,8 @@ def checkout(options: argparse.Namespace) -> None:
     from lockstep.records.checkout import checkout as lay_out
 
     place, folder = Place.default(options.runs), Path(options.folder)
-    where = lay_out(run_of(options.run, place.runs), folder)
+    chosen = run_of(options.run, place.runs)
+    where = lay_out(chosen, folder)
     python = f"{shlex.quote(sys.executable)} -m lockstep"
     data = f"LOCKSTEP_DATA={shlex.quote(str(place.data.absolute()))}"
     run = shlex.quote(str(where.relative_to(folder.resolve())))
@@ -85,6 +86,12 @@ def checkout(options: argparse.Namespace) -> None:
         "evaluate": f"{data} {python} evaluate {run}",
         "predict": f"{python} predict {run} INPUT",
     }
+    if chosen.script:
+        command = chosen.script.named["command"]
+        words = ["run", "--seed", str(command["seed"]), "--threads", str(command["threads"]), "--"]
+        words += ["python", *command["words"]]
+        go = shlex.quote(str(folder.resolve() / command["folder"]))
+        commands = {"go": f"cd {go}", "run": f"{python} {shlex.join(words)}"}
     if options.json:
         print(json.dumps({"folder": str(folder.resolve()), "run": str(where)} | commands, indent=2))
     else:

@@ -4,17 +4,19 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.containers import in_image
-from lockstep.cli.verbs import Verbs, add_image, count, run_of
+from lockstep.cli.verbs import Verbs, add_image, count, run_of, said
 from lockstep.ground import home
 from lockstep.ground.errors import RunError, nearest, printable
 
 if TYPE_CHECKING:
+    from lockstep.ground.place import Place
     from lockstep.records.compare import Comparison
     from lockstep.records.differences import Differences
+    from lockstep.records.outputs import OutputComparison
     from lockstep.records.run import Run
 
 
@@ -135,6 +137,8 @@ def compare(options: argparse.Namespace) -> int:
 
     folder = Place.default(options.runs).runs
     a, b = run_of(options.a, folder), run_of(options.b, folder)
+    if a.script or b.script:
+        return _compare_outputs(options, a, b)
     found = comparing.compare(a, b)
     if options.report:
         write_atomically(Path(options.report), comparing.page(a, b, found))
@@ -142,6 +146,19 @@ def compare(options: argparse.Namespace) -> int:
         print(json.dumps(found.as_dict(), indent=2))
     else:
         _print_comparison(found)
+    return 0 if found.same else 1
+
+
+def _compare_outputs(options: argparse.Namespace, a: "Run", b: "Run") -> int:
+    from lockstep.records import outputs
+
+    found = outputs.compare(a, b)
+    if options.report:
+        raise RunError("--report: there is a page for runs of models only; leave out --report.")
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _print_verdict(found, found.details())
     return 0 if found.same else 1
 
 
@@ -173,6 +190,8 @@ def reproduce(options: argparse.Namespace) -> int:
 
     place = Place.default(options.runs)
     run, watch = run_of(options.run, place.runs), console.watch()
+    if run.script:
+        return _reproduce_script(options, run, place)
     if options.image:
         words = ["reproduce", run.name, *(["--steps", str(options.steps)] if options.steps else [])]
         words += ["--trust-code"] if options.trust_code else []
@@ -194,12 +213,35 @@ def reproduce(options: argparse.Namespace) -> int:
     return 0 if done.found.same else 1
 
 
+def _reproduce_script(options: argparse.Namespace, run: "Run", place: "Place") -> int:
+    from lockstep.script.reproducing import reproduce as run_again
+
+    for option, value in (("--steps", options.steps), ("--in", options.image)):
+        if value:
+            raise RunError(f"{option}: {run.name} is the run of a script; leave out {option}.")
+    done = run_again(run, place, said)
+    if options.json:
+        print(json.dumps(done.as_dict(), indent=2))
+        return 0 if done.found.same else 1
+    _print_verdict(done.found, done.found.details())
+    if done.kept:
+        print(f"reproduced run  {done.kept}")
+    return 0 if done.found.same else 1
+
+
 def _print_comparison(found: "Comparison") -> None:
-    from lockstep.ground.console import table
     from lockstep.records.compare import details
 
+    _print_verdict(found, details(found))
+
+
+def _print_verdict(
+    found: "Comparison | OutputComparison", details: Sequence[tuple[str, str]]
+) -> None:
+    from lockstep.ground.console import table
+
     print(found.verdict)
-    for name, text in details(found):
+    for name, text in details:
         print(f"{name}  {text}")
     if found.differences:
         rows = [[f"{row.part} {row.name}", row.a, row.b] for row in found.differences]

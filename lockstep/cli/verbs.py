@@ -74,10 +74,15 @@ def said(line: str) -> None:
 
 
 def attached(words: Sequence[str]) -> list[str]:
-    """The words, with ``--sort -KEY`` as one, for argparse takes -KEY for an option."""
+    """The words, with ``--sort -KEY`` as one, for argparse takes -KEY for an option.
+
+    What stands behind ``--`` is left as it is.
+    """
     found: list[str] = []
     for word in words:
-        if found and found[-1] == "--sort" and word[:1] == "-" != word[1:2]:
+        if "--" in found:
+            found.append(word)
+        elif found and found[-1] == "--sort" and word[:1] == "-" != word[1:2]:
             found[-1] += f"={word}"
         else:
             found.append(word)

@@ -11,6 +11,7 @@ from lockstep.ground.errors import RunError
 from lockstep.ground.files import flush_folder, publish_folder
 from lockstep.records import source
 from lockstep.records.run import Run
+from lockstep.records.script import OUTPUTS
 from lockstep.records.verify import refuse_altered
 
 FIRST_PACKAGE = "project"  # of all runs and bundles of the first edition, which do not name it
@@ -19,20 +20,30 @@ FIRST_PACKAGE = "project"  # of all runs and bundles of the first edition, which
 def checkout(run: Run, folder: Path) -> Path:
     """Put a finished run's source into a new folder, and the run itself under ``runs`` in it.
 
+    Of a script the files that are not in its source, such as large inputs, are not put there.
+
     Given back is the run's folder there: all its files but the checkpoints. Raises RunError if the
     run was altered or is not finished, or if the folder is there and not empty.
     """
     refuse_altered(run)
-    run.finished_receipt()
+    if run.script:
+        run.script.finished_receipt()
+    else:
+        run.finished_receipt()
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: exists and is not empty, expected a new folder; name another.")
     place = Path("runs") / run.name
 
     def write(part: Path) -> None:
-        restore(run, part)
         copy = part / place
         copy.mkdir(parents=True)
+        if run.script:
+            lay_out(source.unpacked(run.folder / "source.zip"), part)
+            if (run.folder / OUTPUTS).is_dir():  # a script may write nothing
+                shutil.copytree(run.folder / OUTPUTS, copy / OUTPUTS)
+        else:
+            restore(run, part)
         for path in run.folder.iterdir():
             if path.is_file() and path.name[0] != ".":
                 shutil.copy(path, copy)
@@ -49,12 +60,17 @@ def package_of(run: Run) -> str:
     return str(run.experiment().get("package", FIRST_PACKAGE))
 
 
-def restore(run: Run, folder: Path, files: Mapping[str, bytes] | None = None) -> None:
-    """Lay out a run's recorded source, or ``files``, its recipe and this environment's lock."""
-    for name, content in (files or source.unpacked(run.folder / "source.zip")).items():
+def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write files, by their paths below a folder."""
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def restore(run: Run, folder: Path, files: Mapping[str, bytes] | None = None) -> None:
+    """Lay out a run's recorded source, or ``files``, its recipe and this environment's lock."""
+    lay_out(files or source.unpacked(run.folder / "source.zip"), folder)
     experiment = run.experiment()
     package = package_of(run)
     recipes = folder.joinpath(*package.split(".")) / "models" / experiment["name"] / "recipes"

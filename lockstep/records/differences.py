@@ -8,10 +8,11 @@ from io import StringIO
 from typing import Any
 
 from lockstep.ground.environment import Facts
-from lockstep.records import source
+from lockstep.records import script, source
 from lockstep.records.identity import Packages, Parts
 from lockstep.records.receipt import metrics_of
 from lockstep.records.run import Run
+from lockstep.records.script import Script
 from lockstep.records.verify import refuse_altered
 
 
@@ -70,12 +71,32 @@ def differences(a: Run, b: Run) -> Differences:
     """
     for run in (a, b):
         refuse_altered(run)
+    if a.script and b.script:
+        return _of_scripts(a, b, a.script, b.script)
     # Settings and source are told whole, also what in them decides no bit.
     facts = between("setting", *(flat(run.experiment()) for run in (a, b)))
     facts += [row for row in recorded(a, b) if row.part not in ("setting", "source")]
     facts += between("git", *(_commit(run) for run in (a, b)))
-    archives = [source.unpacked(run.folder / "source.zip") for run in (a, b)]
     decisive = {*a.parts["source"], *b.parts["source"]}
+    files, patch = _files(a, b, decisive)
+    metrics = _metrics(metrics_of(a.receipt), metrics_of(b.receipt))
+    return Differences((a.name, b.name), facts, files, metrics, patch)
+
+
+def _of_scripts(a: Run, b: Run, one: Script, other: Script) -> Differences:
+    facts = between_scripts(one.parts, other.parts)
+    if one.receipt and other.receipt:
+        facts += between_environments(one.receipt["environment"], other.receipt["environment"])
+    facts = [row for row in facts if row.part != "source"]  # told line by line
+    decisive = {*one.parts["source"], *other.parts["source"]}
+    decisive |= {*one.parts["inputs"], *other.parts["inputs"]}
+    files, patch = _files(a, b, decisive)
+    return Differences((a.name, b.name), facts, files, _metrics(one.metrics, other.metrics), patch)
+
+
+def _files(a: Run, b: Run, decisive: set[str]) -> tuple[list[FileDifference], str]:
+    """The files of two archives that are not the same, and the patch from A's to B's."""
+    archives = [source.unpacked(run.folder / "source.zip") for run in (a, b)]
     files, patch = [], []
     for name in sorted(archives[0].keys() | archives[1].keys()):
         before, after = (archive.get(name) for archive in archives)
@@ -86,13 +107,15 @@ def differences(a: Run, b: Run) -> Differences:
         added, removed = (sum(line[0] == sign for line in lines[2:]) for sign in "+-")
         files.append(FileDifference(name, change, added, removed, name in decisive))
         patch += lines
-    mine, other = metrics_of(a.receipt), metrics_of(b.receipt)
-    metrics = [
+    return files, "".join(patch)
+
+
+def _metrics(mine: Mapping[str, float], other: Mapping[str, float]) -> list[MetricDifference]:
+    return [
         MetricDifference(name, mine.get(name), other.get(name))
         for name in dict.fromkeys([*mine, *other])
         if mine.get(name) != other.get(name)
     ]
-    return Differences((a.name, b.name), facts, files, metrics, "".join(patch))
 
 
 def _commit(run: Run) -> dict[str, str]:
@@ -152,6 +175,19 @@ def between_parts(a: Parts, b: Parts) -> list[Difference]:
     found += between_packages(a["packages"], b["packages"])
     if "python" in a and "python" in b:
         found += between("python", {"version": a["python"]}, {"version": b["python"]})
+    return found + between("profile", a["profile"], b["profile"])
+
+
+def between_scripts(a: script.Parts, b: script.Parts) -> list[Difference]:
+    """The differences between two identities of scripts, by name."""
+    commands = [
+        {**parts["command"], "words": " ".join(parts["command"]["words"])} for parts in (a, b)
+    ]
+    found = between("command", *commands)
+    found += between("source", *(_short(parts["source"]) for parts in (a, b)))
+    found += between("input", *(_short(parts["inputs"]) for parts in (a, b)))
+    found += between_packages(a["packages"], b["packages"])
+    found += between("python", {"version": a["python"]}, {"version": b["python"]})
     return found + between("profile", a["profile"], b["profile"])
 
 

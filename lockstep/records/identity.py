@@ -1,12 +1,14 @@
 """The identity of a run: a digest of each part that decides its bits, and one over all."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.records.reading import Altered, json_object, refuse_newer, shaped
 
 SCHEMA = 2
+T = TypeVar("T")
 
 
 class Data(TypedDict):
@@ -74,15 +76,15 @@ class Identity(TypedDict):
     profile: str
 
 
-def identity(parts: Parts) -> Identity:
+def identity(parts: Mapping[str, Any]) -> Identity:
     """Return the identity of what decides the bits."""
     digests = {
         name: part if isinstance(part, str) else digest_of(canonical_json(part))
         for name, part in parts.items()
     }
     found: Any = {"digest": digest_of(canonical_json(digests))} | digests
-    checked: Identity = found
-    return checked
+    named: Identity = found
+    return named
 
 
 def read(path: Path) -> Identity:
@@ -90,10 +92,16 @@ def read(path: Path) -> Identity:
 
     Raises RunError if it is missing, holds none or its digest is not that of its parts.
     """
-    found = shaped(path, _content(path), Identity)
-    digests = {name: digest for name, digest in found.items() if name != "digest"}
+    return checked(path, Identity)
+
+
+def checked(path: Path, kind: type[T]) -> T:
+    """Return the identity that a file holds, of the parts that ``kind`` has. Raises as ``read``."""
+    content = _content(path)
+    found = shaped(path, content, kind)
+    digests = {name: digest for name, digest in content.items() if name != "digest"}
     try:
-        same = found["digest"] == digest_of(canonical_json(digests))
+        same = content["digest"] == digest_of(canonical_json(digests))
     except ValueError as error:
         raise Altered(path, f"holds what no identity holds ({error})") from error
     if not same:

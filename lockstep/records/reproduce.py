@@ -78,7 +78,7 @@ def reproduce(
     uncovered = not_covered(run)
     if uncovered:
         say(f"NOT COVERED: {uncovered}; other bits would break no promise")
-    with _temporary_folder(say) as (folder, lock):
+    with temporary_folder(say) as (folder, lock):
         again, code = _train_again(run, files, folder, lock, data, steps)
         found = again and compare.compare(run, again)
         # A run that ended early has told nothing, unless it had parted before.
@@ -185,7 +185,7 @@ def _command(words: list[str], folder: Path, lock: int, data: Path, package: str
 
 
 @contextmanager
-def _temporary_folder(say: Callable[[str], None]) -> Iterator[tuple[Path, int]]:
+def temporary_folder(say: Callable[[str], None]) -> Iterator[tuple[Path, int]]:
     """A folder that is gone afterwards, also when a signal asks to stop, unless it was renamed.
 
     Given are its path and its lock. After SIGKILL it stays, until it is removed here the next time.

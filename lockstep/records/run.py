@@ -17,6 +17,7 @@ from lockstep.records import identity, receipt
 from lockstep.records.identity import Deciding, Identity, Parts
 from lockstep.records.reading import Altered, NewerSchema, content_of, json_object, shaped
 from lockstep.records.receipt import Receipt, metrics_of, monitor_of
+from lockstep.records.script import MODEL, OUTPUTS, SCRIPT, Script
 
 FAILURE = "failure.json"  # in the folder of a run whose training ended with an error
 _CHECKPOINT = re.compile("[0-9]{8,}")
@@ -69,11 +70,24 @@ class Run:
         return self.folder.name
 
     @property
+    def script(self) -> Script | None:
+        """The run as that of a script, None if it trains a model."""
+        return Script(self.folder) if (self.folder / SCRIPT).exists() else None
+
+    def _refuse_script(self) -> None:
+        if self.script:
+            raise RunError(
+                f"{self.name}: is the run of a script, expected that of a model; what the script "
+                f"wrote is in {self.folder / OUTPUTS}."
+            )
+
+    @property
     def receipt(self) -> Receipt | None:
         """The receipt, or None while the run is not finished.
 
         Raises RunError if its digest does not fit, or if it is the receipt of another identity.
         """
+        self._refuse_script()
         found = receipt.read(path := self.folder / receipt.NAME)
         if found and found["identity"] != self.identity:
             raise Altered(path, "it is of another identity than identity.json")
@@ -91,15 +105,18 @@ class Run:
     @property
     def identity(self) -> Identity:
         """The digests of what decides its bits."""
+        self._refuse_script()
         return identity.read(self.folder / "identity.json")
 
     @property
     def parts(self) -> Parts:
         """What stands behind each digest of the identity."""
+        self._refuse_script()
         return identity.read_parts(self.folder / "parts.json")
 
     def experiment(self) -> Experiment:
         """The content of ``experiment.yaml``."""
+        self._refuse_script()
         path = self.folder / "experiment.yaml"
         return shaped(path, _yaml(path, _yaml_bytes(path)), Experiment)
 
@@ -157,7 +174,7 @@ class Run:
         except OSError:
             return "altered"
         if reason := self.failure:
-            return f"failed at step {step}: {reason}"
+            return f"failed: {reason}" if self.script else f"failed at step {step}: {reason}"
         return f"stopped at step {step}"
 
     def summary(self) -> Summary:
@@ -177,6 +194,8 @@ class Run:
             "from": None,
         }
         try:
+            if script := self.script:
+                return line | _summary(script, self.state)
             settings = self.settings
             line |= {"model": settings["name"], "seed": settings["seed"], "recipe": self.recipe}
             receipt = self.receipt
@@ -214,6 +233,21 @@ class Run:
 
 class _Named(TypedDict):
     recipe: str
+
+
+def _summary(script: Script, state: str) -> Summary:
+    """The columns of `invoke runs` for the run of a script: its name stands for the recipe."""
+    named, accuracy = script.named, script.metrics.get("test.accuracy")
+    return {
+        "run": script.folder.name,
+        "state": state,
+        "model": MODEL,
+        "recipe": named["name"],
+        "seed": named["command"]["seed"],
+        "test accuracy": None if accuracy is None else round(accuracy, 4),
+        "identity": script.identity["digest"][:12],
+        "from": None,
+    }
 
 
 def _yaml_bytes(path: Path) -> bytes:
@@ -337,7 +371,7 @@ def _newest_finished(given: str, fitting: list[Run]) -> Run | None:
     finished = {}
     for run in fitting:
         try:
-            if found := run.receipt:
+            if found := run.script.receipt if run.script else run.receipt:
                 finished[run] = found["timing"]["finished"]
         except RunError:
             continue  # altered: `invoke runs` says so

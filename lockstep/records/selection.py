@@ -10,9 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from lockstep.ground.errors import RunError, nearest
+from lockstep.records import script
 from lockstep.records.differences import flat
 from lockstep.records.receipt import metrics_of
 from lockstep.records.run import Run, Summary
+from lockstep.records.script import Command
 
 COLUMNS = ("model", "recipe", "seed", "state")  # of the listing itself
 _METRIC = re.compile(r"(test|validation)\.\w+")
@@ -41,7 +43,7 @@ class Record:
     def metrics(self) -> dict[str, float | None]:
         """The metrics of the receipt, none of a run that is altered or not finished."""
         try:
-            return metrics_of(self.run.receipt)
+            return self.run.script.metrics if self.run.script else metrics_of(self.run.receipt)
         except RunError:
             return {}
 
@@ -49,6 +51,8 @@ class Record:
     def deciding(self) -> dict[str, Any]:
         """The settings that decide bits, none of a run in which they are not the identity's."""
         try:
+            if self.run.script:
+                return _of_command(self.run.script.named["command"])
             return flat(self.run.settings)
         except RunError:
             return {}
@@ -72,6 +76,12 @@ class Record:
         if "." not in name or name.split(".")[0] in ("test", "validation"):
             return None
         return self.deciding[name] if name in self.deciding else self.settings.get(name)
+
+
+def _of_command(command: Command) -> dict[str, Any]:
+    """The settings of a script: its threads, and the options of its command line."""
+    options = {f"option.{name}": value for name, value in script.options(command).items()}
+    return {"script.threads": command["threads"], **options}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Verifying a run: which of its files are not as they were written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lockstep.ground import environment
@@ -11,6 +11,7 @@ from lockstep.records.identity import identity
 from lockstep.records.reading import Altered, NewerSchema, json_object
 from lockstep.records.receipt import DIGESTED
 from lockstep.records.run import Run
+from lockstep.records.script import Script
 
 _SECTIONS = ("data", "model", "training")
 
@@ -21,12 +22,14 @@ def verify(run: Run) -> list[str]:
     A run without a receipt is checked as far as its identity goes. Raises NewerSchema for a run of
     a newer Lockstep, which cannot be verified here.
     """
-    checks = [
+    checks: list[Callable[[Run], list[str]]] = [
         _identity_problems,
         _experiment_problems,
         _source_problems,
         _receipt_problems,
     ]
+    if run.script:
+        checks = [lambda run: Script(run.folder).verify()]
     problems = []
     for check in checks:
         try:

@@ -123,7 +123,9 @@ class Example:
         split = Split(self.inputs, self.target)
         digest = sha256(self.inputs.tobytes() + self.target.tobytes()).hexdigest()
         splits = dict.fromkeys(("train", "validation", "test"), split)
-        return Dataset("tiny", self.labels, digest, splits, f"tiny@{digest}", self.kind, self.columns)
+        return Dataset(
+            "tiny", self.labels, digest, splits, f"tiny@{digest}", self.kind, self.columns
+        )
 
 
 def _files(
@@ -239,7 +241,6 @@ class Kinds:
 
     def predictor(self, name: str, **files: str) -> Predictor:
         """The Predictor of a kind, made of the bytes that a run keeps, with golden answers."""
-        import json
 
         return predictor(self.project(name, **files), name)
 
@@ -258,14 +259,21 @@ def predictor(project: Project, name: str) -> Predictor:
     setup = Setup(experiment, dataset := EXAMPLES[name].dataset(), ALONE)
     stored, weights = setup.stored(), setup.weights()
     found = project.home.module("brought").Predictor.of(stored, weights)
-    found.golden = json.loads(golden.made("brought", stored, weights, dataset.splits["test"].inputs))
+    found.golden = json.loads(
+        golden.made("brought", stored, weights, dataset.splits["test"].inputs)
+    )
     found.narrow(golden.examples(found.golden))
     return found
 
 
 def served(predictor: Predictor) -> Served:
     """What a server has of a Predictor."""
-    about = {"run": "tiny-base-s1", "weights_sha256": "0" * 64, "golden": "equal", "test": {"mae": 1.5}}
+    about = {
+        "run": "tiny-base-s1",
+        "weights_sha256": "0" * 64,
+        "golden": "equal",
+        "test": {"mae": 1.5},
+    }
     return Served("tiny-base-s1", predictor, about)
 
 

@@ -1,0 +1,1 @@
+"""Runs a team's own programs: seeded, watched, with a receipt."""
