@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import Field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from lockstep.answers.inputs import Answer, Gives, Numbers, Picture, Takes, Tensor, Text
@@ -50,6 +51,7 @@ __all__ = [
     "Tensor",
     "Text",
     "Update",
+    "factors",
     "features_of",
     "loader_of",
     "pictures",
@@ -67,30 +69,47 @@ class Config(Protocol):
 
 
 class Preprocess(Protocol):
-    """What turns raw examples into inputs, in training and in prediction alike."""
+    """What turns raw examples into inputs, in training and in prediction alike.
 
+    A class that inherits from it writes ``__call__``, and of the rest what should be otherwise: as
+    it stands here nothing is fitted, nothing is changed at random, and ``self.config`` has the
+    settings.
+    """
+
+    config: Any
     labels: list[str]
 
+    def __init__(self, config: Any, labels: list[str]):
+        self.config, self.labels = config, labels
+
     @classmethod
-    def fit(cls, config: Any, inputs: "NDArray[Any]", labels: list[str]) -> Self:
+    def fit(cls, config: Any, inputs: "NDArray[Any]", labels: list[str]) -> Self:  # noqa: ARG003
         """Look at the raw training examples, (rows, ...), once before training."""
+        return cls(config, labels)
 
-    def __call__(self, raw: "NDArray[Any]") -> "torch.Tensor":
-        """Turn raw examples (n, ...) into inputs (n, ...), each without regard to the others."""
+    def __call__(self, raw: "NDArray[Any]") -> Any:
+        """Turn raw examples (n, ...) into inputs (n, ...), each without regard to the others.
 
-    def augment(self, inputs: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+        Inputs are a tensor, or a dict of tensors by name.
+        """
+
+    def augment(self, inputs: Any, generator: "torch.Generator") -> Any:  # noqa: ARG002
         """Change inputs (n, ...) at random, in training only; chance comes from the generator."""
+        return inputs
 
     @staticmethod
     def show(example: "NDArray[Any]") -> "pictures.Picture | str":
         """Return a raw example as people see it: a picture or a text."""
+        return " ".join(map(str, example.ravel().tolist()))
 
     def state(self) -> dict[str, Any]:
         """Return what was fitted as JSON, ``labels`` among it."""
+        return {"labels": self.labels}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Make the same preprocessing again; ``state`` also has the settings as ``config``."""
+        return cls(SimpleNamespace(**state["config"]), state["labels"])
 
 
 class Model(Protocol):
@@ -181,6 +200,17 @@ def features_of(load: Callable[..., "Predictor"]) -> Callable[..., "torch.nn.Mod
             ) from error
 
     return load_features
+
+
+def factors(make: Callable[[Any], Any], steps: int) -> Callable[[int], float]:
+    """Return a schedule that one of torch's schedulers gives, for a model's ``schedule``.
+
+    ``make(optimizer)`` makes the scheduler of an optimizer whose rate is 1, as
+    ``lambda optimizer: OneCycleLR(optimizer, 1.0, steps)``; it is stepped once in each step.
+    """
+    optimizer = importlib.import_module("lockstep.training.optimizer")
+    schedule: Callable[[int], float] = optimizer.factors(make, steps)
+    return schedule
 
 
 def __getattr__(name: str) -> Any:

@@ -114,8 +114,8 @@ class Setup:
         flat = FlatParameters(self.model, plan.key)
 
         def seed(update: int, step: int, shard: int) -> None:
-            more = ("update", update) if update else ()
-            reseed(key_of(experiment.seed, "dropout", step, shard, *more))
+            others = (update,) if update else ()
+            reseed(key_of(experiment.seed, "dropout", step, shard, *others))
 
         def after(step: int) -> None:
             reseed(key_of(experiment.seed, "after", step))

@@ -1,6 +1,6 @@
 """The rehearsal: at each start, before the first step, a run tries what it promises.
 
-A few shards of a full batch and of the last batch of an epoch are computed twice from one state,
+Two shards of a full batch and of the last batch of an epoch are computed twice from one state,
 the second time in the opposite order, and their bits compared. What breaks a law is refused by
 name: chance that is drawn from a generator that nobody seeds, state outside the checkpoint, losses
 that move parameters or are no mean, code and files that are in no identity.
@@ -9,6 +9,7 @@ that move parameters or are no mean, code and files that are in no identity.
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,12 +21,15 @@ import xxhash
 from lockstep.ground import home
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
-from lockstep.program import Batch
+from lockstep.program import Batch, rows_of
 from lockstep.run.making import Setup
 from lockstep.training.evaluation import evaluation_mode
-from lockstep.training.shards import ShardedGradient
+from lockstep.training.optimizer import Own
+from lockstep.training.parameters import FlatParameters
+from lockstep.training.updates import Move
 
 _LARGEST_DIFFERENCE = 1e-3  # of the gradients of a whole and of its halves, by their norm
+_MEAN_OF = 32  # examples, enough for that
 
 
 def rehearse(setup: Setup) -> "Inspection":
@@ -33,18 +37,20 @@ def rehearse(setup: Setup) -> "Inspection":
 
     Raises ModelError with what breaks a law, in one line.
     """
-    before = setup.training.snapshot()
+    before, frozen = setup.training.snapshot(), _frozen(setup)
     try:
         states = [_attributes(setup)]
-        passes = []
+        passes, reached = [], set[str]()
         for order in (1, -1):
-            passes.append(_fingerprints(setup, order, before.tensors["values"]))
+            passes.append(_fingerprints(setup, order, before.tensors["values"], reached))
             states.append(_attributes(setup))
         _refuse_replaced(setup)
+        _refuse_moved(frozen, _frozen(setup))
         _refuse_moving(states[1], states[2])
-        _refuse_without_gradient(setup)
+        _refuse_without_gradient(setup, reached)
         _refuse_different(*passes)
-        _refuse_no_mean(setup)
+        for move in setup.training.moves:
+            _refuse_no_mean(setup, move)
     finally:
         setup.training.restore(before)
     return Inspection(setup)
@@ -61,11 +67,13 @@ class Inspection:
         self._modes = _modes(setup)
         self._trained = _trained(setup)
         self._values, self._changed = _attributes(setup), set[str]()
+        self._unreached = Unreached(setup)
 
     def __call__(self, step: int) -> None:
         try:
             _refuse_replaced(self._setup)
             self._refuse_switched()
+            self._unreached.refuse()
             self._refuse_moving()
         except ModelError as error:
             raise ModelError(f"step {step}: {error}") from None
@@ -94,6 +102,57 @@ class Inspection:
         self._values, self._changed = now, changed
 
 
+class Unreached:
+    """Finds parameters that some steps do not reach, as one of experts that data choose.
+
+    Each look asks which parameters had a gradient of zeros alone in the last step. Only these are
+    watched until the next look: a hook at each of all parameters costs a tenth of a small step.
+    """
+
+    def __init__(self, setup: Setup):
+        self._training, self._workers = setup.training, setup.workers
+        self._since, self._reached = 0, dict[str, set[int]]()
+        self._hooks: list[Any] = []
+
+    def refuse(self) -> None:
+        """Raise ModelError if, since the last look, no worker reached a parameter in some step."""
+        self._refuse_missed()
+        for hook in self._hooks:
+            hook.remove()
+        self._since, self._reached, self._hooks = self._training.progress.step, {}, []
+        flat, last = self._training.flat, self._training.moved_last()
+        for name in last:
+            if not flat.gradient[flat.slices([name])[0]].any():
+                self._watch(name)
+
+    def _watch(self, name: str) -> None:
+        steps = self._reached.setdefault(name, set())
+        self._hooks.append(
+            self._training.flat.named[name].register_post_accumulate_grad_hook(
+                lambda _: steps.add(self._training.progress.step)
+            )
+        )
+
+    def _refuse_missed(self) -> None:
+        steps = [
+            step
+            for step in range(self._since, self._training.progress.step)
+            if all(step % move.every == 0 for move in self._training.moves)
+        ]
+        if not self._reached or not steps:
+            return
+        rows = np.array(
+            [[step in reached for step in steps] for reached in self._reached.values()], np.float32
+        )
+        for name, row in zip(self._reached, self._workers.all_gather(rows), strict=True):
+            if not row.all():
+                raise ModelError(
+                    f"{name}: no gradient reached it in step {steps[int(row.argmin())] + 1}, and "
+                    "yet weight decay or momentum moved it; let the loss depend on it in every "
+                    "step (+ 0 * parameter.sum())."
+                )
+
+
 def _modes(setup: Setup) -> dict[str, bool]:
     return {name: module.training for name, module in setup.model.named_modules()}
 
@@ -119,45 +178,76 @@ def agree(setup: Setup) -> dict[str, str]:
     return mine
 
 
+Place = tuple[int, int, int]  # update, step and shard; -1 for all shards of a batch
+
+
 def _fingerprints(
-    setup: Setup, order: int, values: torch.Tensor
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """Fingerprints of batch and row by step and shard; ``order`` is 1, or -1 for backwards."""
+    setup: Setup, order: int, values: torch.Tensor, reached: set[str]
+) -> dict[Place, tuple[int, int]]:
+    """Fingerprints of batch and row by place; ``order`` is 1, or -1 for backwards.
+
+    The parameters that a gradient reaches in the first step are added to ``reached``.
+    """
     batches, flat = setup.batches, setup.training.flat
     buffers, counts = flat.buffers.clone(), [count.clone() for count in flat.counts]
-    alone = ShardedGradient(
-        setup.model,
-        flat,
-        setup.gradient.loss_of,
-        setup.gradient.reseed,
-        shards=batches.shards,
-    )
     found = {}
-    for step in sorted({0, batches.steps_per_epoch - 1}):
-        ids = batches.ids(step)
-        for shard in _chosen(len(ids), batches.shards)[::order]:
-            batch = batches.at(step, shard)
-            alone.block = range(shard, shard + 1)
-            with _small_batches(len(ids), batches.shards, step):
-                outcome = alone.compute(step, len(ids), [batch], False)
-            row = xxhash.xxh3_64_intdigest(flat.sums.cpu().numpy().data)
-            found[step, shard] = (outcome.batch, row)
-            flat.buffers.copy_(buffers)
-            for count, value in zip(flat.counts, counts, strict=True):
-                count.copy_(value)
+    for number, move in enumerate(setup.training.moves):
+        alone = move.gradient.alone(batches.shards)
+        for step in sorted({0, batches.steps_per_epoch - 1}):
+            ids = batches.ids(step)
+            chosen = [-1] if move.gradient.represent else _chosen(len(ids), batches.shards)
+            for shard in chosen[::order]:
+                alone.block = range(batches.shards) if shard < 0 else range(shard, shard + 1)
+                parts = [batches.at(step, one) for one in alone.block]
+                names = reached if step == 0 else set[str]()
+                with _small_batches(len(ids), batches.shards, step), _noting_reached(flat, names):
+                    outcome = alone.compute(step, len(ids), parts, False)
+                row = xxhash.xxh3_64_intdigest(flat.sums.cpu().numpy().data)
+                found[number, step, shard] = (outcome.batch, row)
+                flat.buffers.copy_(buffers)
+                for count, value in zip(flat.counts, counts, strict=True):
+                    count.copy_(value)
     if not torch.equal(flat.values, values):
         moved = flat.values != values
-        raise ModelError(
-            f"loss: it changed the parameter {_owner(setup, moved)}; parameters move once in a "
-            "step, by the optimizer. Keep what follows them (a teacher, a target) as buffers."
-        )
+        raise _moved_by_loss(_owner(setup, moved))
     return found
 
 
+def _frozen(setup: Setup) -> dict[str, int]:
+    frozen = setup.training.flat.frozen
+    return {name: _fingerprint(parameter, 1) for name, parameter in frozen.items()}
+
+
+def _refuse_moved(before: dict[str, int], after: dict[str, int]) -> None:
+    if moved := [name for name in before if before[name] != after[name]]:
+        raise _moved_by_loss(moved[0])
+
+
+def _moved_by_loss(name: str) -> ModelError:
+    return ModelError(
+        f"loss: it changed the parameter {name}; parameters move once in a step, by the optimizer, "
+        "and what follows them (a teacher, a target) moves in `after_step(model, step)`."
+    )
+
+
 def _chosen(samples: int, shards: int) -> list[int]:
-    """The first two and the last two shards of a batch that are not empty."""
+    """The first shard of a batch that is not empty, and the last: the smallest and the largest."""
     filled = [s for s in range(shards) if samples * (s + 1) // shards > samples * s // shards]
-    return sorted({*filled[:2], *filled[-2:]})
+    return sorted({filled[0], filled[-1]})
+
+
+@contextmanager
+def _noting_reached(flat: FlatParameters, names: set[str]) -> Iterator[None]:
+    """Add the parameters that a gradient reaches while this lasts."""
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: names.add(name))
+        for name, parameter in flat.named.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -217,94 +307,114 @@ def _moving(name: str) -> ModelError:
     )
 
 
-def _refuse_without_gradient(setup: Setup) -> None:
+def _refuse_without_gradient(setup: Setup, reached: set[str]) -> None:
     """Refuse a parameter that no example reaches: torch would leave it alone, a decay would not."""
-    batches, flat, reached = setup.batches, setup.training.flat, set[int]()
-
-    def note(parameter: torch.Tensor) -> None:
-        reached.add(id(parameter))
-
-    hooks = [p.register_post_accumulate_grad_hook(note) for p in flat.named.values()]
-    try:
-        samples = len(batches.ids(0))
-        for shards in (_chosen(samples, batches.shards), range(batches.shards)):
-            _gradient(setup, [part for shard in shards if len((part := batches.at(0, shard))[1])])
-            if missing := [name for name, p in flat.named.items() if id(p) not in reached]:
-                continue
-            return
-    finally:
-        for hook in hooks:
-            hook.remove()
-    raise ModelError(
-        f"{missing[0]}: no gradient reaches it in step 1, and yet weight decay or momentum would "
-        "move it; set requires_grad=False, or let the loss depend on it."
-    )
+    batches, flat = setup.batches, setup.training.flat
+    if reached < flat.named.keys():  # perhaps the other shards reach it
+        with _noting_reached(flat, reached):
+            shards = [batches.at(0, shard) for shard in range(batches.shards)]
+            for move in setup.training.moves:
+                _gradient(move, [part for part in shards if rows_of(part.target)])
+    if missing := [name for name in flat.named if name not in reached]:
+        raise ModelError(
+            f"{missing[0]}: no gradient reaches it in step 1, and yet weight decay or momentum "
+            "would move it; set requires_grad=False, or let the loss depend on it."
+        )
 
 
 def _refuse_different(
-    first: dict[tuple[int, int], tuple[int, int]], second: dict[tuple[int, int], tuple[int, int]]
+    first: dict[Place, tuple[int, int]], second: dict[Place, tuple[int, int]]
 ) -> None:
-    for (step, shard), (batch, row) in first.items():
-        again = second[step, shard]
+    for place, (batch, row) in first.items():
+        (update, step, shard), again = place, second[place]
         if (batch, row) == again:
             continue
         where, advice = "loss or Model", "torch's default generator, which is seeded"
+        if update:
+            where = f"updates[{update}] or Model"
         if batch != again[0]:
             where, advice = "Preprocess", "the generator that augment is given"
+        cut = f"shard {shard}" if shard >= 0 else "the whole batch"
         raise ModelError(
-            f"{where}: step {step + 1}, shard {shard} has other bits when it is computed again; "
+            f"{where}: step {step + 1}, {cut} has other bits when it is computed again; "
             f"chance must come from {advice} for each step and shard, and nothing may be kept "
             "from one shard for another."
         )
 
 
-def _refuse_no_mean(setup: Setup) -> None:
+def _refuse_no_mean(setup: Setup, move: Move) -> None:
     """Compare the gradient of a few examples with the mean of those of its halves."""
     batches = setup.batches
-    if batches.shards == 1 or len(batches.ids(0)) < 2 * batches.shards:
+    few = len(batches.ids(0)) < 2 * batches.shards
+    if batches.shards == 1 or few or move.gradient.represent:
         return
-    parts = [batches.at(0, shard) for shard in _chosen(len(batches.ids(0)), batches.shards)]
-    if len({shape_of(inputs) for inputs, _ in parts}) > 1:
-        return
-    whole = Batch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
-    half = len(whole[1]) // 2
-    halves = [
-        Batch(whole.inputs[rows], whole.target[rows]) for rows in (slice(half), slice(half, None))
-    ]
-    try:
-        with evaluation_mode(setup.model):  # no dropout, and no statistics of the batch
-            one, two = _gradient(setup, [whole]), _gradient(setup, halves)
-            if not torch.equal(one, _gradient(setup, [whole], first=1)):
-                return  # chance in evaluation too: other examples would have other chance
-    except RuntimeError:  # layers without a gradient in evaluation, as recurrent ones on a GPU
-        return
-    difference = float((one - two).norm() / max(float(one.norm()), 1e-30))
-    if math.isfinite(difference) and difference > _LARGEST_DIFFERENCE:
-        raise ModelError(
-            f"loss: not the mean over its examples: the gradient of {len(whole[1])} differs by "
-            f"{difference:.1%} from that of two halves; return the mean of one value for each "
-            "example (with class weights: F.cross_entropy(scores, labels, weight, "
-            "reduction='none').mean()), or set training.shards=1."
-        )
+    parts = [batches.at(0, shard) for shard in range(batches.shards)]
+    alike = [part for part in parts if shape_of(part.inputs) == shape_of(parts[0].inputs)]
+    everything = Batch(*(_joined(fields) for fields in zip(*alike, strict=True)))
+    chosen = _of_many_targets(everything.target)
+    half = len(chosen) // 2
+    whole, *halves = (
+        Batch(*(_rows(fields, rows) for fields in everything))
+        for rows in (chosen, chosen[:half], chosen[half:])
+    )
+    with evaluation_mode(setup.model):  # no dropout, and no statistics of the batch
+        try:
+            one, two = _gradient(move, [whole]), _gradient(move, halves)
+        except RuntimeError:  # layers without a gradient in evaluation, as recurrent ones on a GPU
+            return
+        difference = float((one - two).norm() / max(float(one.norm()), 1e-30))
+        if not (math.isfinite(difference) and difference > _LARGEST_DIFFERENCE):
+            return
+        if not torch.equal(one, _gradient(move, [whole], first=1)):
+            return  # chance in evaluation too: other examples would have other chance
+    raise ModelError(
+        f"loss: not the mean over its examples: the gradient of {len(chosen)} differs by "
+        f"{difference:.1%} from that of two halves; return a value for each example (n,), or "
+        "lockstep.model.Losses with what each counts (with class weights: F.cross_entropy(scores, "
+        "labels, weight, reduction='none') and weight[labels])."
+    )
 
 
-def shape_of(inputs: torch.Tensor) -> tuple[int, ...]:
+def _joined(fields: Any) -> Any:
+    if isinstance(fields[0], dict):
+        return {name: torch.cat([one[name] for one in fields]) for name in fields[0]}
+    return torch.cat(fields)
+
+
+def _rows(fields: Any, rows: list[int]) -> Any:
+    if isinstance(fields, dict):
+        return {name: values[rows] for name, values in fields.items()}
+    return fields[rows]
+
+
+def _of_many_targets(target: Any) -> list[int]:
+    """The places of a few examples, of as many targets as there are, sorted by target.
+
+    So the halves have other targets, and a loss that weights them shows.
+    """
+    fields = target.values() if isinstance(target, dict) else [target]
+    rows = [b"".join(one[i].numpy().tobytes() for one in fields) for i in range(rows_of(target))]
+    before, nth = Counter[bytes](), []
+    for row in rows:
+        nth.append(before[row])
+        before[row] += 1
+    chosen = sorted(range(len(rows)), key=nth.__getitem__)[:_MEAN_OF]
+    return sorted(chosen, key=rows.__getitem__)
+
+
+def shape_of(inputs: Any) -> Any:
     """The shape of one example of a batch."""
+    if isinstance(inputs, dict):
+        return {name: tuple(values.shape[1:]) for name, values in inputs.items()}
     return tuple(inputs.shape[1:])
 
 
-def _gradient(setup: Setup, shards: list[Batch], first: int = 0) -> torch.Tensor:
+def _gradient(move: Move, shards: list[Batch], first: int = 0) -> torch.Tensor:
     """The gradient of these shards, with the chance of those from number ``first`` on."""
-    alone = ShardedGradient(
-        setup.model,
-        setup.training.flat,
-        setup.gradient.loss_of,
-        setup.gradient.reseed,
-        shards=len(shards),
-    )
+    alone = move.gradient.alone(len(shards))
     alone.block = range(first, first + len(shards))
-    alone.compute(0, sum(len(labels) for _, labels in shards), shards, False)
-    return setup.training.flat.gradient.clone()
+    alone.compute(0, sum(rows_of(part.target) for part in shards), shards, False)
+    return move.gradient.flat.gradient.clone()
 
 
 # What a step may not leave changed: attributes of modules, of the preprocessing, of the project's
@@ -319,6 +429,9 @@ def _attributes(setup: Setup) -> dict[str, int]:
         if not type(module).__module__.startswith("torch."):
             found |= _values(f"{name or 'Model'}.", vars(module), _TORCHS)
     found |= _values("Preprocess.", vars(setup.preprocess), set())
+    for move in setup.training.moves:
+        if isinstance(move.optimizer, Own):
+            found |= _values("optimizer.", move.optimizer.attributes(), set())
     package = home.here().package
     for name, loaded in list(sys.modules.items()):
         if name.startswith(f"{package}.") and loaded is not None:

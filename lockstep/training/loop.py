@@ -112,6 +112,13 @@ class Training:
             for tensor, value in zip(now, last, strict=True):
                 tensor.copy_(value)
 
+    def moved_last(self) -> list[str]:
+        """Return the parameters whose gradient stands in the model after a step."""
+        step = self.progress.step - 1
+        due = [move for move in self.moves if step % move.every == 0]
+        parts = due[-1].optimizer.parts if due else ()
+        return [name for part in parts if step >= part.group.start for name in part.names]
+
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {"values": self.flat.values, "buffers": self.flat.buffers}
         tensors |= {f"count-{i}": count for i, count in enumerate(self.flat.counts)}

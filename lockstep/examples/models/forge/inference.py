@@ -1,0 +1,25 @@
+"""Reading a picture of a digit."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockstep.model import Picture, pictures
+from lockstep.model import Predictor as BasePredictor
+
+from .config import Config
+from .model import Model
+from .preprocess import Preprocess
+
+
+class Predictor(BasePredictor):
+    """A picture of one digit, light on dark, to the critic's score: the higher, the more real."""
+
+    parts = (Config, Preprocess, Model)
+    takes = Picture(8, 8)
+    gives = "vector"
+
+    def read(self, source: Any) -> NDArray[Any]:
+        """Pixels (8, 8) of 0 to 16; see ``pictures.grey`` for what a source may be."""
+        return np.rint(pictures.grey(source, (8, 8)) / 255 * 16).astype(np.uint8)
