@@ -36,7 +36,7 @@ def loss(model: Model, batch: Batch) -> torch.Tensor:
     share = torch.rand(len(real), 1)
     between = (real * share + forged * (1 - share)).requires_grad_()
     (slope,) = torch.autograd.grad(model(between).sum(), between, create_graph=True)
-    penalty = (slope.square().sum(1).sqrt() - 1).square().mean()
+    penalty = (torch.linalg.vector_norm(slope, dim=1) - 1).square().mean()
     apart = model(forged).mean() - model(real).mean()
     total: torch.Tensor = apart + model.config.penalty * penalty
     return total

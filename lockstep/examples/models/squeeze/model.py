@@ -29,7 +29,7 @@ class Model(nn.Module):
 def loss(model: Model, batch: Batch) -> Losses:
     """Squared error of each picture made again, and the distance of its code."""
     mean, spread = model(batch.inputs)
-    noise = torch.randn_like(mean) if model.training else torch.zeros_like(mean)
+    noise = torch.randn(mean.shape) if model.training else torch.zeros(mean.shape)
     again = torch.tanh(model.decoder(mean + noise * (spread / 2).exp()))
     distance = (mean.square() + spread.exp() - 1 - spread).sum(1) / 2
     return Losses((again - batch.inputs).square().sum(1) + model.config.share * distance)
