@@ -21,12 +21,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 import pytest
 
 from lockstep.ground import home, profiles
 from lockstep.ground.errors import DataError, LockstepError
+from lockstep.program import Kind
 
 if TYPE_CHECKING:
     from lockstep.config.experiment import Experiment
@@ -130,8 +131,13 @@ def _faults(entry: "Entry") -> Iterator[str]:
     decoders = sorted({*decode.READERS, *decode.DECODERS})
     if entry.decoder not in decoders:
         yield f"decoder: found {entry.decoder!r}, expected one of {', '.join(decoders)}"
-    if not 0 < len(entry.labels) == len(set(entry.labels)):
-        yield f"labels: found {list(entry.labels)}, expected one or more, each once"
+    least = 1 if entry.kind in ("class", "labels", "mask") else 0
+    if not least <= len(entry.labels) == len(set(entry.labels)):
+        expected = "one or more, each once" if least else "each once"
+        yield f"labels: found {list(entry.labels)}, expected {expected}"
+    if entry.kind not in get_args(Kind):
+        kinds = ", ".join(get_args(Kind))
+        yield f"reading.target.kind: found {entry.kind!r}, expected one of {kinds}"
     if not all(entry.rows.get(split, 0) > 0 for split in catalog.SPLITS):
         yield f"rows: found {entry.rows}, expected some of {', '.join(catalog.SPLITS)}"
     if not entry.files:

@@ -47,10 +47,22 @@ def add_to(verbs: Verbs) -> None:
 def _add_add(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("path", metavar="PATH", type=Path)
     verb.add_argument("--name", required=True)
-    verb.add_argument("--label", metavar="COLUMN", help="of a table: the label to learn")
     many: dict[str, Any] = {"action": "append", "default": [], "metavar": "COLUMN"}
     verb.add_argument("--text", help="of a table: text to learn from; may be repeated", **many)
     verb.add_argument("--numbers", help="of a table: numbers, likewise", **many)
+    answers = {
+        "--label": "of a table: the label to learn; repeated: labels, each in a column of 0 and 1",
+        "--target": "of a table: the number to learn; may be repeated",
+    }
+    for option, text in answers.items():
+        verb.add_argument(option, help=text, **many)
+    text = "of a table: several labels to learn, in one column"
+    verb.add_argument("--labels-from", metavar="COLUMN", help=text)
+    text = "what stands between those labels (default: ;)"
+    verb.add_argument("--separator", metavar="TEXT", default=";", help=text)
+    verb.add_argument("--no-target", action="store_true", help="there is nothing to answer with")
+    text = "names of the values of masks, as 0=ground,255=roof, or of the columns of labels.npy"
+    verb.add_argument("--classes", type=names_by_value, default={}, metavar="NAMES", help=text)
     verb.add_argument(
         "--id", metavar="COLUMN", help="of a table: the id that a row keeps when it changes"
     )
@@ -58,6 +70,8 @@ def _add_add(verb: argparse.ArgumentParser) -> None:
         "--size", type=height_x_width, metavar="HxW", help="pictures are scaled to it"
     )
     verb.add_argument("--rgb", action="store_true", help="pictures in colour (default: grey)")
+    text = "texts are cut into examples of so many bytes"
+    verb.add_argument("--window", type=positive, metavar="BYTES", help=text)
     verb.add_argument("--validation", type=float, default=0.1, metavar="SHARE")
     verb.add_argument("--test", type=float, default=0.1, metavar="SHARE")
     for name in ("--title", "--licence", "--origin"):
@@ -70,6 +84,25 @@ def height_x_width(text: str) -> tuple[int, int]:
     if min(height, width) < 1:
         raise ValueError
     return height, width
+
+
+def names_by_value(text: str) -> dict[int, str]:
+    """Names of values, as ``0=ground,255=roof`` or in their order ``ground,roof``, for argparse."""
+    found: dict[int, str] = {}
+    for number, part in enumerate(text.split(",")):
+        value, equals, name = part.rpartition("=")
+        key = int(value) if equals else number
+        if not name.strip() or key in found or name.strip() in found.values():
+            raise ValueError
+        found[key] = name.strip()
+    return found
+
+
+def positive(text: str) -> int:
+    """A number of 1 or more, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def data(options: argparse.Namespace) -> int:
@@ -92,13 +125,14 @@ def list_(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    head = ["data", "rows", "labels", "MB", "decoder", "here", "licence"]
+    head = ["data", "rows", "target", "labels", "MB", "decoder", "here", "licence"]
     table(
         head,
         [
             [
                 row["data"],
                 f"{sum(row['rows'].values()):,}",
+                row["kind"],
                 str(len(row["labels"])),
                 f"{row['bytes'] / 1e6:.1f}",
                 row["decoder"],
@@ -136,7 +170,7 @@ def add(options: argparse.Namespace) -> None:
     from lockstep.ground import console
 
     fields = {name: getattr(options, name) for name in Request.__dataclass_fields__}
-    lists = {name: tuple(fields[name]) for name in ("text", "numbers")}
+    lists = {name: tuple(fields[name]) for name in ("text", "numbers", "label", "target")}
     request = Request(**(fields | lists))
     entry, new = put(request, _data(), here().catalog, console.watch().say)
     path = catalog.file_of(entry.name)
@@ -146,8 +180,11 @@ def add(options: argparse.Namespace) -> None:
     if not new:
         print(f"{entry.reference} already exists; nothing was changed")
         return
-    for label, count in zip(entry.labels, entry.counts, strict=True):
+    for label, count in zip(entry.labels, entry.counts, strict=False):
         print(f"{count:>10,}  {label}")
+    if not entry.counts:
+        names = f": {', '.join(entry.labels)}" if entry.labels else ""
+        print(f"target {entry.kind}{names}")
     rows = ", ".join(f"{count:,} {split}" for split, count in entry.rows.items())
     print(f"added {entry.reference}: {rows}\ncommit {path}, and push the bytes: data push")
 
@@ -247,6 +284,7 @@ def _facts(entry: "Entry") -> dict[str, Any]:
         "licence": entry.licence,
         "origin": entry.origin,
         "decoder": entry.decoder,
+        "kind": entry.kind,
         "reading": entry.reading,
         "shape": entry.shape,
         "labels": dict(zip(entry.labels, entry.counts, strict=False)) or list(entry.labels),

@@ -3,48 +3,24 @@
 import dataclasses
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lockstep.data import archive, catalog, raw
+from lockstep.data import catalog, raw, target
 from lockstep.data.catalog import Entry, SourceFile
 from lockstep.data.decode import READERS
 from lockstep.data.problems import Problems
+from lockstep.data.recognition import Request, Source, archives, recognised
 from lockstep.data.split import Examples
 from lockstep.data.store import Store
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import DataError
 from lockstep.ground.files import held, remove_abandoned, write_atomically, write_errors
 
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to add, under which name, and how to read it.
-
-    ``size`` (height, width) and ``rgb`` are for pictures, the columns for tables; ``validation``
-    and ``test`` are the shares of those splits.
-    """
-
-    path: Path
-    name: str
-    label: str | None = None
-    text: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
-    id: str | None = None
-    size: tuple[int, int] | None = None
-    rgb: bool = False
-    validation: float = 0.1
-    test: float = 0.1
-    title: str | None = None
-    licence: str | None = None
-    origin: str | None = None
+__all__ = ["Request", "add", "read_as"]
 
 
 def add(
@@ -64,19 +40,18 @@ def add(
             tempfile.TemporaryDirectory(prefix=".adding-", dir=store.folder) as packed,
             held(Path(packed), say),
         ):
-            decoder, reading, paths = _recognised(request, Path(packed), say)
-            digests = {name: digest_of(path) for name, path in paths.items()}
+            source = recognised(request, Path(packed), say)
             files = tuple(
-                SourceFile(name, digests[name], (), path.stat().st_size)
-                for name, path in paths.items()
+                SourceFile(name, digest_of(path), (), path.stat().st_size)
+                for name, path in source.paths.items()
             )
-            entry = _looked_at(request, decoder, reading, paths, files)
+            entry = _looked_at(request, source, files)
             folder.mkdir(exist_ok=True)  # the first data set of a project
             with held(folder, say):
                 known = catalog.versions(entry.name, folder) if _known(entry, folder) else []
                 if there := [one for one in known if one.digest == entry.digest]:
                     return there[0], False
-                _keep(entry, paths, store, folder, bool(known), request)
+                _keep(entry, source.paths, store, folder, bool(known), request)
     return entry, True
 
 
@@ -85,10 +60,15 @@ def read_as(entry: Entry, path: Path) -> tuple[Examples, Problems]:
     problems = Problems()
     with tempfile.TemporaryDirectory() as packed:
         if entry.decoder == "pictures":
-            paths = _packed(path, Path(packed))
+            paths = archives(path, entry.kind, Path(packed))
         elif entry.decoder == "arrays":
-            paths = {name: path / name for pair in raw.pairs(path).values() for name in pair}
-            entry = dataclasses.replace(entry, reading=entry.reading | {"pairs": raw.pairs(path)})
+            pairs = raw.pairs(path)
+            if entry.kind == "none":
+                pairs = {split: names[:1] for split, names in pairs.items()}
+            paths = {name: path / name for names in pairs.values() for name in names}
+            entry = dataclasses.replace(entry, reading=entry.reading | {"pairs": pairs})
+        elif path.is_dir():
+            paths = {one.name: one for one in path.iterdir() if one.name[0] != "."}
         else:
             paths = {path.name: path}
         return READERS[entry.decoder](entry, paths, problems), problems
@@ -107,90 +87,41 @@ def _refuse_nonsense(request: Request) -> None:
         )
 
 
-def _recognised(
-    request: Request, packed: Path, say: Callable[[str], None]
-) -> tuple[str, dict[str, Any], dict[str, Path]]:
-    """Return the decoder for a path, its parameters, and the files by name."""
-    path, shares = request.path, {"validation": request.validation, "test": request.test}
-    if path.is_file() and path.suffix in TABLES:
-        if not request.label or bool(request.text) == bool(request.numbers):
-            raise DataError(
-                f"{path}: a table needs --label COLUMN and either --text COLUMN or --numbers "
-                "COLUMN, for each column that is an input."
-            )
-        columns = {"text": list(request.text), "numbers": list(request.numbers)}
-        reading: dict[str, Any] = {kind: names for kind, names in columns.items() if names}
-        reading |= {"label": request.label} | ({"id": request.id} if request.id else {})
-        return "table", reading | {"shares": shares}, {path.name: path}
-    if path.is_dir() and (pairs := raw.pairs(path)):
-        if "test" in pairs:  # the makers' own split
-            del shares["test"]
-        found = {name: path / name for pair in pairs.values() for name in pair}
-        listed = {split: list(pair) for split, pair in pairs.items()}
-        return "arrays", {"pairs": listed, "shares": shares}, found
-    if path.is_dir() and archive.classes(path):
-        if not request.size:
-            raise DataError(f"{path}: a folder of pictures needs --size HEIGHTxWIDTH.")
-        say(f"packing {len(archive.classes(path)):,} classes of pictures")
-        reading = {"size": list(request.size), "rgb": request.rgb, "shares": shares}
-        return "pictures", reading, _packed(path, packed)
-    raise DataError(
-        f"{path}: found {'nothing' if not path.exists() else 'no data set'}, expected a table "
-        f"({', '.join(TABLES)}), a folder with a folder of pictures for each class, or a folder "
-        "with inputs.npy and labels.npy or such IDX files."
-    )
-
-
-def _packed(path: Path, folder: Path) -> dict[str, Path]:
-    """Write an archive for each class of pictures into a folder."""
-    found = {archive.name_of(one): folder / f"{n}" for n, one in enumerate(archive.classes(path))}
-    for one in archive.classes(path):
-        archive.pack(one, found[archive.name_of(one)])
-    return found
-
-
-def _looked_at(
-    request: Request,
-    decoder: str,
-    reading: dict[str, Any],
-    paths: dict[str, Path],
-    files: tuple[SourceFile, ...],
-) -> Entry:
+def _looked_at(request: Request, source: Source, files: tuple[SourceFile, ...]) -> Entry:
     """Return the entry of a trainable data set. Raises DataError with every problem."""
+    name, reading = request.path.name, source.reading
     texts = request.title or request.name, request.licence or "unknown", request.origin or "unknown"
-    draft = Entry(request.name, *texts, decoder, (), (), {}, files, reading)
+    draft = Entry(request.name, *texts, source.decoder, (), (), {}, files, reading)
     problems = Problems()
-    examples = READERS[decoder](draft, paths, problems)
-    rows = examples.split(reading["shares"])
-    _inspect(examples, rows, request.path.name, problems, unique="id" in reading)
-    problems.refuse(request.name)
-    counts = Counter(examples.labels)
-    labels = tuple(sorted(counts, key=lambda label: (not label.isdecimal(), _value(label), label)))
-    return dataclasses.replace(
+    examples = READERS[source.decoder](draft, source.paths, problems)
+    if draft.kind == "mask":
+        masks = examples.target if examples.target is not None else ()
+        classes, counts = target.classes_of(masks, request.classes, name, problems)
+        answer = reading["target"] | {"values": list(classes)}
+        reading, labels = reading | {"target": answer}, tuple(classes.values())
+    else:
+        labels = target.names_of(draft.kind, reading, examples)
+        counts = target.counts_of(draft.kind, labels, examples)
+    rows = examples.split(reading["shares"], by_class=draft.kind == "class")
+    entry = dataclasses.replace(
         draft,
         shape=tuple(examples.inputs.shape[1:]),
         labels=labels,
-        counts=tuple(counts[label] for label in labels),
+        counts=counts,
         rows={split: len(rows[split]) for split in catalog.SPLITS},
+        reading=reading,
     )
+    target.inspect(entry, examples, name, problems)
+    if source.decoder != "windows":  # of which many may be alike
+        _inspect_rows(examples, rows, problems, unique="id" in reading)
+    problems.refuse(request.name)
+    return entry
 
 
-def _value(label: str) -> int:
-    return int(label) if label.isdecimal() else 0
-
-
-def _inspect(
-    examples: Examples, rows: dict[str, Any], name: str, problems: Problems, *, unique: bool
+def _inspect_rows(
+    examples: Examples, rows: dict[str, Any], problems: Problems, *, unique: bool
 ) -> None:
-    """Report problems across rows: classes, ids, the same input in two splits."""
-    counts = Counter(examples.labels)
-    if len(counts) < 2 and (counts or not problems):
-        found = f"one class only ({next(iter(counts))})" if counts else "no rows"
-        problems.add(name, f"has {found}, expected two classes or more")
-    for label, count in sorted(counts.items()):
-        if count < len(catalog.SPLITS):
-            expected = f"expected {len(catalog.SPLITS)} or more, one for each split"
-            problems.add(name, f"class {label} has {count} row{'s' * (count > 1)}, {expected}")
+    """Report the same input in two splits, and ids that are there twice."""
     split_of = {int(row): split for split in rows for row in rows[split]}
     first: dict[bytes, int] = {}
     ids: dict[bytes, int] = {}
@@ -223,10 +154,10 @@ def _keep(
             if not store.has(file.sha256):
                 put.append(store.put(paths[file.name], file.sha256))
         path = folder / f"{entry.name}.yaml"
-        before = path.read_text() if newer else None
+        before = path.read_text("utf-8") if newer else None
         text = _written(entry, before, request)
         catalog.parsed(path, text)  # refuses a file that a manual edit broke
-        write_atomically(path, text.encode())
+        write_atomically(path, text.encode("utf-8"))
     except BaseException:
         for one in put:
             one.unlink(missing_ok=True)

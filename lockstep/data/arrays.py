@@ -42,18 +42,23 @@ def open_dataset(
         manifest = _manifest(entry, home)
         _verify(entry, home, manifest, say)
         splits = {
-            split: Split(*(_mapped(home / f"{split}-{kind}.npy") for kind in ("inputs", "labels")))
+            split: Split(*(_mapped(home / f"{split}-{field}.npy") for field in _fields(entry)))
             for split in SPLITS
         }
     digest = digest_of(canonical_json(manifest))
     version, columns = f"{entry.name}@{entry.digest}", tuple(manifest.get("columns", ()))
-    return Dataset(entry.name, entry.labels, digest, splits, version, columns=columns)
+    return Dataset(entry.name, entry.labels, digest, splits, version, entry.kind, columns)
 
 
 def prepared(folder: Path) -> list[str]:
     """Return the digests of the data sets whose arrays are in a folder, unchecked."""
     manifests = [path.read_bytes() for path in folder.glob("*/manifest.json")]
     return [digest_of(canonical_json(json.loads(content))) for content in manifests]
+
+
+def _fields(entry: Entry) -> tuple[str, str]:
+    """The names of the two arrays of a split."""
+    return "inputs", "labels" if entry.kind == "class" else "target"
 
 
 def _name(entry: Entry) -> str:
@@ -71,8 +76,8 @@ def _prepare(
     def write(part: Path) -> None:
         sizes = {}
         for split, pair in decoding.decode(entry, fetch(entry)).items():
-            for kind, array in zip(("inputs", "labels"), pair, strict=True):
-                path = part / f"{split}-{kind}.npy"
+            for field, array in zip(_fields(entry), pair, strict=True):
+                path = part / f"{split}-{field}.npy"
                 with path.open("wb") as file:
                     # Not write_array, which gives no reason when the disk is full.
                     values = np.ascontiguousarray(array)
@@ -81,6 +86,8 @@ def _prepare(
                     file.write(values.data)
                 sizes[path.name] = digest_of(path)
         manifest = {"data": entry.name, "labels": entry.labels, "sha256": sizes}
+        if entry.kind != "class":
+            manifest["kind"] = entry.kind
         if columns := entry.reading.get("numbers"):
             manifest["columns"] = list(columns)
         write_flushed(part / "manifest.json", readable_json(manifest))
@@ -94,7 +101,7 @@ def _prepare(
 def _manifest(entry: Entry, home: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((home / "manifest.json").read_bytes())
-        if sorted({*manifest} - {"columns"}) == ["data", "labels", "sha256"]:
+        if sorted({*manifest} - {"columns", "kind"}) == ["data", "labels", "sha256"]:
             return manifest
     except ValueError:
         pass

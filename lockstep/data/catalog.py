@@ -8,13 +8,14 @@ file inside a locked package, the rest are mirrors; a file without any comes fro
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import DataError, nearest
 from lockstep.ground.home import here
+from lockstep.program import Kind
 
 SPLITS = ("train", "validation", "test")
 NAME = r"[a-z0-9][a-z0-9._-]*"
@@ -37,8 +38,9 @@ class SourceFile:
 class Entry:
     """A version of a data set; ``rows`` counts the examples of each split.
 
-    ``counts`` has the examples of each label, for people.
-    ``reading`` has the decoder's parameters: columns, shares of the splits.
+    ``labels`` are the names of what a model answers with: classes, labels or columns of numbers;
+    ``counts`` has the examples of each label, for people. ``reading`` has the decoder's parameters:
+    columns, shares of the splits, and under ``target`` the kind of a target that is no class.
     """
 
     name: str
@@ -52,6 +54,11 @@ class Entry:
     files: tuple[SourceFile, ...]
     reading: dict[str, Any] = field(default_factory=dict)
     counts: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What a target is: a class, unless ``reading.target`` says otherwise."""
+        return cast(Kind, self.reading.get("target", {}).get("kind", "class"))
 
     @property
     def digest(self) -> str:
@@ -85,7 +92,7 @@ def file_of(reference: str, catalog: Path | None = None) -> Path:
 def versions(name: str, catalog: Path | None = None) -> list[Entry]:
     """Return a data set's versions, the newest first. Raises DataError for an unreadable file."""
     path = file_of(name, catalog)
-    return parsed(path, path.read_text())
+    return parsed(path, path.read_text("utf-8"))
 
 
 def parsed(path: Path, text: str) -> list[Entry]:

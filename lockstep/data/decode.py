@@ -1,5 +1,6 @@
 """Decoding the files of a data set into arrays, one function for each format."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,21 +8,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data import archive, problems, raw, table
+from lockstep.data import archive, derived, problems, raw, table, target, windows
 from lockstep.data.catalog import SPLITS, Entry
 from lockstep.data.idx import idx_array, unpacked
 from lockstep.data.order import Order
 from lockstep.data.split import Examples
 from lockstep.ground.errors import DataError
 
-Pair = tuple[NDArray[Any], NDArray[np.int64]]  # inputs (rows, *shape) and labels (rows,)
+Pair = tuple[NDArray[Any], NDArray[Any]]  # inputs (rows, *shape) and targets (rows, ...)
 # The code that decides the arrays, besides the catalog.
-NAMES = ("archive", "decode", "idx", "problems", "raw", "split", "table", "../ground/pictures")
+NAMES = (
+    "archive",
+    "decode",
+    "derived",
+    "floats",
+    "idx",
+    "order",
+    "problems",
+    "raw",
+    "split",
+    "table",
+    "target",
+    "windows",
+    "../ground/pictures",
+)
 FILES = [Path(__file__).parent / f"{name}.py" for name in NAMES]
 
 
 def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
-    """The examples of each split as ``(inputs, labels)``.
+    """The examples of each split as ``(inputs, targets)``.
 
     Raises DataError if a file does not hold what the catalog says: another shape, another number
     of rows, none at all, or a label that is not in the list; for an added data set, with
@@ -39,13 +54,10 @@ def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
 def _split(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     found = problems.Problems()
     examples = READERS[entry.decoder](entry, paths, found)
-    for place, label in zip(examples.places, examples.labels, strict=True):
-        if label not in entry.labels:
-            found.add(place, f"label {label!r} is not in the catalog ({', '.join(entry.labels)})")
+    targets = target.array_of(entry, examples, found)
     found.refuse(entry.name)
-    labels = np.array([entry.labels.index(label) for label in examples.labels], np.int64)
-    rows = examples.split(entry.reading["shares"])
-    return {name: (examples.inputs[chosen], labels[chosen]) for name, chosen in rows.items()}
+    rows = examples.split(entry.reading["shares"], by_class=entry.kind == "class")
+    return {name: (examples.inputs[chosen], targets[chosen]) for name, chosen in rows.items()}
 
 
 def _idx(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
@@ -87,24 +99,67 @@ def _digits(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
     }
 
 
+def _diabetes(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    """Ten measurements of a patient, and a number to foretell, as scikit-learn ships them."""
+    inputs = derived.numbers(paths["diabetes_data_raw.csv.gz"], columns=10)
+    target = derived.numbers(paths["diabetes_target.csv.gz"], columns=1)
+    _check_pair(entry, "train", inputs, target)
+    return derived.held_out((inputs, target), entry.rows)
+
+
+def _scenes(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    """Pictures with up to four of the digits of a split; several labels: which are there."""
+    digits = _digits(entry, paths)
+    return {name: derived.scenes(*pair, rows=entry.rows[name]) for name, pair in digits.items()}
+
+
+def _outlines(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+    """Digits in noise, twice as large; of each pixel whether it is outside, edge or inside."""
+    return {name: derived.outlines(pair[0]) for name, pair in _digits(entry, paths).items()}
+
+
 def _table(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Examples:
-    """A CSV or Parquet file with columns of text or of numbers, and one of labels."""
+    """A CSV or Parquet file with columns of text or of numbers, and those of the target."""
     ((name, path),) = paths.items()
     reading = entry.reading
     text, numbers = (tuple(reading.get(kind, ())) for kind in ("text", "numbers"))
-    columns = table.Columns(reading["label"], text, numbers, reading.get("id"))
+    answer = reading.get("target", {"columns": [reading.get("label")]})
+    # Several labels in one column are named by the catalog, not by it.
+    several = tuple(answer.get("columns", [answer["column"]] if "column" in answer else []))
+    columns = table.Columns(
+        entry.kind, several, text, numbers, reading.get("id"), answer.get("separator", "")
+    )
     return table.read(path, name, columns, found)
 
 
 def _pictures(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Examples:
-    """An archive of pictures for each class."""
+    """An archive of pictures for each class, or one of them and one of masks, or all alike."""
     height, width = entry.reading["size"]
-    return archive.read(paths, (height, width), entry.reading["rgb"], found)
+    read = archive.read_with_masks if entry.kind == "mask" else archive.read
+    examples = read(paths, (height, width), entry.reading["rgb"], found)
+    return examples if entry.kind != "none" else _without_labels(examples)
 
 
 def _arrays(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Examples:
     """One or two pairs of NPY or IDX files."""
-    return raw.read(paths, entry.reading["pairs"], found)
+    reading = entry.reading
+    return raw.read(
+        paths,
+        reading["pairs"],
+        found,
+        entry.kind,
+        names=tuple(reading.get("target", {}).get("columns", ())),
+        integers=reading.get("integers", False),
+    )
+
+
+def _windows(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Examples:
+    """Texts, cut into windows of bytes."""
+    return windows.read(paths, entry.reading["window"], found)
+
+
+def _without_labels(examples: Examples) -> Examples:
+    return dataclasses.replace(examples, labels=[""] * len(examples.labels))
 
 
 # Those that return examples with their places, which the catalog's shares then split ...
@@ -112,11 +167,15 @@ READERS: dict[str, Callable[[Entry, dict[str, Path], problems.Problems], Example
     "table": _table,
     "pictures": _pictures,
     "arrays": _arrays,
+    "windows": _windows,
 }
 # ... and those that return the splits as their makers, or this workbench, drew them.
 DECODERS: dict[str, Callable[[Entry, dict[str, Path]], dict[str, Pair]]] = {
     "idx": _idx,
     "digits": _digits,
+    "diabetes": _diabetes,
+    "scenes": _scenes,
+    "outlines": _outlines,
 }
 
 
@@ -136,27 +195,38 @@ def _stratified(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _check(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[np.int64]) -> None:
-    _check_pair(entry, split, inputs, labels)
-    found, expected = inputs.shape, (entry.rows[split], *entry.shape)
-    if found != expected:
-        raise DataError(
-            f"data {entry.name}: {split} has inputs of shape {found}, the catalog says {expected}; "
-            "correct the catalog or add the right files."
-        )
-    if outside := sorted({int(label) for label in labels} - set(range(len(entry.labels)))):
-        row = int(np.flatnonzero(labels == outside[0])[0])
+def _check(entry: Entry, split: str, inputs: NDArray[Any], targets: NDArray[Any]) -> None:
+    _check_pair(entry, split, inputs, targets)
+    rows, kind = entry.rows[split], entry.kind
+    for what, found, expected in (
+        ("inputs", inputs.shape, (rows, *entry.shape)),
+        (
+            "labels" if kind == "class" else "targets",
+            targets.shape,
+            (rows, *target.shape_of(entry)),
+        ),
+    ):
+        if found != expected:
+            raise DataError(
+                f"data {entry.name}: {split} has {what} of shape {found}, the catalog says "
+                f"{expected}; correct the catalog or add the right files."
+            )
+    if kind not in ("class", "mask"):
+        return
+    if outside := sorted({*np.unique(targets).tolist()} - set(range(len(entry.labels)))):
+        row = int(np.flatnonzero((targets == outside[0]).reshape(rows, -1).any(1))[0])
         raise DataError(
             f"data {entry.name}: row {row} of {split} has label {outside[0]}, expected 0 to "
             f"{len(entry.labels) - 1}; correct the file or the labels in the catalog."
         )
 
 
-def _check_pair(entry: Entry, split: str, inputs: NDArray[Any], labels: NDArray[Any]) -> None:
+def _check_pair(entry: Entry, split: str, inputs: NDArray[Any], targets: NDArray[Any]) -> None:
     if len(inputs) == 0:
         raise DataError(f"data {entry.name}: the {split} split is empty; add examples to it.")
-    if labels.shape != inputs.shape[:1]:
+    one_axis = targets.ndim == 1 or entry.kind != "class"
+    if len(targets) != len(inputs) or not one_axis:
         raise DataError(
-            f"data {entry.name}: {split} has labels of shape {labels.shape} for inputs of shape "
+            f"data {entry.name}: {split} has labels of shape {targets.shape} for inputs of shape "
             f"{inputs.shape}, expected one for each input; add the right files."
         )

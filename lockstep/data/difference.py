@@ -7,20 +7,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lockstep.data import catalog
+from lockstep.data import catalog, target
 from lockstep.data.add import read_as
 from lockstep.data.catalog import Entry
 from lockstep.data.decode import READERS, decode
 from lockstep.data.problems import Problems
 from lockstep.data.split import Examples
 from lockstep.ground.errors import DataError
+from lockstep.program import Kind
 
 Fetch = Callable[[Entry], dict[str, Path]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Rows by their places (files by their paths); ``counts`` are rows of a label before and after.
+    """Rows by their places (files by their paths); ``counts`` are rows of a label before and after,
+    empty where targets are no labels.
 
     ``relabelled`` and ``changed`` name the place in B, what it was and what it is; ``moved`` are
     rows that both have in another split: their place in B, the split before and after.
@@ -69,6 +71,15 @@ def difference(a: str, b: str, folder: Path, fetch: Fetch) -> Difference:
 class _Side:
     examples: Examples
     split_of: dict[int, str]
+    kind: Kind
+
+    def counts(self) -> Counter[str]:
+        """The rows that have each label, of which there may be several; empty without labels."""
+        if self.kind not in ("class", "labels"):
+            return Counter()
+        return Counter(
+            label for text in self.examples.labels for label in target.labels_of(self.kind, text)
+        )
 
     def rows(self, by_id: bool) -> dict[bytes, list[int]]:
         """The rows of each key, in their order: there may be several of one content."""
@@ -89,8 +100,9 @@ def _side(entry: Entry, path: Path | None, fetch: Fetch) -> _Side:
     else:
         examples = READERS[entry.decoder](entry, fetch(entry), problems)
     problems.refuse(str(path or entry.reference))
-    rows = examples.split(entry.reading["shares"])
-    return _Side(examples, {int(row): split for split in rows for row in rows[split]})
+    rows = examples.split(entry.reading["shares"], by_class=entry.kind == "class")
+    split_of = {int(row): split for split in rows for row in rows[split]}
+    return _Side(examples, split_of, entry.kind)
 
 
 def _decoded(entry: Entry, paths: dict[str, Path]) -> _Side:
@@ -98,13 +110,14 @@ def _decoded(entry: Entry, paths: dict[str, Path]) -> _Side:
     labels, contents, places = list[str](), list[bytes](), list[str]()
     split_of: dict[int, str] = {}
     splits = decode(entry, paths)
-    for split, (inputs, numbers) in splits.items():
-        for row, (values, label) in enumerate(zip(inputs, numbers, strict=True)):
+    for split, (inputs, answers) in splits.items():
+        for row, (values, answer) in enumerate(zip(inputs, answers, strict=True)):
             split_of[len(labels)] = split
-            labels.append(entry.labels[label])
+            labels.append(target.text_of(entry, answer))
             contents.append(sha256(values.tobytes()).digest())
             places.append(f"{split}, row {row + 1}")
-    return _Side(Examples(splits["train"][0], labels, contents, contents, places), split_of)
+    examples = Examples(splits["train"][0], labels, contents, contents, places)
+    return _Side(examples, split_of, entry.kind)
 
 
 def _between(names: list[str], sides: list[_Side], by_id: bool) -> Difference:
@@ -119,12 +132,13 @@ def _between(names: list[str], sides: list[_Side], by_id: bool) -> Difference:
             place = b.examples.places[two]
             labels = a.examples.labels[one], b.examples.labels[two]
             if labels[0] != labels[1]:
-                relabelled.append((place, *labels))
+                old_text, new_text = (label.replace("\n", "; ") for label in labels)
+                relabelled.append((place, old_text, new_text))
             if a.examples.contents[one] != b.examples.contents[two]:
                 changed.append(place)
             if a.split_of[one] != b.split_of[two]:
                 moved.append((place, a.split_of[one], b.split_of[two]))
-    counts = [Counter(side.examples.labels) for side in sides]
+    counts = [side.counts() for side in sides]
     labels_of = _ordered(counts)
     rows = {label: (counts[0][label], counts[1][label]) for label in labels_of}
     return Difference(names[0], names[1], added, removed, relabelled, changed, moved, rows)

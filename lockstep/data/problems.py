@@ -1,6 +1,7 @@
 """Problems of a data set's files: collected, then reported all at once."""
 
 from collections import Counter
+from pathlib import Path
 
 from lockstep.ground.errors import DataError
 
@@ -40,3 +41,21 @@ class Problems:
         count = "1 problem" if len(found) == 1 else f"{len(found):,} problems"
         head = f"data {name}: {count}, and nothing was added; fix the files and try again."
         raise DataError("\n".join([head, *lines]))
+
+
+def strange(path: Path, name: str) -> str:
+    """Say what is wrong with a file whose beginning shows that it is another than its name says."""
+    with path.open("rb") as file:
+        head = file.read(1 << 12)
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "is a Git LFS pointer, expected the file itself; run `git lfs pull`"
+    if not head:
+        return "is empty, expected data"
+    if not name.lower().endswith((".csv", ".tsv", ".txt")):
+        return ""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in head[:2]:
+        return "is in UTF-16, expected UTF-8; save it in that encoding"
+    for magic, kind in ((b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "a zip archive or Excel file")):
+        if head.startswith(magic):
+            return f"is {kind}, expected text in UTF-8; unpack it or save it as CSV"
+    return ""

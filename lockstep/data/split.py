@@ -15,7 +15,11 @@ class Examples:
     """Examples before they are split: ``inputs`` (rows, *shape), and of each row some facts.
 
     Its label; the sha256 of its id, or of what it contains where it has none; that of what it
-    contains; its place as "dataset.csv, line 7"; and, where its makers say so, that it is for test.
+    contains; its place as "dataset.csv, line 7"; and, where its makers say so, that it is for test
+    or for validation.
+
+    Where the target is no class, ``target`` (rows, ...) has it as the file says it, and the label
+    is its text for people; of several labels, which have no ``target``, they are on lines of it.
     """
 
     inputs: NDArray[Any]
@@ -24,18 +28,25 @@ class Examples:
     contents: list[bytes]
     places: list[str]
     for_test: set[int] = field(default_factory=set)
+    target: NDArray[Any] | None = None
+    for_validation: set[int] = field(default_factory=set)
 
-    def split(self, shares: dict[str, float]) -> dict[str, Rows]:
-        """Return the rows of each split. A test split by the makers is used as it is."""
-        if not self.for_test:
-            return by_hash(self.keys, self.labels, shares)
-        rest = np.array([row for row in range(len(self.labels)) if row not in self.for_test])
-        keys, labels = [self.keys[row] for row in rest], [self.labels[row] for row in rest]
-        found = by_hash(keys, labels, {"validation": shares["validation"]})
+    def split(self, shares: dict[str, float], *, by_class: bool = True) -> dict[str, Rows]:
+        """Return the rows of each split. Those that the makers drew are used as they are."""
+        classes = self.labels if by_class else [""] * len(self.labels)
+        drawn = {"test": self.for_test, "validation": self.for_validation}
+        rest = [
+            row for row in range(len(classes)) if not any(row in rows for rows in drawn.values())
+        ]
+        found = by_hash(
+            [self.keys[row] for row in rest],
+            [classes[row] for row in rest],
+            {split: share for split, share in shares.items() if not drawn[split]},
+        )
+        place = np.array(rest, np.int64)
         return {
-            "train": rest[found["train"]],
-            "validation": rest[found["validation"]],
-            "test": np.array(sorted(self.for_test), np.int64),
+            split: np.array(sorted(drawn[split]), np.int64) if drawn.get(split) else place[rows]
+            for split, rows in found.items()
         }
 
 

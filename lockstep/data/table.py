@@ -1,4 +1,4 @@
-"""Tables with a label column: CSV and Parquet, of text or of numbers."""
+"""Tables with a target: CSV and Parquet, of text or of numbers."""
 
 import csv
 import re
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockstep.data.problems import Problems
+from lockstep.data import floats
+from lockstep.data.problems import Problems, strange
 from lockstep.data.split import Examples
 from lockstep.ground.errors import DataError, nearest
+from lockstep.program import Kind
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 Row = tuple[str, dict[str, Any]]  # its place, as "line 7", and its cells by column
@@ -22,17 +24,22 @@ Row = tuple[str, dict[str, Any]]  # its place, as "line 7", and its cells by col
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that count: either ``text`` or ``numbers``, the label, and perhaps an id."""
+    """The columns that count: either ``text`` or ``numbers``, the target's, and perhaps an id.
 
-    label: str
+    Several labels are either columns of 0 and 1, or one column of labels with a ``separator``.
+    """
+
+    kind: Kind
+    target: tuple[str, ...]
     text: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     id: str | None = None
+    separator: str = ""
 
     @property
     def names(self) -> list[str]:
         """All of them."""
-        return [*self.text, *self.numbers, self.label, *([self.id] if self.id else [])]
+        return [*self.text, *self.numbers, *self.target, *([self.id] if self.id else [])]
 
 
 def read(path: Path, name: str, columns: Columns, problems: Problems) -> Examples:
@@ -43,29 +50,49 @@ def read(path: Path, name: str, columns: Columns, problems: Problems) -> Example
     the first column. Numbers become float32 (rows, columns). The key is of the id or, where no
     column is named for it, of the row's input. ``name`` is the file's, wherever its bytes lie.
     """
-    rows = (_parquet if is_parquet(name) else _csv)(path, name, columns, problems)
-    inputs: list[bytes] = []
-    labels, ids, places = [], [], []
+    if fault := strange(path, name):
+        problems.add(name, fault)
+        rows: Iterator[Row] = iter(())
+    else:
+        rows = (_parquet if is_parquet(name) else _csv)(path, name, columns, problems)
+    inputs, ids, labels, places = list[bytes](), list[str](), list[str](), list[str]()
+    targets: list[list[float]] = []
     for where, cells in rows:
         place, wrong = f"{name}, {where}", Problems()
         present = [column for column in columns.names if column in cells]
         for column in present:
             _check(place, column, cells[column], wrong)
-        content = b"" if wrong else _content(place, columns, cells, wrong)
+        if wrong:
+            problems.take(wrong)
+            continue
+        answer = _answer(place, columns, cells, wrong)
+        key = _text(place, columns.id, cells[columns.id], wrong) if columns.id in cells else ""
+        content = _content(place, columns, cells, wrong)
         problems.take(wrong)
         if wrong or len(present) < len(columns.names):
             continue
         inputs.append(content)
-        labels.append(str(cells[columns.label]))
-        ids.append(str(cells[columns.id]).encode() if columns.id else content)
+        ids.append(key)
         places.append(place)
-    keys, contents = ([sha256(one).digest() for one in many] for many in (ids, inputs))
-    return Examples(_array(inputs, columns), labels, keys, contents, places)
+        targets.append(answer if columns.kind == "numbers" else [])
+        labels.append(_shown(answer))
+    target = np.array(targets, np.float64).reshape(-1, len(columns.target))
+    array, narrow = _array(inputs, columns), None
+    if columns.numbers:
+        array = floats.as_float32(array, columns.numbers, places, name, problems)
+    if columns.kind == "numbers":
+        narrow = floats.as_float32(target, columns.target, places, name, problems)
+    if columns.id:
+        keys = [one.encode() for one in ids]
+    else:  # of the numbers as training gets them, so that a row keeps its split
+        keys = [row.tobytes() for row in array] if columns.numbers else inputs
+    keys, contents = ([sha256(one).digest() for one in many] for many in (keys, inputs))
+    return Examples(array, labels, keys, contents, places, target=narrow)
 
 
 def _array(inputs: Sequence[bytes], columns: Columns) -> NDArray[Any]:
     if columns.numbers:
-        return np.frombuffer(b"".join(inputs), np.float32).reshape(-1, len(columns.numbers))
+        return np.frombuffer(b"".join(inputs), np.float64).reshape(-1, len(columns.numbers))
     width = max(map(len, inputs), default=0)
     array = np.zeros((len(inputs), width), np.uint8)
     for row, content in zip(array, inputs, strict=True):
@@ -81,19 +108,67 @@ def _check(place: str, column: str, cell: Any, problems: Problems) -> None:
         problems.add(place, f"{column} has a zero byte, expected text")
 
 
-def _content(place: str, columns: Columns, cells: dict[str, Any], problems: Problems) -> bytes:
-    """Return the input of a row as bytes, after checking label and id."""
-    for column in (columns.label, columns.id):
-        if column in cells and not str("" if cells[column] is None else cells[column]).strip():
+def _answer(place: str, columns: Columns, cells: dict[str, Any], problems: Problems) -> Any:
+    """The target of a row: numbers, or labels, one or several."""
+    present = [column for column in columns.target if column in cells]
+    if columns.kind == "numbers":
+        return [_number(place, column, cells[column], problems) for column in present]
+    if columns.kind == "class" or columns.separator:
+        texts = [_text(place, column, cells[column], problems, columns) for column in present]
+        if columns.kind == "class":
+            return texts[0] if texts else ""
+        parts = (part.strip() for text in texts for part in text.split(columns.separator))
+        return sorted({part for part in parts if part})
+    return [column for column in present if _flag(place, column, cells[column], problems)]
+
+
+def _shown(answer: Any) -> str:
+    """The text that stands for a target: a label, several of them, or numbers."""
+    if isinstance(answer, str):
+        return answer
+    return "\n".join(one if isinstance(one, str) else f"{one:g}" for one in answer)
+
+
+def _text(
+    place: str, column: str, cell: Any, problems: Problems, columns: Columns | None = None
+) -> str:
+    """The text of a cell that is a label, an id, or several labels, of which there may be none."""
+    several = columns is not None and columns.kind == "labels"
+    if several and isinstance(cell, list | tuple) and all(isinstance(one, str) for one in cell):
+        assert columns
+        return columns.separator.join(cell)
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+        if not several:
             problems.add(place, f"{column} is empty, expected a value")
+        return ""
+    if not isinstance(cell, str | int | float):
+        found = type(cell).__name__
+        advice = "; save the column as text" if found == "bytes" else ""
+        problems.add(place, f"{column} has {found}, expected text or a whole number{advice}")
+        return ""
+    return str(cell)
+
+
+def _flag(place: str, column: str, cell: Any, problems: Problems) -> bool:
+    known = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
+    found = known.get(str(cell).strip().lower())
+    if found is None:
+        shown = "nothing" if cell in (None, "") else repr(cell)[:40]
+        problems.add(place, f"{column} has {shown}, expected 0 or 1: whether it has that label")
+    return bool(found)
+
+
+def _content(place: str, columns: Columns, cells: dict[str, Any], problems: Problems) -> bytes:
+    """Return the input of a row as bytes: numbers of 64 bits, or a text."""
     if columns.numbers:
         numbers = [_number(place, c, cells[c], problems) for c in columns.numbers if c in cells]
-        return np.array(numbers, np.float32).tobytes()
+        return np.array(numbers, np.float64).tobytes()
     if not all(column in cells for column in columns.text):
         return b""
     texts = ["" if cells[column] is None else cells[column] for column in columns.text]
     if wrong := [type(text).__name__ for text in texts if not isinstance(text, str)]:
-        problems.add(place, f"found {wrong[0]} in a column of text; name it with --numbers")
+        advice = "save it as text in UTF-8" if wrong[0] == "bytes" else "name it with --numbers"
+        problems.add(place, f"found {wrong[0]} in a column of text; {advice}")
         return b""
     if not "".join(texts).strip():
         problems.add(place, f"{' and '.join(columns.text)} empty, expected text")
@@ -109,15 +184,36 @@ def _number(place: str, column: str, cell: Any, problems: Problems) -> float:
         found = "nothing" if cell in (None, "") else repr(cell)[:40]
         problems.add(place, f"{column} has {found}, expected a number")
         return 0.0
-    if not abs(number) <= float(np.finfo(np.float32).max):  # so also for NaN
+    except OverflowError:  # of a whole number
+        number = float("inf")
+    if not floats.holds(number):
         problems.add(place, f"{column} is {number}, expected a finite number of 32 bits")
         return 0.0
+    if abs(number) >= 2**53 and number.is_integer() and not _exact(cell, number):
+        text = f"{column} is {cell}, a whole number of more digits than a float has"
+        problems.add(place, f"{text}; leave it out if it is an id, or round it")
+        return 0.0
     return number
+
+
+def _exact(cell: Any, number: float) -> bool:
+    try:
+        return int(cell) == int(number)
+    except ValueError:  # not written as a whole number
+        return True
 
 
 def _refuse_missing(name: str, found: Sequence[str], columns: Columns, problems: Problems) -> None:
     """Report the columns that a table lacks or has twice."""
     wrong = [column for column in dict.fromkeys(columns.names) if found.count(column) != 1]
+    if wrong and len(found) == 1:
+        for mark, word in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+            if mark in found[0]:
+                problems.add(
+                    name,
+                    f"its columns are separated by {word}, expected commas, or tabs in a .tsv file",
+                )
+                return
     for column in wrong:
         count = "twice" if column in found else f"missing.{nearest(column, found)}"
         problems.add(name, f"column {column} is {count} (it has {', '.join(found)})")
@@ -125,9 +221,10 @@ def _refuse_missing(name: str, found: Sequence[str], columns: Columns, problems:
 
 def _csv(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default refuses texts of over 131,072 characters
+    tabs = name.lower().endswith(".tsv")
     # Wrong bytes become surrogates, so that each is reported with its line.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
+        reader = csv.reader(file, delimiter="\t" if tabs else ",", strict=True)
         try:
             head = next(reader, [])
             _refuse_missing(name, head, columns, problems)
@@ -145,7 +242,7 @@ def _csv(path: Path, name: str, columns: Columns, problems: Problems) -> Iterato
 
 def is_parquet(name: str) -> bool:
     """Whether a file name is Parquet's."""
-    return name.endswith((".parquet", ".pq"))
+    return name.lower().endswith((".parquet", ".pq"))
 
 
 def _parquet(path: Path, name: str, columns: Columns, problems: Problems) -> Iterator[Row]:

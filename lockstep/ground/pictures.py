@@ -3,6 +3,8 @@
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ _QUICK = {b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs"
 # What a file has once. Pillow reads each of many, and copies those before for each of a JPEG's.
 _ONCE = {"EXIF": b"Exif\0\0", "an ICC profile": b"iCCP"}
 _OFTEN = 64
+_DARK = 16  # of 255: what the brightest of 12 bits becomes where 16 are meant
+_TOO_DARK = (
+    "a picture in 16 bits that is almost black, expected values up to 65,535; scale them, or save "
+    "it in 8 bits"
+)
 # What Pillow raises for files that are not as they should be: these after Image.open, too.
 _BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error)
 _SPREAD = (97, 157, 53)  # of a class's number to red, green and blue: neighbours look different
@@ -37,8 +44,13 @@ _TURNS = {  # by how a camera was held, as EXIF counts
     7: _TURNED.TRANSVERSE,
     8: _TURNED.ROTATE_90,
 }
+_SIDEWAYS = (_TURNED.TRANSPOSE, _TURNED.ROTATE_270, _TURNED.TRANSVERSE, _TURNED.ROTATE_90)
 # Of odd files and of a limit beyond ours; it would stand in a server's log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class _Unfit(Exception):
+    """A picture that can be read, but not as what people see; says what was found and expected."""
 
 
 def drawn(values: NDArray[Any]) -> Picture:
@@ -52,16 +64,16 @@ def grey(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     ``source`` is a path, the bytes of a PNG or JPEG, a PIL image, or a NumPy array or tensor: whole
     numbers 0 to 255 or floats 0 to 1, of shape (height, width), (1, height, width) or (height,
     width, 3). What was photographed with the camera held otherwise is turned upright, another size
-    is scaled. Raises DataError for what is no picture.
+    is scaled, what is transparent is laid on white, 16 bits are scaled to 8. Raises DataError for
+    what is no picture, or almost black in 16 bits.
     """
     return _taken(source, size, "L")
 
 
 def colour(source: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture as red, green and blue 0 to 255 of shape (height, width, 3).
+    """A picture in red, green and blue, 0 to 255, of shape (height, width, 3).
 
-    ``source`` is as for ``grey``; a picture without colours has the same value three times. Raises
-    DataError for what is no picture.
+    ``source`` and what is done to it are as for ``grey``; a grey one has three equal colours.
     """
     return _taken(source, size, "RGB")
 
@@ -72,7 +84,10 @@ def _taken(source: Any, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
     if isinstance(source, bytes):  # from who knows where: no format that takes a program to read
         return _decoded(source, "picture", size, mode)
     if isinstance(source, Image.Image):
-        return _scaled(source, size, mode)
+        try:
+            return _scaled(source, size, mode)
+        except _Unfit as error:
+            raise DataError(f"picture: found {error}.") from error
     try:
         tensor = isinstance(source, torch.Tensor)
         array = source.detach().cpu().numpy() if tensor else np.asarray(source)
@@ -130,6 +145,36 @@ def mask_png(classes: list[list[int]]) -> bytes:
     return file.getvalue()
 
 
+def extent(content: bytes) -> tuple[int, int]:
+    """Height and width of a PNG or JPEG, turned upright. Raises DataError as ``stored`` does."""
+    with _opened(io.BytesIO(content), "", ("PNG", "JPEG")) as picture:
+        width, height = picture.size
+        return (width, height) if _turn(picture) in _SIDEWAYS else (height, width)
+
+
+def mask(content: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The values of the pixels of a PNG, scaled to ``size`` without values between them.
+
+    Those of a picture with a palette are its numbers, those of black and white 0 and 255. Raises
+    DataError, which begins with ``: ``, for another file, colours, or transparency.
+    """
+    with _opened(io.BytesIO(content), "", ("PNG",)) as picture:
+        picture.load()
+        if picture.mode in ("RGB", "RGBA"):
+            bands = np.asarray(picture)
+            if (bands == bands[..., :1]).all() and picture.mode == "RGB":
+                picture = Image.fromarray(bands[..., 0])
+        if picture.mode not in ("1", "L", "P"):
+            raise DataError(
+                f": found a mask in mode {picture.mode}, expected 8 bits for each pixel"
+            )
+        if picture.mode == "1":
+            picture = picture.convert("L")
+        height, width = size
+        scaled = picture.resize((width, height), Image.Resampling.NEAREST)
+        return np.asarray(scaled, np.uint8)
+
+
 def _decoded(
     content: bytes, name: str, size: tuple[int, int], mode: str = "L"
 ) -> NDArray[np.uint8]:
@@ -146,6 +191,13 @@ def _read(
     formats: tuple[str, ...] | None = None,
     mode: str = "L",
 ) -> NDArray[np.uint8]:
+    with _opened(file, name, formats) as picture:
+        return _scaled(picture, size, mode)
+
+
+@contextmanager
+def _opened(file: Any, name: str, formats: tuple[str, ...] | None) -> Iterator[Image.Image]:
+    """Open a picture; what goes wrong with it inside, too, is a DataError that begins with name."""
     try:
         with Image.open(file, formats=formats) as picture:
             if formats and picture.width * picture.height > MOST_PIXELS:
@@ -153,7 +205,9 @@ def _read(
                     f"{name}: found {picture.width} x {picture.height} pixels, expected at most "
                     f"{MOST_PIXELS:,}; give a smaller picture."
                 )
-            return _scaled(picture, size, mode)
+            yield picture
+    except _Unfit as error:
+        raise DataError(f"{name}: found {error}.") from error
     except (*_BROKEN, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # whose text shows a Python object
         reason = "no such format" if unknown else error
@@ -162,16 +216,36 @@ def _read(
 
 def _scaled(picture: Image.Image, size: tuple[int, int], mode: str = "L") -> NDArray[np.uint8]:
     height, width = size
+    deep = any("16" in str(part[3:]) for part in getattr(picture, "tile", ()))
     turn = _turn(picture)
-    if picture.mode.startswith("I"):  # 16 bits for each pixel, which convert() would cut off at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode[0] in "IF":
+        picture, deep = _in_8_bits(picture), False
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     if picture.mode != mode:
         picture = picture.convert(mode)
+    if deep and np.asarray(picture).max(initial=0) < _DARK:  # of which Pillow left 8 bits
+        raise _Unfit(_TOO_DARK)
     if turn is not None:
         picture = picture.transpose(turn)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8)
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits for each pixel, which convert() would cut off at 255."""
+    values, clear = np.asarray(picture), picture.info.get("transparency")
+    brightest = values.max(initial=0)
+    if picture.mode == "F" or brightest >= 1 << 16 or values.min(initial=0) < 0:
+        raise _Unfit("values that are not of 8 or 16 bits, expected these; scale them")
+    if 0 < brightest < _DARK << 8:
+        raise _Unfit(_TOO_DARK)
+    shades = (values >> 8).astype(np.uint8)
+    if clear is not None:
+        shades[values == clear] = 255
+    return Image.fromarray(shades)
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:

@@ -35,7 +35,7 @@ def test_rows_of_one_id_are_the_same_row_whatever_else_changed(team: Team) -> No
 
 
 def test_without_ids_rows_are_the_same_by_what_they_contain(team: Team) -> None:
-    fields = {"label": "tag", "text": ("title",)}
+    fields = {"label": ("tag",), "text": ("title",)}
     older, _ = team.add(team.table(*ROWS), **fields)
     newer, _ = team.add(team.table(*ROWS[1:20], *reversed(ROWS[20:]), "0,Title 0,b"), **fields)
     found = between(team, older.reference, newer.reference)
