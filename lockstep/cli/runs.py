@@ -95,7 +95,7 @@ def _chosen(
     conditions = [selection.condition(given) for given in options.where]
     found = selection.choose(runs, conditions, options.sort, _settings())
     named = dict.fromkeys([*(one.name for one in conditions), options.sort.removeprefix("-")])
-    more = [name for name in named if name and name not in (*selection.COLUMNS, "test.accuracy")]
+    more = [name for name in named if name and name not in selection.COLUMNS]
 
     def line(record: selection.Record) -> Mapping[str, Any]:
         return {**record.summary, **{name: record.value(name) for name in more}}

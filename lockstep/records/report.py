@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lockstep.ground.pictures import Picture
 
 
+Pair = tuple[str, NDArray[Any], NDArray[Any]]  # name of a column of numbers, targets, outputs
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A test example that the model was wrong about; ``shown`` is a picture or a text.
@@ -78,7 +81,7 @@ class Answers:
             if far[row] > 0
         ]
 
-    def pairs(self) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
+    def pairs(self) -> list[Pair]:
         """Return name, targets and outputs of the first columns of numbers, to be drawn."""
         if (
             self.kind != "numbers"
@@ -143,8 +146,17 @@ def worst_mistakes(
     ]
 
 
-def page(receipt: bytes, rows: Sequence[Row], trace: NDArray[np.void], answers: Answers) -> bytes:
-    """The report of a run: results, learning curves, tables of classes, mistakes, the receipt."""
+def page(
+    receipt: bytes,
+    rows: Sequence[Row],
+    trace: NDArray[np.void],
+    mistakes: Sequence[Mistake] = (),
+    pairs: Sequence[Pair] = (),
+) -> bytes:
+    """The report of a run: results, learning curves, tables of classes, mistakes, the receipt.
+
+    ``mistakes`` and ``pairs`` are those of its answers on the test split.
+    """
     content: Receipt = json.loads(receipt)
     results = content["results"]
     test, names = results["metrics"]["test"], results["labels"]
@@ -172,7 +184,7 @@ def page(receipt: bytes, rows: Sequence[Row], trace: NDArray[np.void], answers: 
             [[name, f"<code>{html.escape(value)}</code>"] for name, value in facts.items()]
         ),
         curves=_curves(rows, trace, results["monitor"]),
-        answers=_answered(test, names, answers),
+        answers=_answered(test, names, mistakes, pairs),
         receipt=html.escape(receipt.decode()),
     ).encode()
 
@@ -223,7 +235,12 @@ def _two_curves(losses: Sequence[NDArray[np.float64]], step: int | None) -> str:
     return svg(figure)
 
 
-def _answered(test: Mapping[str, Any], names: Sequence[str], answers: Answers) -> str:
+def _answered(
+    test: Mapping[str, Any],
+    names: Sequence[str],
+    mistakes: Sequence[Mistake],
+    pairs: Sequence[Pair],
+) -> str:
     """What was answered on the test split: the parts that this kind of model has."""
     parts = []
     if "per_class" in test:
@@ -231,18 +248,17 @@ def _answered(test: Mapping[str, Any], names: Sequence[str], answers: Answers) -
     if "confusion" in test:
         drawn = _confusion(np.array(test["confusion"]), names)
         parts.append(("What was taken for what, on the test split", drawn))
-    if pairs := answers.pairs():
+    if pairs:
         parts.append(("Answers and targets, on the test split", _scatter(pairs)))
-    if (mistakes := answers.mistakes()) or "per_class" in test:
+    if mistakes or "per_class" in test:
         shown = "".join(map(_figure, mistakes)) or "<p>None on the test split.</p>"
-        title = "Worst mistakes: wrong, and sure of it"
-        if answers.kind != "class":
-            title = "Worst mistakes"
+        sure = any(mistake.confidence is not None for mistake in mistakes)
+        title = "Worst mistakes: wrong, and sure of it" if sure else "Worst mistakes"
         parts.append((title, f'<div class="mistakes">{shown}</div>'))
     return "\n".join(f"<h2>{title}</h2>\n{content}" for title, content in parts)
 
 
-def _scatter(pairs: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> str:
+def _scatter(pairs: Sequence[Pair]) -> str:
     """A panel for each column of numbers: target against output, and the line of no error."""
     from matplotlib.figure import Figure
 

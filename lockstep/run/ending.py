@@ -119,4 +119,5 @@ def _report(setup: Setup, run: Run, receipt: bytes, test: Measured) -> bytes:
         test.target,
         lambda row: show(inputs[row]),
     )
-    return report.page(receipt, run.metrics(), trace.read(run.folder / "trace.bin"), answers)
+    steps = trace.read(run.folder / "trace.bin")
+    return report.page(receipt, run.metrics(), steps, answers.mistakes(), answers.pairs())

@@ -17,6 +17,8 @@ from lockstep.records.run import Run
 from lockstep.tests.conftest import Call, experiment
 from lockstep.tests.records.test_receipt import resealed
 
+METRICS = ("accuracy", "f1", "loss")  # of a classifier
+
 
 @pytest.fixture
 def copy(finished_run: Run, tmp_path: Path) -> Run:
@@ -84,19 +86,20 @@ def test_a_run_keeps_the_budgets_of_its_recipe(finished_run: Run) -> None:
 
 
 def test_every_measure_is_measured(finished_run: Run, place: Place) -> None:
-    wanted = [budget(measure, ">= 0") for measure in MEASURES]
+    names = [f"{split}.{name}" for split in ("test", "validation") for name in METRICS]
+    wanted = [budget(measure, ">= 0") for measure in (*names, *MEASURES)]
     budgets = [one for one in wanted if isinstance(one, Budget)]
     found = acceptance.findings(finished_run, budgets, place, Watch())
     values = {one.measure: one.value for one in found}
     assert finished_run.receipt
     metrics = finished_run.receipt["results"]["metrics"]
     for split in ("test", "validation"):
-        for name in ("accuracy", "f1", "loss"):
+        for name in METRICS:
             assert values.pop(f"{split}.{name}") == metrics[split][name]
     weights = finished_run.folder / "weights.safetensors"
     assert values.pop("size_mb") == len(weights.read_bytes()) / 1_000_000
     assert values.pop("latency_ms") > 0
-    assert (values, [one.met for one in found]) == ({}, [True] * len(MEASURES))
+    assert (values, [one.met for one in found]) == ({}, [True] * len(wanted))
 
 
 def test_the_verb_prints_what_was_found_and_exits_with_1_if_one_fails(
@@ -124,14 +127,13 @@ def test_the_verb_prints_what_was_found_and_exits_with_1_if_one_fails(
 
 
 def test_mistakes_in_budgets_are_told_all_at_once(copy: Run) -> None:
-    state(copy, "accept:\n  test.acuracy: '>= 0.9'\n")
+    state(copy, "accept:\n  tset.accuracy: '>= 0.9'\n")
     with pytest.raises(SettingError) as error:
         acceptance.budgets(copy, ["size_mb", "latency=<= 5", "size_mb=5"])
     lines = [line.partition(" (there are")[0] for line in str(error.value).splitlines()]
     assert lines == [
-        "--set size_mb: '=' not found, expected as in test.accuracy='>= 0.92'",
-        f"{copy.folder}/experiment.yaml: accept.test.acuracy: no such measure. "
-        "Did you mean test.accuracy?",
+        "--set size_mb: '=' not found, expected as in test.loss='<= 0.5'",
+        f"{copy.folder}/experiment.yaml: accept.tset.accuracy: no such measure.",
         "--set latency: no such measure. Did you mean latency_ms?",
         "--set size_mb: found '5', expected a bound such as '>= 0.92' or '<= 5'",
     ]

@@ -268,10 +268,14 @@ def test_runs_are_listed_newest_first(call: Call, finished_run: Run, runs: Path)
             "base",
             42,  # a copy, whose name alone says 7
             None,
+            None,
             identity,
             None,
         ],
-        [finished_run.name, "finished", "digits", "base", 42, round(accuracy, 4), identity, None],
+        [
+            *(finished_run.name, "finished", "digits", "base", 42),
+            *("accuracy", round(accuracy, 4), identity, None),
+        ],
     ]
     os.utime(runs / finished_run.name, (3, 3))
     again = json.loads(call("runs", "--runs", str(runs), "--json")[1])

@@ -69,7 +69,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place_and_what_would_be_rig
         ("training.lr=.nan", "found nan, expected float, at least 0"),
         ("training.lr=.inf", "found inf, expected float, at least 0"),
         ("training.optimizer=sdg", "found 'sdg', expected str out of adamw, adam, sgd"),
-        ("training.monitor=5", "found 5, expected str out of accuracy, f1, loss"),
+        ("training.monitor=5", "found 5, expected str"),
         ("data.name=[digits]", "found ['digits'], expected str"),
         ("data.name=5", "found 5, expected str"),
         ("data.name=2026-01-31", "found datetime.date(2026, 1, 31), expected str"),
@@ -89,15 +89,13 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(
 
 
 def test_mistakes_in_budgets_are_told_with_all_others(resolved: Resolve) -> None:
-    recipe = "accept:\n  test.acuracy: '>= 0.9'\n  size_mb: 5\ntraining:\n  lr: fast\n"
+    recipe = "accept:\n  tset.accuracy: '>= 0.9'\n  size_mb: 5\ntraining:\n  lr: fast\n"
     overrides = ("accept.test.f1=>= 0.9", "accept.latency_ms=fast", "acept.size_mb=< 1", "accept=3")
     found = problems(lambda: resolved(recipe, *overrides))
-    there_are = " (there are test.accuracy, test.f1, test.loss, validation.accuracy, validation.f1,"
-    there_are += " validation.loss, size_mb, latency_ms)"
     bound = "expected a bound such as '>= 0.92' or '<= 5'"
     assert found == [
-        "digits/recipes/mine.yaml: accept.test.acuracy: no such measure. Did you mean "
-        f"test.accuracy?{there_are}",
+        "digits/recipes/mine.yaml: accept.tset.accuracy: no such measure. (there are test.METRIC, "
+        "validation.METRIC, size_mb, latency_ms)",
         f"digits/recipes/mine.yaml: accept.size_mb: found 5, {bound}",
         "digits/recipes/mine.yaml: training.lr: found 'fast', expected float, at least 0",
         f"override: accept.latency_ms: found 'fast', {bound}",

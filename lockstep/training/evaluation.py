@@ -330,7 +330,7 @@ def _loss(
                 f"loss: found {_shape(loss)}, expected a scalar or Losses(values, weights)."
             )
         rows = rows_of(batch.inputs)
-        return float(loss) * rows, float(rows)
+        return float(loss.detach()) * rows, float(rows)
     return _weighted("loss", loss, rows_of(batch.inputs))
 
 

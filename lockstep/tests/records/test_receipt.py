@@ -14,6 +14,7 @@ from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.errors import RunError
 from lockstep.records.identity import identity
 from lockstep.records.reading import misfit
+from lockstep.records.receipt import SCHEMA
 from lockstep.records.run import Run
 from lockstep.tests.conftest import Call, mostly_slow
 
@@ -145,10 +146,10 @@ def copy(finished_run: Run, tmp_path: Path) -> Run:
 def test_every_verb_refuses_a_receipt_of_a_newer_lockstep_in_one_line(
     call: Call, copy: Run, finished_run: Run
 ) -> None:
-    edited("receipt.json", schema=3, results={"model": "another shape"})(copy.folder)
+    edited("receipt.json", schema=SCHEMA + 1, results={"model": "another shape"})(copy.folder)
     line = (
-        f"error: {copy.folder}/receipt.json: schema 3, this Lockstep reads up to 2; "
-        "`invoke upgrade`.\n"
+        f"error: {copy.folder}/receipt.json: schema {SCHEMA + 1}, this Lockstep reads up to "
+        f"{SCHEMA}; `invoke upgrade`.\n"
     )
     assert told(call, copy, finished_run) == dict.fromkeys(READERS, line)
     _, out, _ = call("runs", "--runs", str(copy.folder.parent), "--json", "--where", "state==newer")
@@ -216,7 +217,7 @@ def test_a_receipt_whose_digest_or_identity_does_not_fit_is_believed_by_no_verb(
     assert {verb: line for verb, line in lines.items() if problem not in line} == {}
     where = ("runs", "--runs", str(copy.folder.parent), "--json")
     (line,) = json.loads(call(*where)[1])
-    assert (line["state"], line["test accuracy"]) == ("altered", None)
+    assert (line["state"], line["test"]) == ("altered", None)
     assert json.loads(call(*where, "--where", "test.accuracy>0")[1]) == []
     with pytest.raises(RunError, match=problem):
         loading.load(home.here(), "digits", copy.folder, None, None)

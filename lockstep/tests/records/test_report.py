@@ -8,14 +8,17 @@ import numpy as np
 from PIL import Image
 
 from lockstep.data.batches import Blocks
+from lockstep.ground import home
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Row, Watch
 from lockstep.loading import predictor
 from lockstep.records import trace
-from lockstep.records.report import Mistake, page, worst_mistakes
+from lockstep.records.report import Answers, Mistake, page, worst_mistakes
 from lockstep.records.run import Run
 from lockstep.run.keeping import open_data
-from lockstep.training.evaluation import metrics, probabilities
+from lockstep.run.making import evaluation_of
+from lockstep.training.evaluation import measured
+from lockstep.training.metrics import classification
 
 LABELS = ["T-shirt/top", "<b>bold</b>", "$\\oops$ & co", "衣", "Ankle boot"]
 ROWS: list[Row] = [
@@ -53,7 +56,7 @@ class Loaded(HTMLParser):
 def receipt(drift: tuple[str, ...] = ()) -> bytes:
     """The receipt of a run on five awkward labels."""
     answers = np.random.default_rng(0).dirichlet([1] * 5, 60).astype(np.float32)
-    found = metrics(answers, np.arange(60) % 5)
+    found = classification(answers, np.arange(60) % 5)
     results = {
         "steps": 30,
         "epochs": 3,
@@ -61,6 +64,7 @@ def receipt(drift: tuple[str, ...] = ()) -> bytes:
         "weights_sha256": "f" * 64,
         "labels": LABELS,
         "metrics": {"validation": found, "test": found},
+        "monitor": "accuracy",
     }
     parts = {"run": "<i>run</i>", "identity": {"digest": "e" * 64}, "results": results}
     return json.dumps(parts | {"environment": {"drift": list(drift), "notebook": False}}).encode()
@@ -69,7 +73,7 @@ def receipt(drift: tuple[str, ...] = ()) -> bytes:
 def made(*mistakes: Mistake, drift: tuple[str, ...] = ()) -> bytes:
     steps = np.zeros(30, trace.RECORD)
     steps["loss"] = 1 / np.arange(1, 31)
-    return page(receipt(drift), ROWS, steps, list(mistakes))
+    return page(receipt(drift), ROWS, steps, mistakes)
 
 
 PICTURE = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
@@ -93,17 +97,24 @@ def test_the_report_of_a_run_follows_from_its_files_to_the_byte(
     finished_run: Run, place: Place
 ) -> None:
     loaded = predictor(finished_run)
-    split = open_data("digits", place, Watch()).splits["test"]
-    answers = probabilities(loaded.model, Blocks(split, loaded.preprocess, 500), 10)
+    data = open_data("digits", place, Watch())
+    split = data.splits["test"]
+    parts = home.here().module("digits")
+    evaluation = evaluation_of(parts, parts.Config(), data)
+    found = measured(loaded.model, Blocks(split, loaded.preprocess, 500), evaluation)
     names = [str(digit) for digit in range(10)]
-    mistakes = worst_mistakes(
-        *answers, names, lambda row: loaded.preprocess.show(split.inputs[row])
+    answers = Answers(
+        "class",
+        names,
+        found.outputs,
+        found.target,
+        lambda row: loaded.preprocess.show(split.inputs[row]),
     )
     again = page(
         (finished_run.folder / "receipt.json").read_bytes(),
         finished_run.metrics(),
         trace.read(finished_run.folder / "trace.bin"),
-        mistakes,
+        answers.mistakes(),
     )
     assert again == (finished_run.folder / "report.html").read_bytes()
     assert made(WITH_PICTURE, WITH_TEXT) == made(WITH_PICTURE, WITH_TEXT)
