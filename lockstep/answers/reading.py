@@ -69,7 +69,7 @@ def inputs_of_json(takes: Takes, content: Any) -> list[Any]:
             inputs = inputs if _all_of((list, dict), inputs) else None
         case Tensor():
             depth = len(takes.shape)
-            inputs = [content] if _depth(content) == depth else content
+            inputs = [content] if content and _depth(content) == depth else content
             numbers = isinstance(inputs, list) and all(_has_numbers(one, depth) for one in inputs)
             inputs = inputs if numbers else None
     if inputs is None:

@@ -1,5 +1,6 @@
 """Tiny models of each kind, as a team writes them: what they take, what they give, their data."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -241,7 +242,6 @@ class Kinds:
 
     def predictor(self, name: str, **files: str) -> Predictor:
         """The Predictor of a kind, made of the bytes that a run keeps, with golden answers."""
-
         return predictor(self.project(name, **files), name)
 
     def served(self, name: str) -> Served:
@@ -251,8 +251,6 @@ class Kinds:
 
 def predictor(project: Project, name: str) -> Predictor:
     """The Predictor of a project's model, made of the bytes that a run keeps."""
-    import json
-
     recipe, config = project.home.recipe("brought", "base"), project.home.config_of("brought")
     experiment, _ = resolve("brought", recipe, config, seed=1, overrides=())
     torch.manual_seed(0)
@@ -275,9 +273,3 @@ def served(predictor: Predictor) -> Served:
         "test": {"mae": 1.5},
     }
     return Served("tiny-base-s1", predictor, about)
-
-
-@pytest.fixture
-def kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kinds:
-    """Models of each kind, made when they are asked for."""
-    return Kinds(tmp_path, monkeypatch)
