@@ -9,7 +9,7 @@ that move parameters or are no mean, code and files that are in no identity.
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ import xxhash
 from lockstep.ground import home
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
-from lockstep.program import Batch
+from lockstep.program import Batch, rows_of
 from lockstep.run.making import Setup
 from lockstep.training.evaluation import evaluation_mode
 from lockstep.training.shards import ShardedGradient
@@ -266,10 +266,11 @@ def _refuse_no_mean(setup: Setup) -> None:
     parts = [batches.at(0, shard) for shard in _chosen(len(batches.ids(0)), batches.shards)]
     if len({shape_of(inputs) for inputs, _ in parts}) > 1:
         return
-    whole = Batch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
-    half = len(whole[1]) // 2
+    whole = Batch(*(_joined(fields) for fields in zip(*parts, strict=True)))
+    half = rows_of(whole.target) // 2
     halves = [
-        Batch(whole.inputs[rows], whole.target[rows]) for rows in (slice(half), slice(half, None))
+        Batch(*(_cut(fields, rows) for fields in whole))
+        for rows in (slice(half), slice(half, None))
     ]
     try:
         with evaluation_mode(setup.model):  # no dropout, and no statistics of the batch
@@ -281,16 +282,30 @@ def _refuse_no_mean(setup: Setup) -> None:
     difference = float((one - two).norm() / max(float(one.norm()), 1e-30))
     if math.isfinite(difference) and difference > _LARGEST_DIFFERENCE:
         raise ModelError(
-            f"loss: not the mean over its examples: the gradient of {len(whole[1])} differs by "
-            f"{difference:.1%} from that of two halves; return the mean of one value for each "
-            "example (with class weights: F.cross_entropy(scores, labels, weight, "
+            f"loss: not the mean over its examples: the gradient of {rows_of(whole.target)} "
+            f"differs by {difference:.1%} from that of two halves; return the mean of one value "
+            "for each example (with class weights: F.cross_entropy(scores, labels, weight, "
             "reduction='none').mean()), or set training.shards=1."
         )
 
 
-def shape_of(inputs: torch.Tensor) -> tuple[int, ...]:
-    """The shape of one example of a batch."""
+def shape_of(inputs: Any) -> tuple[Any, ...]:
+    """The shape of one example of a batch, or the shapes of its fields by name."""
+    if isinstance(inputs, Mapping):
+        return tuple((name, shape_of(inputs[name])) for name in sorted(inputs))
     return tuple(inputs.shape[1:])
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Mapping):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return torch.cat(list(parts))
+
+
+def _cut(fields: Any, rows: slice) -> Any:
+    if isinstance(fields, Mapping):
+        return {name: tensor[rows] for name, tensor in fields.items()}
+    return fields[rows]
 
 
 def _gradient(setup: Setup, shards: list[Batch], first: int = 0) -> torch.Tensor:
@@ -303,7 +318,7 @@ def _gradient(setup: Setup, shards: list[Batch], first: int = 0) -> torch.Tensor
         shards=len(shards),
     )
     alone.block = range(first, first + len(shards))
-    alone.compute(0, sum(len(labels) for _, labels in shards), shards, False)
+    alone.compute(0, sum(rows_of(target) for _, target in shards), shards, False)
     return setup.training.flat.gradient.clone()
 
 

@@ -15,9 +15,13 @@ from lockstep.answers.predictor import Predictor
 from lockstep.config.recipe import resolve
 from lockstep.data.dataset import Dataset, Split
 from lockstep.ground import home
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 from lockstep.loading import Served
 from lockstep.program import Kind
+from lockstep.records.run import Run
 from lockstep.run.making import Setup
+from lockstep.run.story import run_experiment
 from lockstep.tests.projects import Project
 from lockstep.training.distributed import ALONE
 
@@ -33,6 +37,7 @@ class Config:
 """
 _PREPROCESS = """
 import numpy as np
+import pytest
 import torch
 
 class Preprocess:
@@ -273,3 +278,12 @@ def served(predictor: Predictor) -> Served:
         "test": {"mae": 1.5},
     }
     return Served("tiny-base-s1", predictor, about)
+
+
+def trained(project: Project, name: str, runs: Path) -> Run:
+    """A finished run of a project's model, trained for a few steps on the data of its kind."""
+    recipe, config = project.home.recipe("brought", "base"), project.home.config_of("brought")
+    experiment, _ = resolve("brought", recipe, config, seed=1, overrides=())
+    run = run_experiment(experiment, Place(runs, runs), Watch(), 0, EXAMPLES[name].dataset())
+    assert run
+    return run
