@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lockstep.answers.inputs import Numbers, Picture, Takes, Tensor, Text
 from lockstep.ground import pictures
-from lockstep.ground.errors import DataError, nearest
+from lockstep.ground.errors import DataError
 
 NPY = b"\x93NUMPY"  # how a file in NumPy's format begins
 _LONGEST = 1 << 18  # characters of a table's row
@@ -69,7 +69,7 @@ def inputs_of_json(takes: Takes, content: Any) -> list[Any]:
             inputs = inputs if _all_of((list, dict), inputs) else None
         case Tensor():
             depth = len(takes.shape)
-            inputs = [content] if _depth(content) == depth else content
+            inputs = [content] if content and _depth(content) == depth else content
             numbers = isinstance(inputs, list) and all(_has_numbers(one, depth) for one in inputs)
             inputs = inputs if numbers else None
     if inputs is None:
@@ -90,7 +90,12 @@ def inputs_of_bytes(takes: Takes, content: bytes) -> Iterable[Any]:
     """Return the inputs in a file of numbers: NumPy's format, JSON or CSV."""
     if content.startswith(NPY):
         return inputs_of_npy(takes, content)
-    text = decoded(content)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"body: found neither text nor NumPy's format, expected {expected(takes)}."
+        ) from error
     if text.lstrip()[:1] in ("[", "{") or isinstance(takes, Tensor):
         return inputs_of_json(takes, parsed(text))
     return table(takes, text)
@@ -143,9 +148,9 @@ def table(takes: Takes, text: str) -> Iterator[Any]:
         if _is_head(names, takes.names):
             needed = takes.names or tuple(names)
             if missing := [name for name in needed if name not in names]:
+                has = f"it has {', '.join(names):.200}" if names else "it is empty"
                 raise DataError(
-                    f"found no column {missing[0]}, expected {', '.join(needed)}."
-                    f"{nearest(missing[0], names)}"
+                    f"column {missing[0]} not found, expected {', '.join(needed)} ({has})."
                 )
             places = [names.index(name) for name in needed]
         else:
@@ -211,8 +216,8 @@ def _numbers(source: Any, names: tuple[str, ...]) -> NDArray[np.float32]:
             raise DataError("numbers: found names, expected a list of numbers.")
         if missing := [name for name in names if name not in source]:
             raise DataError(
-                f"numbers: found no {missing[0]}, expected {', '.join(names)}."
-                f"{nearest(missing[0], map(str, source))}"
+                f"numbers: {missing[0]} not found, expected {', '.join(names)} (found "
+                f"{', '.join(map(str, source)) or 'none':.200})."
             )
         values = [source[name] for name in names]
     else:

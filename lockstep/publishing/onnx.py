@@ -111,10 +111,12 @@ def _written(model: torch.nn.Module, inputs: Any) -> bytes:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # "torchvision is not installed"
         rows = {0: torch.export.Dim("n")}
         shapes = dict.fromkeys(inputs, rows) if isinstance(inputs, Mapping) else rows
+        # A dict in the last place would be arguments by name.
+        words = (inputs, {}) if isinstance(inputs, Mapping) else (inputs,)
         try:
             program = torch.onnx.export(
                 model,
-                (inputs,),
+                words,
                 dynamo=True,
                 opset_version=_OPSET,
                 input_names=list(_named(inputs)),

@@ -1,5 +1,6 @@
 """Tiny models of each kind, as a team writes them: what they take, what they give, their data."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,9 +15,13 @@ from lockstep.answers.predictor import Predictor
 from lockstep.config.recipe import resolve
 from lockstep.data.dataset import Dataset, Split
 from lockstep.ground import home
+from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 from lockstep.loading import Served
 from lockstep.program import Kind
+from lockstep.records.run import Run
 from lockstep.run.making import Setup
+from lockstep.run.story import run_experiment
 from lockstep.tests.projects import Project
 from lockstep.training.distributed import ALONE
 
@@ -32,6 +37,7 @@ class Config:
 """
 _PREPROCESS = """
 import numpy as np
+import pytest
 import torch
 
 class Preprocess:
@@ -241,7 +247,6 @@ class Kinds:
 
     def predictor(self, name: str, **files: str) -> Predictor:
         """The Predictor of a kind, made of the bytes that a run keeps, with golden answers."""
-
         return predictor(self.project(name, **files), name)
 
     def served(self, name: str) -> Served:
@@ -251,8 +256,6 @@ class Kinds:
 
 def predictor(project: Project, name: str) -> Predictor:
     """The Predictor of a project's model, made of the bytes that a run keeps."""
-    import json
-
     recipe, config = project.home.recipe("brought", "base"), project.home.config_of("brought")
     experiment, _ = resolve("brought", recipe, config, seed=1, overrides=())
     torch.manual_seed(0)
@@ -277,7 +280,10 @@ def served(predictor: Predictor) -> Served:
     return Served("tiny-base-s1", predictor, about)
 
 
-@pytest.fixture
-def kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kinds:
-    """Models of each kind, made when they are asked for."""
-    return Kinds(tmp_path, monkeypatch)
+def trained(project: Project, name: str, runs: Path) -> Run:
+    """A finished run of a project's model, trained for a few steps on the data of its kind."""
+    recipe, config = project.home.recipe("brought", "base"), project.home.config_of("brought")
+    experiment, _ = resolve("brought", recipe, config, seed=1, overrides=())
+    run = run_experiment(experiment, Place(runs, runs), Watch(), 0, EXAMPLES[name].dataset())
+    assert run
+    return run

@@ -12,6 +12,7 @@ from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records.run import Run
 from lockstep.run.story import run_experiment
+from lockstep.tests.answers.conftest import kinds  # noqa: F401
 from lockstep.tests.conftest import experiment
 from lockstep.tests.serving.test_app import free_port, start
 
