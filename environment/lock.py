@@ -46,6 +46,12 @@ def main() -> int:
     except SetUpError as error:
         say(str(error))
         return 2
+    except OSError as error:
+        say(
+            f"{error.filename}: {error.strerror}; correct that (./workbench makes .venv), then run "
+            "the command again"
+        )
+        return 2
     except KeyboardInterrupt:
         say("interrupted; run the same command again")
         return 130
