@@ -211,4 +211,4 @@ def _free(ip: str, port: str) -> int:
 
 own = [item for item in list(globals().values()) if isinstance(item, Task)]
 namespace = Collection(*own, *verb_tasks(engine))
-hand_over(engine, [item.name for item in own], sys.argv[1:])
+hand_over(engine, namespace, sys.argv[1:])

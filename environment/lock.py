@@ -42,9 +42,15 @@ def main() -> int:
     words = options()
     try:
         process.wait_for_others()
-        print("\n".join(locked(words)) or "Pipfile.lock: as it was")
+        print("\n".join(relock(words)) or "Pipfile.lock: as it was")
     except SetUpError as error:
         say(str(error))
+        return 2
+    except OSError as error:
+        say(
+            f"{error.filename}: {error.strerror}; correct that (./workbench makes .venv), then run "
+            "the command again"
+        )
         return 2
     except KeyboardInterrupt:
         say("interrupted; run the same command again")
@@ -63,7 +69,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def locked(words: argparse.Namespace) -> list[str]:
+def relock(words: argparse.Namespace) -> list[str]:
     """Bring Pipfile and lock to what is asked; return a line for each package that moved.
 
     Both files stay as they were if it fails.
@@ -71,52 +77,51 @@ def locked(words: argparse.Namespace) -> list[str]:
     path = words.folder / "Pipfile"
     lock_path = words.folder / "Pipfile.lock"
     before = parsed(content(lock_path) or "{}")
-    text, moving = asked(path.read_text(), before, words)
-    chosen = resolved(pipfile.categories(text), before, moving)
+    text, moving = edit(path.read_text(), before, words)
+    chosen = resolve(pipfile.categories(text), before, moving)
     for category, pins in pipfile.categories(text).items():
-        for name in {name for name, pin in pins.items() if normal(name) in moving and starred(pin)}:
+        for name in {
+            name for name, pin in pins.items() if normal(name) in moving and is_unpinned(pin)
+        }:
             version = f"=={chosen[category][normal(name)].version}"
             text = pipfile.with_pin(text, category, name, {"version": version})
-    after = composed(text, chosen, before, moving)
+    after = compose(text, chosen, before, moving)
     write_together({path: text, lock_path: json.dumps(after, indent=4, sort_keys=True) + "\n"})
     return differences(before, after)
 
 
-def asked(text: str, lock: Lock, words: argparse.Namespace) -> tuple[str, set[str]]:
+def edit(text: str, lock: Lock, words: argparse.Namespace) -> tuple[str, set[str]]:
     """Return the edited Pipfile and the packages whose locked versions need not stay.
 
     A pin that is to be chosen is "*" there.
     """
     names = {normal(name) for entries in categories(lock).values() for name in entries}
-    if words.add:
-        name = normal(re.split(r"[\[=]", words.add)[0])
-        return pipfile.added(text, words.add, pipfile.DEV if words.dev else pipfile.PACKAGES), {
-            name
-        }
-    if words.remove:
-        return pipfile.removed(text, words.remove), set()
-    if words.upgrade is None:
-        return text, set()
-    if not words.upgrade:
-        return text, names - {TORCH}
-    name = normal(words.upgrade)
+    name = normal(re.split(r"[\[=]", words.add or words.remove or words.upgrade or "")[0])
     if name == TORCH:
         raise SetUpError(
-            "torch: is locked for CPU and GPU apart; edit its lines in [cpu] and [gpu] of the "
+            "torch: locked twice, for CPU and GPU; edit its lines in [cpu] and [gpu] of the "
             "Pipfile, then run `invoke lock`"
         )
+    if words.add:
+        return pipfile.add(text, words.add, pipfile.DEV if words.dev else pipfile.PACKAGES), {name}
+    if words.remove:
+        return pipfile.remove(text, words.remove), set()
+    if words.upgrade is None:
+        return text, set()
+    if not name:
+        return text, names - {TORCH}
     if name not in names:
         raise SetUpError(f"{words.upgrade}: not in Pipfile.lock{pipfile.nearest(name, names)}")
-    for category in pipfile.located(text, name):
+    for category in pipfile.categories_of(text, name):
         text = pipfile.with_pin(text, category, name, {"version": "*"})
     return text, {name}
 
 
-def starred(pin: Any) -> bool:
+def is_unpinned(pin: Any) -> bool:
     return pin == "*" or (isinstance(pin, dict) and pin.get("version") == "*")
 
 
-def resolved(
+def resolve(
     wanted: Mapping[str, Mapping[str, Any]], lock: Lock, moving: set[str]
 ) -> dict[str, Pins]:
     """Choose a version for each package of each category, near to those of the lock.
@@ -138,17 +143,17 @@ def resolved(
     }
     together = [line for category, each in lines.items() if category != "gpu" for line in each]
     preferred = {line for category, each in before.items() if category != "gpu" for line in each}
-    everything = compiled(together, (), preferred)
+    everything = compile_pins(together, (), preferred)
     shared = [f"{name}=={pin.version}" for name, pin in everything.items() if name != TORCH]
     return {
-        category: compiled(
+        category: compile_pins(
             each, shared, before[category], () if TORCH in wanted[category] else (TORCH,)
         )
         for category, each in lines.items()
     }
 
 
-def compiled(
+def compile_pins(
     requirements: Iterable[str],
     constraints: Iterable[str],
     preferred: Iterable[str],
@@ -184,7 +189,7 @@ def torch_of(requirements: Iterable[str]) -> dict[str, str]:
     return {"version": pins[0].removeprefix(TORCH)} if pins else {}
 
 
-def composed(text: str, chosen: Mapping[str, Pins], before: Lock, moving: Set[str]) -> Lock:
+def compose(text: str, chosen: Mapping[str, Pins], before: Lock, moving: Set[str]) -> Lock:
     """The lock of a Pipfile: entries that stay as they were, and those that pipenv writes."""
     asked_for = pipfile.categories(text)
     spelled = {normal(name): name for each in categories(before).values() for name in each}

@@ -44,7 +44,7 @@ def requirement(name: str, pin: Any) -> str:
     return f"{name}{extras}{'' if version == '*' else version}{marker}"
 
 
-def added(text: str, spec: str, category: str) -> str:
+def add(text: str, spec: str, category: str) -> str:
     """Return the Pipfile with one more package, or another version of it: NAME or NAME==VERSION.
 
     Without a version it has the pin "*", for one that is yet to be chosen. Raises SetUpError for
@@ -54,7 +54,7 @@ def added(text: str, spec: str, category: str) -> str:
     if not match:
         raise SetUpError(f"{spec}: not a package, expected NAME or NAME==VERSION")
     name, extras, _, version = match.groups()
-    if others := [one for one in located(text, name) if one != category]:
+    if others := [one for one in categories_of(text, name) if one != category]:
         raise SetUpError(
             f"{name}: is in [{'] and ['.join(others)}] of the Pipfile, expected nowhere or in "
             f"[{category}]; edit the Pipfile, then run `invoke lock`"
@@ -65,17 +65,17 @@ def added(text: str, spec: str, category: str) -> str:
     return with_pin(text, category, name, pin)
 
 
-def removed(text: str, name: str) -> str:
+def remove(text: str, name: str) -> str:
     """Return the Pipfile without a package. Raises SetUpError if it is in no category."""
-    found = located(text, name)
-    if not found:
+    present = categories_of(text, name)
+    if not present:
         raise SetUpError(f"{name}: not in the Pipfile{nearest(name, _names(text))}")
-    for category in found:
+    for category in present:
         text = with_pin(text, category, name, None)
     return text
 
 
-def located(text: str, name: str) -> list[str]:
+def categories_of(text: str, name: str) -> list[str]:
     """The categories that have a package."""
     return [
         category for category, pins in categories(text).items() if normal(name) in map(normal, pins)

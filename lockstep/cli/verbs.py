@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from lockstep.records.run import Run
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """argparse's help, without the defaults that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False or action.default in ("", [])
+        if silent or "default:" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Verbs:
     """The verbs of a parser; each is a function from the options to the exit code."""
 
@@ -45,7 +55,7 @@ class Verbs:
             name,
             help=text,
             description=text,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=Help,
         )
         if listed:
             self.sentences[name] = text

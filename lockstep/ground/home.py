@@ -96,7 +96,7 @@ class Home:
         except ModuleNotFoundError as error:
             raise ModelError(
                 f"{folder}: module {error.name!r} not found; correct the import, or add its "
-                "package to the Pipfile, then `invoke lock` and ./workbench."
+                "package: ./workbench add NAME."
             ) from error
         if missing := [name for name in NAMES if not hasattr(found, name)]:
             raise ModelError(

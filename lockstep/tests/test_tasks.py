@@ -1,6 +1,7 @@
 """The tasks and the hooks, as people run them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lockstep import cli
+from lockstep.cli import command_line
 from lockstep.tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
@@ -22,7 +24,7 @@ def test_every_task_is_listed_with_its_sentence() -> None:
     listed = run(str(BIN / "invoke"), "--list").stdout
     tasks = "audit bundle compare config data doctor evaluate format lint lock new-model notebook"
     tasks += " keys predict publish reproduce runs serve test track train tune ui wheelhouse"
-    tasks += " accept checkout delete deploy diff"
+    tasks += " accept checkout delete deploy diff add remove"
     assert [name for name in tasks.split() if f"  {name} " not in listed] == []
 
 
@@ -112,6 +114,11 @@ def test_a_value_of_another_type_is_one_line_and_code_2_for_each_option(
         ("train --seed banana", "argument --seed: invalid int value: 'banana'"),
         ("train --sed 4", "unrecognized arguments: --sed"),
         ("trian", "trian: no such task. Did you mean train?"),
+        ("test --mutant", "test: --mutant: no such option. Did you mean --mutants?"),
+        ("lint --nosuch", "lint: --nosuch: no such option. (`invoke lint --help`)"),
+        ("lint extra", "lint: extra: no such task."),
+        ("notebook --port", "notebook: --port: found no value, expected one."),
+        ("add", "add: found no package, expected one."),
         ("serve nothing --port 0", "argument --port: invalid port value: '0'"),
         ("test --mutants --only nosuch", "--only: no mutant has 'nosuch' in its name or path"),
     ],
@@ -132,3 +139,18 @@ def test_the_list_of_tasks_loads_neither_torch_nor_a_library_of_a_verb() -> None
     code = "import sys; sys.argv = ['invoke', '--list']; import tasks; print(sorted(sys.modules))"
     done = run(sys.executable, "-c", code)
     assert {"torch", "numpy", "rich", "mlflow"} & set(eval(done.stdout)) == set()
+
+
+def test_the_help_of_a_verb_names_only_defaults_that_say_something(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb in command_line()[1].names:
+        with pytest.raises(SystemExit):
+            cli.main([verb, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert re.findall(r"\(default: (?:None|False|\[\])?\)", text) == [], verb
+
+
+def test_invoke_shows_the_help_of_its_own_tasks_and_options() -> None:
+    done = run(str(BIN / "invoke"), "lock", "--help")
+    assert (done.returncode, done.stderr, "--upgrade" in done.stdout) == (0, "", True)

@@ -40,8 +40,8 @@ Our models and data, trained with Lockstep: the same recipe and seed give the sa
 - `{name}/models/` has a folder for each model, `{name}/data/` a file for each data set.
   `invoke new-model NAME` makes another model; how one is written:
   [models](lockstep/docs/models.md).
-- `tests/` has our tests, `notebooks/` our notebooks, `Pipfile` our dependencies (after an edit:
-  `invoke lock`).
+- `tests/` has our tests, `notebooks/` our notebooks, `Pipfile` our dependencies (`invoke add NAME`
+  adds one).
 - `lockstep/` is the engine, which we do not edit; `invoke upgrade` takes a newer one:
   [upgrade](lockstep/docs/upgrade.md).
 """
