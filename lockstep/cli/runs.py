@@ -183,15 +183,16 @@ def diff(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train a run again from its recorded source and compare bit by bit; exit 1 if they differ."""
-    from lockstep.data.arrays import prepared
     from lockstep.ground import console
     from lockstep.ground.place import Place
-    from lockstep.records.reproduce import reproduce as train_again
 
     place = Place.default(options.runs)
     run, watch = run_of(options.run, place.runs), console.watch()
     if run.script:
         return _reproduce_script(options, run, place)
+    from lockstep.data.arrays import prepared
+    from lockstep.records.reproduce import reproduce as train_again
+
     if options.image:
         words = ["reproduce", run.name, *(["--steps", str(options.steps)] if options.steps else [])]
         words += ["--trust-code"] if options.trust_code else []

@@ -32,7 +32,7 @@ def serve(options: argparse.Namespace) -> None:
     # A word that is empty is refused as a name; the variable is empty where Compose has none.
     given = options.run if options.run is not None else os.environ.get("LOCKSTEP_RUN") or None
     if given is None:
-        if len(found := runs(folder)) != 1:
+        if len(found := [run for run in runs(folder) if not run.script]) != 1:
             raise RunError(
                 f"serve: found {len(found)} runs in {folder}, expected one, or the name of one; "
                 "serve RUN, or LOCKSTEP_RUN=RUN (`invoke runs` lists all)."

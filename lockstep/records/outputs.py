@@ -42,7 +42,9 @@ class OutputComparison:
         """What there is to say besides the verdict: (about what, text)."""
         rows = [("output", f"{name}: {how}") for name, how in [*self.outputs.items()][1:]]
         if not self.same and not self.differences:
-            text = "none in what is recorded: unseeded randomness, the time, or files not watched"
+            text = (
+                "none in what is recorded: the time, absolute paths, unseeded randomness, variables"
+            )
             rows.append(("explanation", text))
         return rows
 

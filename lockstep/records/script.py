@@ -34,13 +34,15 @@ class Command(TypedDict):
 class Named(TypedDict):
     """The content of ``script.json``.
 
-    ``repository`` is where the inputs were, ``folders`` in it were there before the outputs.
+    ``repository`` is where the inputs were, ``folders`` in it were there before the outputs, and
+    ``paths`` are those of PYTHONPATH.
     """
 
     name: str
     command: Command
     repository: str
     folders: list[str]
+    paths: list[str]
 
 
 class Parts(TypedDict):

@@ -22,7 +22,8 @@ _STARTUP = Path(__file__).with_name("startup")
 class Program:
     """A Python program to run: its words after ``python``, and where they count from.
 
-    ``name`` names its runs, ``base`` is the repository, ``folder`` the current folder in it.
+    ``name`` names its runs, ``base`` is the repository, ``folder`` the current folder in it,
+    ``paths`` are those of PYTHONPATH.
     """
 
     words: list[str]
@@ -31,6 +32,7 @@ class Program:
     folder: Path
     seed: int
     threads: int
+    paths: list[Path]
 
     def recorded(self) -> Command:
         """Return the command as it is recorded: paths in the repository are relative."""
@@ -38,6 +40,13 @@ class Program:
         words = [word.replace(f"{self.base}{os.sep}", here) for word in self.words]
         folder = self.folder.relative_to(self.base).as_posix()
         return {"words": words, "folder": folder, "seed": self.seed, "threads": self.threads}
+
+    def recorded_paths(self) -> list[str]:
+        """Return the paths of PYTHONPATH; those in the repository are relative."""
+        return [
+            str(path.relative_to(self.base) if path.is_relative_to(self.base) else path)
+            for path in self.paths
+        ]
 
     def variables(self, watch: Path, confined: Sequence[Path] = ()) -> dict[str, str]:
         """Return the variables of the process, whose notes go to the folder ``watch``.
@@ -51,9 +60,8 @@ class Program:
                 result[name] = expected
         threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         result |= dict.fromkeys(threads, str(self.threads))
-        paths = filter(None, [str(_STARTUP), os.environ.get("PYTHONPATH")])
         return result | {
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(map(str, (_STARTUP, *self.paths))),
             "PYTHONHASHSEED": str(self.seed & 0xFFFFFFFF),
             "PYTHONUNBUFFERED": "1",  # what it prints is shown at once, though through a pipe
             "LOCKSTEP_SEED": str(self.seed),
@@ -80,7 +88,9 @@ def program(words: Sequence[str], folder: Path, *, seed: int, threads: int, name
         )
     if words[place] != "-m":
         _refuse_missing(words[place], folder, base)
-    return Program(words, name or what, base, folder, seed, threads)
+    listed = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [Path(os.path.normpath(folder / path)) for path in listed if path]
+    return Program(words, name or what, base, folder, seed, threads, paths)
 
 
 def repository(folder: Path) -> Path:
@@ -114,10 +124,14 @@ def _place_of_program(words: list[str]) -> int:
         option = words[place]
         if option == "-m" and place + 1 < len(words):
             return place
-        if option in _ALONE or option[:2] in ("-m", "-c") or option == "-":
+        if option in _ALONE:
             raise RunError(
-                f"run: found python {option}, expected python FILE.py or python -m MODULE: "
-                "without -I, -E and -S, which would switch off the watch, and with code in a file."
+                f"run: found python {option}, which switches the watch off; leave it out."
+            )
+        if option[:2] in ("-m", "-c") or option == "-":
+            raise RunError(
+                f"run: found python {' '.join(words[place:])}, expected python FILE.py ... or "
+                "python -m MODULE ..."
             )
         place += 2 if option in _VALUED else 1
     if place >= len(words):

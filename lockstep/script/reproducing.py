@@ -134,6 +134,6 @@ def _laid_out(
     for path in (folder, *(base / name for name in script.named["folders"])):
         path.mkdir(parents=True, exist_ok=True)
     base, folder = base.resolve(), folder.resolve()
-    return Program(
-        command["words"], script.named["name"], base, folder, command["seed"], command["threads"]
-    )
+    named, seed, threads = script.named, command["seed"], command["threads"]
+    paths = [base / path for path in named["paths"]]
+    return Program(command["words"], named["name"], base, folder, seed, threads, paths)

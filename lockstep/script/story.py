@@ -179,6 +179,7 @@ def _write(program: Program, part: Path, seen: Watched, code: int, seconds: floa
                 "command": parts["command"],
                 "repository": str(program.base),
                 "folders": seen.folders,
+                "paths": program.recorded_paths(),
             }
         ),
         "source.zip": archive,
@@ -188,7 +189,7 @@ def _write(program: Program, part: Path, seen: Watched, code: int, seconds: floa
     for name, content in contents.items():
         write_atomically(part / name, content)
     if code:
-        reason = _last_line(part / LOG, code)
+        reason = _reason(part / LOG, code)
         write_atomically(part / FAILURE, readable_json({"reason": reason, "exit_code": code}))
     outputs = {name: _kept(program.base / name, part / OUTPUTS / name) for name in seen.outputs}
     if not code:
@@ -263,15 +264,19 @@ def _metrics(program: Program, outputs: dict[str, Output]) -> dict[str, float]:
     return metrics_in((program.base / names[0]).read_bytes()) if names else {}
 
 
-def _last_line(log: Path, code: int) -> str:
-    """Why a program failed: the last line that it printed, or the signal that ended it."""
+def _reason(log: Path, code: int) -> str:
+    """Why a program failed, in one line: a signal, its exception, or what it printed last."""
     if code > 128:
         names = {number.value: number.name for number in signal.Signals}
         return f"ended by {names.get(code - 128, f'signal {code - 128}')}"
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        last = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return " ".join(last[-1].split()) if last else f"exit code {code}"
+        file.seek(max(0, log.stat().st_size - (1 << 16)))
+        text = file.read().decode(errors="replace")
+    _, traceback, raised = text.rpartition("Traceback (most recent call last):\n")
+    lines = [line for line in raised.splitlines() if line.strip()]
+    if traceback:
+        lines = [line for line in lines if line[0] != " "][:1]
+    return " ".join(lines[-1].split()) if lines else f"exit code {code}"
 
 
 def _named(program: Program, part: Path, runs: Path, code: int) -> Done:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lockstep.ground.digests import canonical_json
+from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import RunError, printable
 from lockstep.ground.files import is_held
 from lockstep.records.receipt import Receipt, Results
 from lockstep.records.run import Run
+from lockstep.records.script import LOG, MODEL, SCRIPT, Script, options
 
 FINISHED, RUNNING, KILLED, FAILED = "FINISHED", "RUNNING", "KILLED", "FAILED"
 IDENTITY, RUN, SENT = "lockstep.identity", "lockstep.run", "lockstep.sent"
@@ -62,6 +63,8 @@ def _export(run: Run) -> Export:
         raise RunError(
             f"{printable(str(run.folder))}: has a name that cannot be printed; not sent. Rename it."
         )
+    if run.script:
+        return _export_script(run, run.script)
     receipt, identity, parts = run.receipt, run.identity, run.parts
     files = [run.folder / name for name in (*_BEGUN, *(_ENDED if receipt else ()))]
     if missing := [path.name for path in files if not path.is_file()]:
@@ -78,9 +81,7 @@ def _export(run: Run) -> Export:
         steps, status = results["steps"], FINISHED
         # Not of the receipt, which holds times: the same bits from two machines are one run.
         mark = f"finished {results['weights_sha256']} {results['trace_sha256']}"
-        ended = float(
-            calendar.timegm(time.strptime(receipt["timing"]["finished"], "%Y-%m-%dT%H:%M:%SZ"))
-        )
+        ended = _seconds(receipt["timing"]["finished"])
         began = min(began, ended - receipt["timing"]["seconds"])  # a copy's files are younger
         tags |= _receipt_tags(receipt)
     else:
@@ -100,6 +101,50 @@ def _export(run: Run) -> Export:
         metrics=dict(_metrics(run, steps, receipt and receipt["results"])),
         files=files,
     )
+
+
+def _export_script(run: Run, script: Script) -> Export:
+    """The run of a script: its options are params, its outputs artifacts where it has copies."""
+    receipt, identity, named = script.receipt, script.identity, script.named
+    began = ended = (run.folder / "identity.json").stat().st_mtime
+    files = [run.folder / name for name in ("identity.json", SCRIPT, LOG)]
+    tags = {IDENTITY: identity["digest"], RUN: run.name}
+    mark, metrics = "failed", {}
+    if receipt:
+        results, environment = receipt["results"], receipt["environment"]
+        mark = f"finished {digest_of(canonical_json(results['outputs']))}"
+        ended = _seconds(receipt["timing"]["finished"])
+        began = min(began, ended - receipt["timing"]["seconds"])
+        metrics = {(name.replace(".", "/"), 0): v for name, v in results["metrics"].items()}
+        files += [run.folder / "receipt.json"]
+        outputs = [script.output(name) for name, one in results["outputs"].items() if one["kept"]]
+        files += {path.name: path for path in outputs}.values()  # MLflow has one of each name
+        git = environment["git"]
+        found = {
+            "lockstep.level": receipt["level"]["promise"],
+            "lockstep.dirty": "yes" if git["dirty"] else "no",
+            "mlflow.source.git.commit": git["commit"],
+        }
+        tags |= {name: str(value) for name, value in found.items() if value}
+    settings = {"recipe": named["name"], "command": " ".join(named["command"]["words"])}
+    settings |= {name: str(named["command"][name]) for name in ("seed", "threads")}
+    return Export(
+        run,
+        experiment=f"lockstep/{MODEL}",
+        status=FINISHED if receipt else FAILED,
+        mark=mark,
+        began=int(began * 1000),
+        ended=int(max(began, ended) * 1000),
+        params=settings | {name: _text(v) for name, v in options(named["command"]).items()},
+        tags=tags,
+        metrics=metrics,
+        files=files,
+    )
+
+
+def _seconds(finished: str) -> float:
+    """The time of a receipt, in seconds since 1970."""
+    return float(calendar.timegm(time.strptime(finished, "%Y-%m-%dT%H:%M:%SZ")))
 
 
 def _receipt_tags(receipt: Receipt) -> dict[str, str]:

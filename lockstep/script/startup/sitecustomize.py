@@ -30,6 +30,7 @@ _CONFINED = tuple(filter(None, os.environ.get("LOCKSTEP_CONFINED", "").split(os.
 _NOTES = os.open(
     os.path.join(_WATCH, "notes"), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 )
+_SMALL = 1 << 20  # bytes
 _read: set[str] = set()
 _written: set[str] = set()
 
@@ -76,13 +77,16 @@ def _writes(path: Any, *_: object) -> None:
 
 
 def _remember(path: str) -> None:
-    """Note the content of a file that was read, before it changes."""
+    """Note the content of a file that was read, before it changes; of a small one keep it."""
     if path not in _read or path in _written or not os.path.isfile(path):
         return
     import hashlib
 
     with open(path, "rb") as file:
         _note("digest", path, hashlib.file_digest(file, "sha256").hexdigest())
+        small = file.tell() < _SMALL
+    if small and path.startswith(f"{_BASE}{os.sep}"):
+        _keep(path)
 
 
 def _renamed(source: Any, target: Any, *folders: int) -> None:
