@@ -26,7 +26,7 @@ class Installed(NamedTuple):
     def stat(self) -> os.stat_result | None:
         """The file as it is now; None where an image has left it out."""
         try:
-            return os.stat(self.path)
+            return os.stat(self.path)  # noqa: PTH116
         except OSError:
             return None
 
@@ -39,7 +39,7 @@ class Installed(NamedTuple):
         """Whether the content differs from the wheel's."""
         if self.stat() is None:
             return False
-        with open(self.path, "rb") as file:
+        with Path(self.path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=") != self.sha256
 

@@ -1,6 +1,6 @@
 """The rehearsal: at each start, before the first step, a run tries what it promises.
 
-A few shards of a full batch and of the last batch of an epoch are computed twice from one state,
+Two shards of a full batch and of the last batch of an epoch are computed twice from one state,
 the second time in the opposite order, and their bits compared. What breaks a law is refused by
 name: chance that is drawn from a generator that nobody seeds, state outside the checkpoint, losses
 that move parameters or are no mean, code and files that are in no identity.
@@ -9,6 +9,7 @@ that move parameters or are no mean, code and files that are in no identity.
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,9 +23,11 @@ from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
 from lockstep.run.making import Setup
 from lockstep.training.evaluation import evaluation_mode
+from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import Batch, ShardedGradient
 
 _LARGEST_DIFFERENCE = 1e-3  # of the gradients of a whole and of its halves, by their norm
+_MEAN_OF = 32  # examples, enough for that
 
 
 def rehearse(setup: Setup) -> "Inspection":
@@ -35,13 +38,13 @@ def rehearse(setup: Setup) -> "Inspection":
     before = setup.training.snapshot()
     try:
         states = [_attributes(setup)]
-        passes = []
+        passes, reached = [], set[str]()
         for order in (1, -1):
-            passes.append(_fingerprints(setup, order, before.tensors["values"]))
+            passes.append(_fingerprints(setup, order, before.tensors["values"], reached))
             states.append(_attributes(setup))
         _refuse_replaced(setup)
         _refuse_moving(states[1], states[2])
-        _refuse_without_gradient(setup)
+        _refuse_without_gradient(setup, reached)
         _refuse_different(*passes)
         _refuse_no_mean(setup)
     finally:
@@ -60,11 +63,13 @@ class Inspection:
         self._modes = _modes(setup)
         self._trained = _trained(setup)
         self._values, self._changed = _attributes(setup), set[str]()
+        self._unreached = Unreached(setup)
 
     def __call__(self, step: int) -> None:
         try:
             _refuse_replaced(self._setup)
             self._refuse_switched()
+            self._unreached.refuse()
             self._refuse_moving()
         except ModelError as error:
             raise ModelError(f"step {step}: {error}") from None
@@ -93,6 +98,42 @@ class Inspection:
         self._values, self._changed = now, changed
 
 
+class Unreached:
+    """Notes in which steps no gradient reaches a parameter, as one of experts that data choose."""
+
+    def __init__(self, setup: Setup):
+        self._training, self._workers = setup.training, setup.workers
+        self._since = self._training.progress.step
+        self._reached = {name: set[int]() for name in self._training.flat.named}
+        for name, parameter in self._training.flat.named.items():
+            steps = self._reached[name]
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, steps=steps: steps.add(self._training.progress.step)
+            )
+
+    def refuse(self) -> None:
+        """Raise ModelError if a parameter was not reached, by any worker, in a step since last."""
+        steps = range(self._since, self._training.progress.step)
+        self._since = steps.stop
+        counts = [len(reached) for reached in self._reached.values()]
+        missing = any(count < len(steps) for count in counts)
+        if self._workers.any(missing):  # else there is nothing to compare
+            rows = np.array(
+                [[step in reached for step in steps] for reached in self._reached.values()],
+                np.float32,
+            )
+            for name, row in zip(self._reached, self._workers.all_gather(rows), strict=True):
+                if not row.all():
+                    step = steps[int(row.argmin())] + 1
+                    raise ModelError(
+                        f"{name}: no gradient reached it in step {step}, and yet weight decay or "
+                        "momentum moved it; let the loss depend on it in every step "
+                        "(+ 0 * parameter.sum())."
+                    )
+        for reached in self._reached.values():
+            reached.clear()
+
+
 def _modes(setup: Setup) -> dict[str, bool]:
     return {name: module.training for name, module in setup.model.named_modules()}
 
@@ -119,9 +160,12 @@ def agree(setup: Setup) -> dict[str, str]:
 
 
 def _fingerprints(
-    setup: Setup, order: int, values: torch.Tensor
+    setup: Setup, order: int, values: torch.Tensor, reached: set[str]
 ) -> dict[tuple[int, int], tuple[int, int]]:
-    """Fingerprints of batch and row by step and shard; ``order`` is 1, or -1 for backwards."""
+    """Fingerprints of batch and row by step and shard; ``order`` is 1, or -1 for backwards.
+
+    The parameters that a gradient reaches in the first step are added to ``reached``.
+    """
     batches, flat = setup.batches, setup.training.flat
     buffers, counts = flat.buffers.clone(), [count.clone() for count in flat.counts]
     alone = ShardedGradient(
@@ -137,7 +181,8 @@ def _fingerprints(
         for shard in _chosen(len(ids), batches.shards)[::order]:
             batch = batches.at(step, shard)
             alone.block = range(shard, shard + 1)
-            with _small_batches(len(ids), batches.shards, step):
+            names = reached if step == 0 else set[str]()
+            with _small_batches(len(ids), batches.shards, step), _noting_reached(flat, names):
                 outcome = alone.compute(step, len(ids), [batch], False)
             row = xxhash.xxh3_64_intdigest(flat.sums.cpu().numpy().data)
             found[step, shard] = (outcome.batch, row)
@@ -154,9 +199,23 @@ def _fingerprints(
 
 
 def _chosen(samples: int, shards: int) -> list[int]:
-    """The first two and the last two shards of a batch that are not empty."""
+    """The first shard of a batch that is not empty, and the last: the smallest and the largest."""
     filled = [s for s in range(shards) if samples * (s + 1) // shards > samples * s // shards]
-    return sorted({*filled[:2], *filled[-2:]})
+    return sorted({filled[0], filled[-1]})
+
+
+@contextmanager
+def _noting_reached(flat: FlatParameters, names: set[str]) -> Iterator[None]:
+    """Add the parameters that a gradient reaches while this lasts."""
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: names.add(name))
+        for name, parameter in flat.named.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -216,28 +275,18 @@ def _moving(name: str) -> ModelError:
     )
 
 
-def _refuse_without_gradient(setup: Setup) -> None:
+def _refuse_without_gradient(setup: Setup, reached: set[str]) -> None:
     """Refuse a parameter that no example reaches: torch would leave it alone, a decay would not."""
-    batches, flat, reached = setup.batches, setup.training.flat, set[int]()
-
-    def note(parameter: torch.Tensor) -> None:
-        reached.add(id(parameter))
-
-    hooks = [p.register_post_accumulate_grad_hook(note) for p in flat.named.values()]
-    try:
-        samples = len(batches.ids(0))
-        for shards in (_chosen(samples, batches.shards), range(batches.shards)):
-            _gradient(setup, [part for shard in shards if len((part := batches.at(0, shard))[1])])
-            if missing := [name for name, p in flat.named.items() if id(p) not in reached]:
-                continue
-            return
-    finally:
-        for hook in hooks:
-            hook.remove()
-    raise ModelError(
-        f"{missing[0]}: no gradient reaches it in step 1, and yet weight decay or momentum would "
-        "move it; set requires_grad=False, or let the loss depend on it."
-    )
+    batches, flat = setup.batches, setup.training.flat
+    if reached < flat.named.keys():  # perhaps the other shards reach it
+        with _noting_reached(flat, reached):
+            shards = (batches.at(0, shard) for shard in range(batches.shards))
+            _gradient(setup, [part for part in shards if len(part[1])])
+    if missing := [name for name in flat.named if name not in reached]:
+        raise ModelError(
+            f"{missing[0]}: no gradient reaches it in step 1, and yet weight decay or momentum "
+            "would move it; set requires_grad=False, or let the loss depend on it."
+        )
 
 
 def _refuse_different(
@@ -262,27 +311,41 @@ def _refuse_no_mean(setup: Setup) -> None:
     batches = setup.batches
     if batches.shards == 1 or len(batches.ids(0)) < 2 * batches.shards:
         return
-    parts = [batches.at(0, shard) for shard in _chosen(len(batches.ids(0)), batches.shards)]
-    if len({shape_of(inputs) for inputs, _ in parts}) > 1:
-        return
-    whole = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
-    half = len(whole[1]) // 2
+    parts = [batches.at(0, shard) for shard in range(batches.shards)]
+    alike = [part for part in parts if shape_of(part[0]) == shape_of(parts[0][0])]
+    inputs, labels = (torch.cat(tensors) for tensors in zip(*alike, strict=True))
+    chosen = _of_many_labels(labels.tolist())
+    whole, half = (inputs[chosen], labels[chosen]), len(chosen) // 2
     halves = [(whole[0][:half], whole[1][:half]), (whole[0][half:], whole[1][half:])]
-    try:
-        with evaluation_mode(setup.model):  # no dropout, and no statistics of the batch
+    with evaluation_mode(setup.model):  # no dropout, and no statistics of the batch
+        try:
             one, two = _gradient(setup, [whole]), _gradient(setup, halves)
-            if not torch.equal(one, _gradient(setup, [whole], first=1)):
-                return  # chance in evaluation too: other examples would have other chance
-    except RuntimeError:  # layers without a gradient in evaluation, as recurrent ones on a GPU
-        return
-    difference = float((one - two).norm() / max(float(one.norm()), 1e-30))
-    if math.isfinite(difference) and difference > _LARGEST_DIFFERENCE:
-        raise ModelError(
-            f"loss: not the mean over its examples: the gradient of {len(whole[1])} differs by "
-            f"{difference:.1%} from that of two halves; return the mean of one value for each "
-            "example (with class weights: F.cross_entropy(scores, labels, weight, "
-            "reduction='none').mean()), or set training.shards=1."
-        )
+        except RuntimeError:  # layers without a gradient in evaluation, as recurrent ones on a GPU
+            return
+        difference = float((one - two).norm() / max(float(one.norm()), 1e-30))
+        if not (math.isfinite(difference) and difference > _LARGEST_DIFFERENCE):
+            return
+        if not torch.equal(one, _gradient(setup, [whole], first=1)):
+            return  # chance in evaluation too: other examples would have other chance
+    raise ModelError(
+        f"loss: not the mean over its examples: the gradient of {len(chosen)} differs by "
+        f"{difference:.1%} from that of two halves; return the mean of one value for each "
+        "example (with class weights: F.cross_entropy(scores, labels, weight, "
+        "reduction='none').mean()), or set training.shards=1."
+    )
+
+
+def _of_many_labels(labels: list[Any]) -> list[int]:
+    """The places of a few examples, of as many labels as there are, sorted by label.
+
+    So the halves have other labels, and a loss that weights them shows.
+    """
+    before, nth = Counter[str](), []
+    for label in map(repr, labels):
+        nth.append(before[label])
+        before[label] += 1
+    chosen = sorted(range(len(labels)), key=nth.__getitem__)[:_MEAN_OF]
+    return sorted(chosen, key=labels.__getitem__)
 
 
 def shape_of(inputs: torch.Tensor) -> tuple[int, ...]:
