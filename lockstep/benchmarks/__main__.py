@@ -20,6 +20,7 @@ CASES: dict[str, tuple[Callable[[int], Table], int]] = {
     "checkpoint": (cases.checkpoint, 5),
     "trace": (cases.tracing, 3),
     "start": (cases.start, 7),
+    "parts": (cases.parts, 7),
     "resume": (cases.resume, 5),
     "shards": (workers.shards, 3),
     "workers": (workers.workers, 5),

@@ -158,6 +158,23 @@ def start(rounds: int) -> Table:
     return Table("start", ["", "to the first step", "over import torch"], rows, found)
 
 
+def parts(rounds: int) -> Table:
+    """Seconds of a start by part; the laws' are those that no training without Lockstep has."""
+    seconds: dict[str, dict[str, list[float]]] = {}
+    recipes = ("digits/base", "apparel/base")
+    with folder() as runs:
+        for number in range(rounds + 1):
+            for recipe in recipes:
+                told = train(1, recipe, runs=runs / str(number), probe="parts").told["parts"]
+                for part, value in told.items() if number else ():  # the first prepares the data
+                    seconds.setdefault(part, {}).setdefault(recipe, []).append(value)
+    rows = [
+        [part, *(f"{statistics.median(values[recipe]) * 1000:.0f} ms" for recipe in recipes)]
+        for part, values in seconds.items()
+    ]
+    return Table("parts", ["part of a start", *recipes], rows, seconds)
+
+
 def resume(rounds: int) -> Table:
     """Seconds to the first step of a resumed run, beside a fresh start; and whether it is right."""
     numbers, compared = count(), 5

@@ -2,7 +2,8 @@
 
 After so many steps the process is told to stop as a scheduler tells it, by SIGTERM, so it saves and
 ends with 143. Printed is when each step was done, as JSON. With ``trace/10`` in front every other
-ten steps go without trace and digests.
+ten steps go without trace and digests; with ``parts``, the seconds of each part of the start are
+printed as well.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lockstep import cli
-from lockstep.ground import console
+from lockstep.ground import console, profiles
 
 NETWORKS = Path(__file__).parent / "networks"
 
@@ -77,8 +78,36 @@ def trace_every_other(block: int) -> None:
     shards.xxhash = Hashes  # type: ignore
 
 
+def timed_parts() -> dict[str, float]:
+    """Measure the parts of a start from now on; return the seconds of each, as they come."""
+    profiles.prefer("portable")  # before torch is loaded
+    from lockstep.ground import wheels
+    from lockstep.run import story
+
+    seconds: dict[str, float] = {}
+
+    def measure(module: Any, name: str, title: str) -> None:
+        function = getattr(module, name)
+
+        def measured(*words: Any, **named: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return function(*words, **named)
+            finally:
+                seconds[title] = seconds.get(title, 0.0) + time.monotonic() - began
+
+        setattr(module, name, measured)
+
+    measure(wheels, "edited", "installed files beside RECORD")
+    measure(story, "rehearse", "rehearsal")
+    measure(story, "doubts", "self-test and watched operations")
+    measure(story, "open_run", "folder and source archive")
+    return seconds
+
+
 def main(words: list[str]) -> int:
     """Run the command; 0 if it was stopped as intended."""
+    parts = timed_parts() if words[0] == "parts" and words.pop(0) else {}
     block = int(words.pop(0).partition("/")[2]) if words[0].startswith("trace/") else 0
     probe = Probe(int(words.pop(0)), block)
     network = NETWORKS / "models" / words[1].partition("/")[0]
@@ -95,6 +124,7 @@ def main(words: list[str]) -> int:
                 "run": probe.run,
                 "steps_per_epoch": probe.per_epoch,
                 "done": probe.done,
+                "parts": parts,
             }
         )
     )

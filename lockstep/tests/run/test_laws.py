@@ -63,7 +63,7 @@ def test_state_of_every_kind_comes_back_after_a_stop(
 
 def test_what_one_shard_leaves_for_the_next_is_refused(bring: Bring, place: Place) -> None:
     """A factor for each shard in turn, from where no attribute shows it, as many as are tried."""
-    project = bring(model=f"{IN_TURN}\n\nTURNS = itertools.cycle([1, 2, 3, 4, 5, 6, 7, 8])\n")
+    project = bring(model=f"{IN_TURN}\n\nTURNS = itertools.cycle([1, 2, 3, 4])\n")
     with pytest.raises(ModelError, match="has other bits when it is computed again"):
         project.train(place)
 

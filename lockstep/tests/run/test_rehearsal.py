@@ -154,6 +154,10 @@ LATE = {
         "            self.steps = self.steps + 0\n",
         r"step \d+: steps: another tensor was assigned to it in a step",
     ),
+    "an expert that is not asked": (
+        "            return self.features[1](inputs.flatten(1))[:, :10] + 0 * self.steps\n",
+        r"step \d+: classifier\.weight: no gradient reached it in step 9, and yet weight decay",
+    ),
 }
 
 
