@@ -30,6 +30,7 @@ def enforce(profile: str, device: str) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
+    torch.backends.mha.set_fastpath_enabled(False)  # else evaluation has kernels of its own
     capability = torch.backends.cpu.get_cpu_capability()
     if profile == "portable" and capability != "AVX2":
         raise EnvironmentMismatch(

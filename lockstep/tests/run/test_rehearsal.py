@@ -156,7 +156,7 @@ LATE = {
     ),
     "an expert that is not asked": (
         "            return self.features[1](inputs.flatten(1))[:, :10] + 0 * self.steps\n",
-        r"step \d+: classifier\.weight: no gradient reached it in step 9, and yet weight decay",
+        r"step \d+: classifier\.weight: no gradient reached it in step 1\d, and yet weight decay",
     ),
 }
 

@@ -1,0 +1,8 @@
+"""Which digits are in a picture: several labels for each example."""
+
+from .config import Config
+from .inference import Predictor
+from .model import Model, loss
+from .preprocess import Preprocess
+
+__all__ = ["Config", "Model", "Predictor", "Preprocess", "loss"]
