@@ -152,13 +152,14 @@ def read_with_masks(
     paths: dict[str, Path], size: tuple[int, int], rgb: bool, problems: Problems
 ) -> Examples:
     """Decode pictures, and for each the mask of its name: uint8 (rows, height, width)."""
-    masks = {
-        PurePosixPath(place).with_suffix("").as_posix().partition("/")[2]: (place, content)
-        for place, content in _contents(paths[MASKS + _SUFFIX], MASKS + _SUFFIX, problems)
-    }
+    masks: dict[str, tuple[str, bytes]] = {}
+    for place, content in _contents(paths[MASKS + _SUFFIX], MASKS + _SUFFIX, problems):
+        there, _ = masks.setdefault(_stem(place), (place, content))
+        if there != place:
+            problems.add(place, f"has the name of {there}; remove one of them")
     inputs, targets, keys, places, labels = [], [], list[bytes](), list[str](), list[str]()
     for place, content in _contents(paths[IMAGES + _SUFFIX], IMAGES + _SUFFIX, problems):
-        name = PurePosixPath(place).with_suffix("").as_posix().partition("/")[2]
+        name = _stem(place)
         if name not in masks:
             problems.add(place, f"has no mask, expected {MASKS}/{name}.png")
             continue
@@ -215,6 +216,11 @@ def _contents(path: Path, name: str, problems: Problems) -> Iterator[tuple[str, 
                 yield place, content
     except (zipfile.BadZipFile, NotImplementedError) as error:
         problems.add(name, f"is not an archive of pictures ({error})")
+
+
+def _stem(place: str) -> str:
+    """The path of a file in its archive, without the suffix."""
+    return PurePosixPath(place).with_suffix("").as_posix().partition("/")[2]
 
 
 def _stacked(arrays: list[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from lockstep.data.order import Order
 from lockstep.program import Kind
 
 
@@ -23,8 +25,22 @@ class Split:
         return len(self.inputs)
 
     def first(self, rows: int) -> "Split":
-        """The same split cut to its first rows; 0 means all."""
-        return Split(self.inputs[:rows], self.target[:rows]) if rows else self
+        """The same split cut to so many rows, of each class alike; 0 means all.
+
+        They are the first in a shuffled order, always the same one, and stay in that of the split.
+        Of classes with fewer rows than the others all are taken.
+        """
+        if not 0 < rows < len(self):
+            return self
+        shuffled = Order(len(self), seed=0, epoch=0).at(0, len(self))
+        if self.target.ndim == 1:
+            classes = self.target[shuffled]
+            by_class = np.argsort(classes, kind="stable")
+            _, first, place = np.unique(classes[by_class], return_index=True, return_inverse=True)
+            turn = np.arange(len(self)) - first[place]  # 0 for the first of each class, ...
+            shuffled = shuffled[by_class[np.argsort(turn, kind="stable")]]
+        chosen = np.sort(shuffled[:rows])
+        return Split(self.inputs[chosen], self.target[chosen])
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,11 @@ def read(path: Path, name: str, columns: Columns, problems: Problems) -> Example
         places.append(place)
         targets.append(answer if columns.kind == "numbers" else [])
         labels.append(_shown(answer))
-    target = np.array(targets, np.float64).reshape(-1, len(columns.target))
     array, narrow = _array(inputs, columns), None
     if columns.numbers:
         array = floats.as_float32(array, columns.numbers, places, name, problems)
     if columns.kind == "numbers":
+        target = np.array(targets, np.float64).reshape(-1, len(columns.target))
         narrow = floats.as_float32(target, columns.target, places, name, problems)
     if columns.id:
         keys = [one.encode() for one in ids]

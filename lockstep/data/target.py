@@ -135,7 +135,9 @@ def inspect(entry: Entry, examples: Examples, name: str, problems: Problems) -> 
         columns = examples.target.reshape(rows, -1)
         for number in np.flatnonzero((columns == columns[0]).all(0) & (rows > 1)):
             title = f"column {entry.labels[number]}" if entry.labels else f"target {number + 1}"
-            problems.add(name, f"{title} is {columns[0, number]:g} in all rows, expected several")
+            problems.add(
+                name, f"{title} is {columns[0, number]:g} in all rows, expected several values"
+            )
             break
     elif entry.kind == "mask":
         if len(entry.labels) < 2 and not problems:
