@@ -1,5 +1,6 @@
 """Evaluating a program: metrics of its own or of its data set's kind, over blocks of a split."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,8 @@ from lockstep.program import Kind
 from lockstep.records.run import Run
 from lockstep.run.making import Setup, monitored
 from lockstep.tests.conftest import Call
-from lockstep.tests.projects import Bring, Project
+from lockstep.tests.projects import NETWORK, Bring, Project
+from lockstep.tests.run.test_laws import train as train_in_processes
 from lockstep.training.distributed import ALONE
 
 MODEL = """
@@ -442,3 +444,38 @@ def test_a_finished_run_without_its_data_is_listed_by_its_own_metrics(
     best = min(row["validation"]["spread"] or 0.0 for row in rows)
     assert run.finished_receipt()["results"]["metrics"]["validation"]["spread"] == best
     assert run.summary()["metric"] == "spread"
+
+
+OWN = """
+def metrics(outputs, target):
+    return {"spread": outputs.std(), "accuracy": (outputs.argmax(1) == target).mean()}
+
+
+def measures(outputs, target):
+    sure = outputs.max(axis=1)
+    return {"sureness": sure, "weighted": Losses(sure, target)}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [7, 500])
+def test_workers_do_not_show_in_the_metrics(bring: Bring, tmp_path: Path, size: int) -> None:
+    """Also where there are fewer blocks than workers, so that some see none of the outputs."""
+    project = bring(
+        __init__=PACKAGE,
+        model=NETWORK.replace("import torch\n", "import torch\nfrom lockstep.model import Losses\n")
+        + OWN,
+    )
+    found = set()
+    for workers in (1, 2, 4):
+        runs = tmp_path / f"runs-{workers}"
+        settings = (f"training.evaluation_batch={size}", "training.monitor=weighted")
+        done = train_in_processes(project, *settings, f"--workers={workers}", "--runs", str(runs))
+        assert done.returncode == 0, done.stderr
+        (receipt,) = (json.loads(path.read_bytes()) for path in runs.glob("*/receipt.json"))
+        results = receipt["results"]
+        assert list(results["metrics"]["test"]) == sorted(
+            ["accuracy", "loss", "spread", "sureness", "weighted"]
+        )
+        found.add(json.dumps([results["metrics"], results["metrics_sha256"]]))
+    assert len(found) == 1
