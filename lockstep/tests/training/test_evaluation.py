@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, mean_absolute_error
 
 from lockstep.config.recipe import resolve
 from lockstep.data.dataset import Dataset, Split
+from lockstep.ground import home
 from lockstep.ground.errors import ModelError, SettingError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
@@ -444,6 +445,25 @@ def test_a_finished_run_without_its_data_is_listed_by_its_own_metrics(
     best = min(row["validation"]["spread"] or 0.0 for row in rows)
     assert run.finished_receipt()["results"]["metrics"]["validation"]["spread"] == best
     assert run.summary()["metric"] == "spread"
+
+
+def documented() -> list[str]:
+    """The programs in the section on metrics of the page on models."""
+    page = (home.ENGINE / "docs" / "models.md").read_text()
+    section = page.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    return [part.partition("```")[0] for part in section.split("```python\n")[1:]]
+
+
+def test_the_metrics_of_the_documentation_are_measured(write: Write) -> None:
+    auc, measures, lower = documented()
+    kinds: list[tuple[Kind, str]] = [("labels", auc), ("numbers", f"{measures}\n\n{lower}")]
+    names = []
+    for kind, lines in kinds:
+        made = setup(write(kind, lines.replace("> 100", "> 1")), kind)
+        made.rehearse_evaluation()
+        names.append(made.evaluation.names)
+    assert names == [("auc", "loss"), ("mae", "mae_of_large", "loss")]
+    assert made.evaluation.is_lower_better("surprise")
 
 
 OWN = """
