@@ -110,7 +110,9 @@ def _files(a: Run, b: Run, decisive: set[str]) -> tuple[list[FileDifference], st
     return files, "".join(patch)
 
 
-def _metrics(mine: Mapping[str, float], other: Mapping[str, float]) -> list[MetricDifference]:
+def _metrics(
+    mine: Mapping[str, float | None], other: Mapping[str, float | None]
+) -> list[MetricDifference]:
     return [
         MetricDifference(name, mine.get(name), other.get(name))
         for name in dict.fromkeys([*mine, *other])

@@ -237,14 +237,16 @@ class _Named(TypedDict):
 
 def _summary(script: Script, state: str) -> Summary:
     """The columns of `invoke runs` for the run of a script: its name stands for the recipe."""
-    named, accuracy = script.named, script.metrics.get("test.accuracy")
+    named, metrics = script.named, script.metrics
+    metric = next((name for name in metrics if name.startswith("test.")), None)
     return {
         "run": script.folder.name,
         "state": state,
         "model": MODEL,
         "recipe": named["name"],
         "seed": named["command"]["seed"],
-        "test accuracy": None if accuracy is None else round(accuracy, 4),
+        "metric": metric and metric.removeprefix("test."),
+        "test": float(console.number(metrics[metric])) if metric else None,
         "identity": script.identity["digest"][:12],
         "from": None,
     }

@@ -1,5 +1,6 @@
 """Evaluating a program: metrics of its own or of its data set's kind, over blocks of a split."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from sklearn.metrics import average_precision_score, mean_absolute_error
 
 from lockstep.config.recipe import resolve
 from lockstep.data.dataset import Dataset, Split
+from lockstep.ground import home
 from lockstep.ground.errors import ModelError, SettingError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
@@ -19,7 +21,8 @@ from lockstep.program import Kind
 from lockstep.records.run import Run
 from lockstep.run.making import Setup, monitored
 from lockstep.tests.conftest import Call
-from lockstep.tests.projects import Bring, Project
+from lockstep.tests.projects import NETWORK, Bring, Project
+from lockstep.tests.run.test_laws import train as train_in_processes
 from lockstep.training.distributed import ALONE
 
 MODEL = """
@@ -442,3 +445,57 @@ def test_a_finished_run_without_its_data_is_listed_by_its_own_metrics(
     best = min(row["validation"]["spread"] or 0.0 for row in rows)
     assert run.finished_receipt()["results"]["metrics"]["validation"]["spread"] == best
     assert run.summary()["metric"] == "spread"
+
+
+def documented() -> list[str]:
+    """The programs in the section on metrics of the page on models."""
+    page = (home.ENGINE / "docs" / "models.md").read_text()
+    section = page.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    return [part.partition("```")[0] for part in section.split("```python\n")[1:]]
+
+
+def test_the_metrics_of_the_documentation_are_measured(write: Write) -> None:
+    auc, measures, lower = documented()
+    kinds: list[tuple[Kind, str]] = [("labels", auc), ("numbers", f"{measures}\n\n{lower}")]
+    names = []
+    for kind, lines in kinds:
+        made = setup(write(kind, lines.replace("> 100", "> 1")), kind)
+        made.rehearse_evaluation()
+        names.append(made.evaluation.names)
+    assert names == [("auc", "loss"), ("mae", "mae_of_large", "loss")]
+    assert made.evaluation.is_lower_better("surprise")
+
+
+OWN = """
+def metrics(outputs, target):
+    return {"spread": outputs.std(), "accuracy": (outputs.argmax(1) == target).mean()}
+
+
+def measures(outputs, target):
+    sure = outputs.max(axis=1)
+    return {"sureness": sure, "weighted": Losses(sure, target)}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [7, 500])
+def test_workers_do_not_show_in_the_metrics(bring: Bring, tmp_path: Path, size: int) -> None:
+    """Also where there are fewer blocks than workers, so that some see none of the outputs."""
+    project = bring(
+        __init__=PACKAGE,
+        model=NETWORK.replace("import torch\n", "import torch\nfrom lockstep.model import Losses\n")
+        + OWN,
+    )
+    found = set()
+    for workers in (1, 2, 4):
+        runs = tmp_path / f"runs-{workers}"
+        settings = (f"training.evaluation_batch={size}", "training.monitor=weighted")
+        done = train_in_processes(project, *settings, f"--workers={workers}", "--runs", str(runs))
+        assert done.returncode == 0, done.stderr
+        (receipt,) = (json.loads(path.read_bytes()) for path in runs.glob("*/receipt.json"))
+        results = receipt["results"]
+        assert list(results["metrics"]["test"]) == sorted(
+            ["accuracy", "loss", "spread", "sureness", "weighted"]
+        )
+        found.add(json.dumps([results["metrics"], results["metrics_sha256"]]))
+    assert len(found) == 1
