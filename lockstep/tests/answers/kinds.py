@@ -276,6 +276,7 @@ def served(predictor: Predictor) -> Served:
         "weights_sha256": "0" * 64,
         "golden": "equal",
         "test": {"mae": 1.5},
+        "metric": "mae",
     }
     return Served("tiny-base-s1", predictor, about)
 
