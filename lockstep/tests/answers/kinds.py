@@ -37,8 +37,8 @@ class Config:
 """
 _PREPROCESS = """
 import numpy as np
-import pytest
 import torch
+
 
 class Preprocess:
     def __init__(self, labels):
