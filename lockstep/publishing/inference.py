@@ -107,8 +107,10 @@ def _inputs(request: Request, predictor: "Predictor") -> list[Any]:
     if kind in ("numbers", "tensor"):
         return _numbers(request, predictor)
     inputs = request.inputs if request.json is None else request.json
-    if request.array is not None or isinstance(inputs, dict):
-        raise DataError(f"input: found an array or an object, expected {kind}s.")
+    if request.array is not None:
+        raise DataError(f"array: found NumPy's format, expected {kind}s.")
+    if isinstance(inputs, dict):
+        raise DataError(f"body: found other JSON, expected a list of {kind}s.")
     # A model of pictures would open a text as the path of a file, and NumPy would copy one
     # among numbers to each of their places.
     if kind == "picture" and any(map(_has_text, inputs)):

@@ -244,7 +244,7 @@ def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     assert [str(told).partition(" (")[0] for _, told in answers] == [
         *["input: found a text, expected pictures."] * 3,
         "text/csv: found a table, expected pictures.",
-        "body: found other JSON, expected a list of pictures or of texts.",
+        "body: found other JSON, expected a list of pictures.",
         "body: not readable as application/json",
         "picture: no readable picture",
         "body: not readable as text/plain",
