@@ -91,36 +91,42 @@ def predict_fn(request: Request, predictor: "Predictor") -> list[Any]:
 
     Raises an error of status 400 for inputs that the model does not take.
     """
+    # The Predictor is that of the engine that trained the run; an earlier one has only ``read``.
+    read = getattr(predictor, "example", predictor.read)
     try:
-        rows = [predictor.example(one) for one in _inputs(request, predictor)]
+        rows = [read(one) for one in _inputs(request, predictor)]
     except DataError as error:
         raise _refused(400, str(error)) from None
     return predictor.answers(rows)
 
 
 def _inputs(request: Request, predictor: "Predictor") -> list[Any]:
-    from lockstep.answers import reading
-
-    takes = predictor.takes
-    kind = takes.described()["kind"]
+    kind = predictor.takes.described()["kind"]
     if request.table is not None:
         return list(predictor.table(request.table))
-    if request.array is not None:
-        if kind in ("picture", "text"):
-            raise DataError(f"array: found NumPy's format, expected {kind}s.")
-        return list(reading.inputs_of_npy(takes, request.array))
     if kind in ("numbers", "tensor"):
-        if request.json is None:
-            raise DataError(f"input: found a picture or a text, expected {kind}s.")
-        return reading.inputs_of_json(takes, request.json)
+        return _numbers(request, predictor)
     inputs = request.inputs if request.json is None else request.json
+    if request.array is not None:
+        raise DataError(f"array: found NumPy's format, expected {kind}s.")
     if isinstance(inputs, dict):
-        raise DataError(f"input: found an object, expected a list of {kind}s.")
+        raise DataError(f"body: found other JSON, expected a list of {kind}s.")
     # A model of pictures would open a text as the path of a file, and NumPy would copy one
     # among numbers to each of their places.
     if kind == "picture" and any(map(_has_text, inputs)):
         raise DataError("input: found a text, expected pictures.")
     return inputs
+
+
+def _numbers(request: Request, predictor: "Predictor") -> list[Any]:
+    from lockstep.answers import reading
+
+    takes = predictor.takes
+    if request.array is not None:
+        return list(reading.inputs_of_npy(takes, request.array))
+    if request.json is None:
+        raise DataError(f"input: found a picture or a text, expected {reading.expected(takes)}.")
+    return reading.inputs_of_json(takes, request.json)
 
 
 def output_fn(answers: list[Any], accept: str) -> tuple[str, str]:

@@ -238,18 +238,18 @@ def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
         ("application/json", b"[" * 100_000),
         ("image/png", b"no picture"),
         ("text/plain", b"\xff"),
-        ("application/x-npy", b""),
+        ("application/x-parquet", b""),
     )
     assert [kind for kind, _ in answers] == ["ValueError"] * 9
     assert [str(told).partition(" (")[0] for _, told in answers] == [
         *["input: found a text, expected pictures."] * 3,
         "text/csv: found a table, expected pictures.",
-        "body: found other JSON, expected a list of pictures or of texts.",
+        "body: found other JSON, expected a list of pictures.",
         "body: not readable as application/json",
         "picture: no readable picture",
         "body: not readable as text/plain",
-        "content type: found 'application/x-npy', expected one of image/png, image/jpeg, "
-        "application/x-image, application/json, text/csv, text/plain.",
+        "content type: found 'application/x-parquet', expected one of image/png, image/jpeg, "
+        "application/x-image, application/json, text/csv, text/plain, application/x-npy.",
     ]
 
 

@@ -144,7 +144,7 @@ def test_a_callers_mistake_is_not_the_servers_to_the_toolkit(
         (sent("application/json"), b'["docs/three.png"]'),
         (sent("application/json"), b"[[[1, 2]"),
         (sent("text/csv"), b"title,description\na,b\n"),
-        (sent("application/x-npy"), b""),
+        (sent("application/x-parquet"), b""),
         ({}, b""),
         (sent("application/json", accept="text/html"), picture),
         (sent("application/json"), picture),
