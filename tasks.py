@@ -77,7 +77,7 @@ def test(_: Context, only: str | None = None, all: bool = False, mutants: bool =
         return tool("pytest", "lockstep/tests", *([] if all else ["-m", "not slow"]))
     matched = False
     for folder in ("tests", "lockstep/tests"):
-        words = gate.chosen(only, ROOT / folder) or ([] if matched else [folder, "-k", only])
+        words = gate.matching(only, ROOT / folder) or ([] if matched else [folder, "-k", only])
         try:
             if words:
                 tool("pytest", *words)

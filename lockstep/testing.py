@@ -176,7 +176,7 @@ def _part_of_the_data(experiment: "Experiment") -> tuple["Dataset", "Experiment"
     """The first rows of each split, for three steps, and the experiment with its epochs."""
     from lockstep.ground.digests import canonical_json, digest_of
 
-    whole, size = _open(experiment.data.name), experiment.training.batch_size
+    whole, size = open_or_skip(experiment.data.name), experiment.training.batch_size
     rows = {"train": STEPS * size, "validation": _ROWS, "test": _ROWS}
     splits = {name: whole.splits[name].first(count) for name, count in rows.items()}
     digest = digest_of(canonical_json([whole.digest, rows]))
@@ -187,7 +187,7 @@ def _part_of_the_data(experiment: "Experiment") -> tuple["Dataset", "Experiment"
     return dataset, dataclasses.replace(experiment, training=training)
 
 
-def _open(name: str) -> "Dataset":
+def open_or_skip(name: str) -> "Dataset":
     """The data set; skip the test if its files are not on this machine and cannot be fetched."""
     from lockstep.data import catalog
     from lockstep.data.fetch import located

@@ -33,7 +33,7 @@ class Golden(TypedDict):
     outputs: NotRequired[list[str]]
 
 
-def made(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> bytes:
+def make(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> bytes:
     """The content of ``golden.json``: the first raw examples of ``rows`` and their exact answers.
 
     The answers are those of a Predictor made from the very bytes that are stored. An example is

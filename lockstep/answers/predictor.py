@@ -48,7 +48,7 @@ class Predictor:
     takes: Takes
     gives: Gives | None = None  # by the kind of the data set
     threshold: float = 0.5  # of a label's probability, where several may apply
-    golden: Golden | None = None  # as ``golden.made`` writes it, if it is known
+    golden: Golden | None = None  # as ``golden.make`` writes it, if it is known
     sizes: tuple[int, ...] = (BLOCK,)  # of the blocks that are computed
 
     def __init__(

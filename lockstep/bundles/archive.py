@@ -1,4 +1,4 @@
-"""``model.tar.gz``: written with the same bytes for the same files, read with distrust."""
+"""``model.tar.gz``: the same files give the same bytes, and what is read is not trusted."""
 
 import gzip
 import tarfile
@@ -48,11 +48,10 @@ def _stored(content: bytes) -> bytes:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Write an archive's files below a folder, once all of it was found to be harmless.
+    """Write an archive's files below a folder, after all of it was checked.
 
-    Raises BundleError, with nothing written, for what is no archive, or one with anything but
-    plain files (links, devices), with a name that leads elsewhere or comes twice, with too many
-    files or too large ones.
+    Raises BundleError, with nothing written, for what is not an archive, and for one that has
+    links, devices, names that lead elsewhere or occur twice, or too many or too large files.
     """
     with _readable(path), path.open("rb") as file:
         for _ in _members(path, file):

@@ -14,7 +14,7 @@ _FACTS = ("model", "version", "profile")  # that loading needs
 _BYTECODE = "__pycache__"
 
 
-def written(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> bytes:
+def make(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> bytes:
     """Return the bytes of ``manifest.json``: the facts, and size and digest of each file."""
     rows = {name: {"sha256": digest_of(c), "size": len(c)} for name, c in files.items()}
     return readable_json({"schema": SCHEMA, **facts, "files": rows})
@@ -24,12 +24,12 @@ def read(folder: Path) -> dict[str, Any]:
     """Read the manifest of an unpacked bundle. Raises BundleError if it is not one."""
     path = folder / NAME
     try:
-        return parsed(path, path.read_bytes())
+        return parse(path, path.read_bytes())
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}, expected a bundle.") from error
 
 
-def parsed(path: Path, content: bytes) -> dict[str, Any]:
+def parse(path: Path, content: bytes) -> dict[str, Any]:
     """Parse a manifest; ``model``, ``version`` and ``profile`` are texts in it.
 
     Raises BundleError, which names the path, for any other content.
@@ -54,7 +54,7 @@ def parsed(path: Path, content: bytes) -> dict[str, Any]:
         ) from error
 
 
-def verified(folder: Path, *, whole: bool) -> dict[str, Any]:
+def verify(folder: Path, *, whole: bool) -> dict[str, Any]:
     """Read the manifest of an unpacked bundle and check each file against it.
 
     With ``whole`` there may be no other file. Without it there may, as a server puts its own beside

@@ -1,4 +1,4 @@
-"""Opening a bundle, packed or unpacked: digests always, the signature where a key is configured."""
+"""Opens bundles, packed or unpacked; checks digests, and signatures where a key is configured."""
 
 import os
 import tempfile
@@ -41,9 +41,9 @@ def opened(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn whatever reading the files at a path raises into a ModelError of one line.
+    """Turn any error while the files at a path are read into a ModelError of one line.
 
-    For use where their digests are right: then an odd file was made so by hand.
+    For files whose digests are right: what is odd in them was made so by hand.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def readable(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(
-            f"{path}: not what the model reads ({reason}); it was altered, or belongs to other "
+            f"{path}: not readable by this model ({reason}); it was altered, or belongs to other "
             "code. Restore a good copy, or the code that trained it."
         ) from error
 
@@ -71,7 +71,7 @@ def refuse_unsigned(path: Path) -> None:
 
 def _verify(folder: Path, *, whole: bool) -> None:
     with readable(folder):
-        facts = manifest.verified(folder, whole=whole)
+        facts = manifest.verify(folder, whole=whole)
     if key := os.environ.get(PUBLIC_KEY):
         from lockstep.bundles import signature
 

@@ -19,7 +19,7 @@ _CURVES = "the elliptic curve P-256, P-384 or P-521"
 
 
 def make_keys(folder: Path) -> tuple[Path, Path]:
-    """Write a new pair of keys (elliptic curve P-256, PEM), the private one readable by its owner.
+    """Write a new pair of keys (P-256, PEM); only the owner can read the private one.
 
     Returns the paths of the private and the public key. Raises BundleError if either exists.
     """
@@ -63,7 +63,7 @@ def sign(folder: Path, private_key: Path) -> None:
 
 
 def verify(folder: Path, public_key: Path, files: dict[str, Any]) -> None:
-    """Raise BundleError unless the key's owner signed the manifest and all files that it names."""
+    """Check that the key's owner signed the manifest and its files. Raises BundleError if not."""
     _, _, verifying = _library()
     path = folder / manifest.SIGNATURE
     if not path.is_file():

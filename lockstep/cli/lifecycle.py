@@ -175,7 +175,7 @@ def _summary(
         yield f"contract tests: {'passed' if passed else 'FAILED, see above'}"
     if dry_run:
         return
-    lock = "invoke lock, " if report.lock.startswith("to be made") else ""
+    lock = "invoke lock, " if report.lock.startswith("not made") else ""
     if report.conflicts:
         yield f"next: resolve each conflict, `git add` it, {lock}./workbench test, git commit"
     else:

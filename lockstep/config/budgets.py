@@ -43,9 +43,9 @@ class Budget:
 
 
 def budget(measure: str, text: object) -> Budget | str:
-    """Return the budget that a measure and a text such as ``">= 0.92"`` state.
+    """Parse a measure and a bound such as ``">= 0.92"``; return a budget, or what is wrong.
 
-    Or what is wrong with them, in words, without the measure's place, which the caller knows.
+    The caller adds where the measure is written.
     """
     if measure not in MEASURES and not is_metric(measure):
         there_are = f"test.METRIC, validation.METRIC, {', '.join(MEASURES)}"

@@ -20,8 +20,8 @@ _KEY = "yaml.schemas"
 def write(root: Path = ROOT) -> list[Path]:
     """Write the schemas and name them in ``.vscode/settings.json``; return the files.
 
-    Raises SettingError for a ``settings.json`` that cannot be added to, before anything is written;
-    and with every model that has no schema, after those of the others are written.
+    Raises SettingError for a ``settings.json`` that cannot be extended, before anything is written,
+    and for models without a schema, after those of the others are written.
     """
     settings = _settings(root / SETTINGS)
     homes = [here()] if here() == examples() else [here(), examples()]
@@ -49,7 +49,7 @@ def write(root: Path = ROOT) -> list[Path]:
 
 
 def refresh(home: Home, model: str, root: Path = ROOT) -> None:
-    """Write the schemas again for a model that is new or has another Config, where they are in use.
+    """Write the schemas again if they are in use and a model is new or its Config changed.
 
     Raises SettingError as ``write`` does.
     """

@@ -130,12 +130,12 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(text: str) -> Any:
-    """Return what a YAML text says, as plain values. Raises yaml.YAMLError."""
+    """Parse YAML into plain values. Raises yaml.YAMLError."""
     return _Loader(text).get_single_data()
 
 
 def read_value(text: str) -> Any:
-    """Return what an override says: a value as YAML has it, or else the text."""
+    """Parse an override's value as YAML; return the text itself if it is not YAML."""
     try:
         return load_yaml(text)
     except yaml.YAMLError:

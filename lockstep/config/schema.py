@@ -1,4 +1,4 @@
-"""The JSON schema of a model's recipes, by which an editor completes and checks them.
+"""The JSON schema of a model's recipes, with which editors complete and check them.
 
 It is draft 7, which the YAML language server supports best. What depends on more than one setting,
 such as settings that do not go together, is checked when the recipe is read.
@@ -18,9 +18,9 @@ _BOUND = {
 
 
 def recipe_schema(config: type[Any]) -> dict[str, Any]:
-    """Return the JSON schema of the recipes of a model, whose Config is given.
+    """Return the JSON schema of the recipes of a model with this Config.
 
-    Raises SettingError for a Config that declares a setting of a type that no recipe can state.
+    Raises SettingError for a setting whose type cannot be written in a recipe.
     """
     sections = {
         name: settings_of(kind)
@@ -61,9 +61,9 @@ def recipe_schema(config: type[Any]) -> dict[str, Any]:
 def _closed(
     properties: dict[str, Any], description: str, patterns: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A section, which may be empty, with these keys, those of patterns, and no others.
+    """A section that may be empty and has only these keys and those of the patterns.
 
-    They stand in ``allOf``, or to complete a section would be to write all its settings.
+    They are in ``allOf``; otherwise completing a section would insert all its settings.
     """
     keys: dict[str, Any] = {"properties": properties, "additionalProperties": False}
     if patterns:

@@ -112,7 +112,7 @@ class Setting:
 def settings_of(kind: type[Any]) -> dict[str, Setting]:
     """Return the settings that a dataclass declares, by name.
 
-    Raises SettingError for one whose type no recipe can state, or whose default does not fit.
+    Raises SettingError for a type that cannot be written in a recipe, and for a wrong default.
     """
     place = f"{kind.__module__}.{kind.__qualname__}"
     if not dataclasses.is_dataclass(kind):

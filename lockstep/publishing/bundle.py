@@ -70,7 +70,7 @@ def made(run: Run, key: Path | None = None, onnx: Callable[[], Exported] | None 
     if onnx:
         files["model.onnx"], facts["onnx"] = onnx()
     key = key or (Path(os.environ[SIGNING_KEY]) if os.environ.get(SIGNING_KEY) else None)
-    files[manifest.NAME] = content = manifest.written(files, facts)
+    files[manifest.NAME] = content = manifest.make(files, facts)
     if key:
         files[manifest.SIGNATURE] = _signature(files, key)
     return Bundle(facts, digest_of(content), archive.packed(files), bool(key))

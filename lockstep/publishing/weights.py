@@ -257,7 +257,7 @@ def _altered(kept: Path, model: str, version: str) -> str:
         if (sha256 := digest_of(kept)) != entry.sha256:
             problem = f"found sha256 {sha256[:12]}, expected {entry.sha256[:12]} as in its entry"
         else:
-            facts = manifest.parsed(kept / manifest.NAME, content_of(kept, manifest.NAME))
+            facts = manifest.parse(kept / manifest.NAME, content_of(kept, manifest.NAME))
             problem = _mismatch(facts, model, version)
         return f"{kept}: {problem}; it was altered" if problem else ""
     except (OSError, StorageError, BundleError) as error:

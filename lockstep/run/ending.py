@@ -33,7 +33,7 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
     files = {
         "weights.safetensors": weights,
         "preprocess.json": stored,
-        "golden.json": golden.made(experiment.model, stored, weights, examples),
+        "golden.json": golden.make(experiment.model, stored, weights, examples),
     }
     recorder.confirm()
     splits: Splits = {"validation": validation, "test": test.metrics}

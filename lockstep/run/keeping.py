@@ -141,7 +141,7 @@ def open_run(
 
 
 @contextmanager
-def noting_failure(run: Run) -> Iterator[Callable[[], None]]:
+def record_failure(run: Run) -> Iterator[Callable[[], None]]:
     """Note in a run's folder why its training fails; leave no folder of a run that never began.
 
     Yields what is to be called when the rehearsal has passed.

@@ -22,11 +22,11 @@ from lockstep.records.run import Run
 from lockstep.run.ending import end
 from lockstep.run.keeping import (
     files_that_make,
-    noting_failure,
     open_data,
     open_run,
     packages_of,
     paths_of,
+    record_failure,
     what_decides,
     write,
 )
@@ -80,7 +80,7 @@ def run_experiment(
             if finished:
                 abandon(run.folder)  # killed after its receipt and before it could tidy up
             else:
-                with noting_failure(run) as passed, owned(run.folder) as owner:
+                with record_failure(run) as passed, owned(run.folder) as owner:
                     write(run.folder, contents())  # what stands beside the results is what ran
                     setup, origin, check = _set_up(experiment, dataset, workers, files, place)
                     recorder = Recorder(run, setup, watch, origin, owner)

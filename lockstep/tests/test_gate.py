@@ -29,7 +29,7 @@ from lockstep.workspace import gate
 def test_a_change_of_the_teams_own_files_alone_needs_the_teams_gate(
     paths: list[str] | None, gate_needed: str
 ) -> None:
-    assert gate.needed(paths, "acme") == gate_needed
+    assert gate.required(paths, "acme") == gate_needed
 
 
 def git(folder: Path, *words: str) -> None:
@@ -63,52 +63,52 @@ def test_a_change_is_every_commit_since_main_and_what_is_not_committed(clone: Pa
     commit(clone, "tests/zwei ä.py")
     (clone / "old.py").write_text("NEW = 1\n")
     (clone / "new.py").touch()
-    assert gate.changed(clone) == ["acme/one.py", "new.py", "old.py", "tests/zwei ä.py"]
+    assert gate.changed_paths(clone) == ["acme/one.py", "new.py", "old.py", "tests/zwei ä.py"]
 
 
 def test_a_file_that_was_moved_counts_where_it_was_and_where_it_is(clone: Path) -> None:
     (clone / "acme").mkdir()
     git(clone, "mv", "old.py", "acme/old.py")
     git(clone, "commit", "-m", "moved")
-    assert gate.changed(clone) == ["acme/old.py", "old.py"]
+    assert gate.changed_paths(clone) == ["acme/old.py", "old.py"]
 
 
 def test_what_main_has_besides_is_no_change(clone: Path) -> None:
     commit(clone.parent / "origin", "lockstep/later.py")
     commit(clone, "acme/one.py")
     git(clone, "fetch")
-    assert gate.changed(clone) == ["acme/one.py"]
+    assert gate.changed_paths(clone) == ["acme/one.py"]
 
 
 def test_a_base_can_be_named(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(clone, "lockstep/one.py")
     monkeypatch.setenv("LOCKSTEP_BASE", "HEAD")
-    assert gate.changed(clone) is None
+    assert gate.changed_paths(clone) is None
     commit(clone, "acme/two.py")
     monkeypatch.setenv("LOCKSTEP_BASE", "HEAD~1")
-    assert gate.changed(clone) == ["acme/two.py"]
+    assert gate.changed_paths(clone) == ["acme/two.py"]
     monkeypatch.setenv("LOCKSTEP_BASE", "0" * 40)  # GitHub's, for a branch that is new
-    assert gate.changed(clone) is None
+    assert gate.changed_paths(clone) is None
 
 
 def test_where_the_base_is_unknown_so_are_the_changes(clone: Path, tmp_path: Path) -> None:
-    assert gate.changed(clone) is None  # main itself
+    assert gate.changed_paths(clone) is None  # main itself
     commit(clone, "acme/one.py")
     git(clone, "remote", "remove", "origin")
-    assert gate.changed(clone) is None
+    assert gate.changed_paths(clone) is None
     origin = (tmp_path / "origin").as_uri()
     git(tmp_path, "clone", "--depth=1", origin, "shallow")
-    assert gate.changed(tmp_path / "shallow") is None
+    assert gate.changed_paths(tmp_path / "shallow") is None
     (tmp_path / "no-clone").mkdir()
-    assert gate.changed(tmp_path / "no-clone") is None
+    assert gate.changed_paths(tmp_path / "no-clone") is None
 
 
 def test_a_word_names_files_or_tests_and_pytest_reads_no_others() -> None:
     tests = ENGINE / "tests"
-    assert gate.chosen("data/test_ord", tests) == [str(tests / "data" / "test_order.py")]
+    assert gate.matching("data/test_ord", tests) == [str(tests / "data" / "test_order.py")]
     name = test_a_word_names_files_or_tests_and_pytest_reads_no_others.__name__
-    assert gate.chosen(name[5:], tests) == [__file__, "-k", name[5:]]
-    assert gate.chosen("no test has (this", tests) == []
+    assert gate.matching(name[5:], tests) == [__file__, "-k", name[5:]]
+    assert gate.matching("no test has (this", tests) == []
 
 
 def test_sizes_leave_tests_aside(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""A prepared change of the tree, published so that a kill leaves the old tree or one to finish.
+"""Changes a working tree as a whole: a kill leaves the old one, or one that the next call finishes.
 
-Everything is prepared in a hidden folder beside: the new files, the new index. Then a plan is
-written, and from there on the change is finished, by this process or by the next one: the engine's
-folder is exchanged by one system call, so that at each moment a whole engine is there to finish
-with; each other file is replaced by one rename.
+The new files and the new index are prepared in a hidden folder. Then a plan is written; from there
+on the change is always finished, by this process or by the next one. The engine's folder is
+exchanged by one system call, so a whole engine is there at any time to finish with; each other file
+is replaced by a rename.
 """
 
 import ctypes
@@ -31,9 +31,9 @@ _INDEX = "index.lockstep-change"  # beside the index, to take its place by a ren
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of a tree at a commit: files to write and to remove, and what to say of it.
+    """The files to write and to remove in the tree of a commit, and the report on them.
 
-    ``engine`` is the inode of the folder that takes the place of ``lockstep/``, or 0.
+    ``engine`` is the inode of the folder that replaces ``lockstep/``, or 0.
     """
 
     head: str
@@ -45,14 +45,14 @@ class Change:
     def prepare(self, git: Git, index: Sequence[str]) -> None:
         """Write the plan; ``index`` has the lines that change, for ``update-index``.
 
-        Raises WorkspaceError if a file that git does not track is in the place of a new one.
+        Raises WorkspaceError if a new file would overwrite one that git does not track.
         """
         tracked = git.tree(self.head)
         for path in self.write:
             if path not in tracked and os.path.lexists(git.folder / path):
                 raise WorkspaceError(
-                    f"{path}: exists here, not committed, and a file of this name would be "
-                    "written; commit or move it, then run the same command."
+                    f"{path}: not tracked by git, and a new file would overwrite it; commit or "
+                    "move it, then run the same command."
                 )
         prepared = git.path(_INDEX)
         shutil.copy(git.path("index"), prepared)
@@ -61,7 +61,7 @@ class Change:
         write_atomically(git.folder / _PLAN, readable_json(asdict(self)))
 
     def publish(self, git: Git) -> None:
-        """Put everything into its place. May be called again after it was interrupted."""
+        """Move everything into place. May be called again after an interruption."""
         with _unstoppable():
             self._exchange_engine(git)
             for path in self.remove:
@@ -79,7 +79,7 @@ class Change:
             git.attempt("update-index", "-q", "--refresh")
 
     def _is_due(self, git: Git, path: str) -> bool:
-        """Whether a file is still to be written or removed; the engine's go with their folder."""
+        """Whether a file still has to be written or removed; the engine's go with their folder."""
         if self.engine and path.startswith(f"{_ENGINE}/"):
             return False
         place = git.folder / (TREE if path in self.write else "") / path
@@ -99,9 +99,9 @@ class Change:
                 os.replace(path, git.folder / name)
 
     def refuse_edits(self, git: Git) -> None:
-        """Raise WorkspaceError if a file was edited that is still to be published."""
+        """Raise WorkspaceError if a file was edited that still has to be replaced."""
         if not git.path(_INDEX).exists():
-            return  # all is in its place
+            return  # everything is in place
         exchanged = self.engine and (git.folder / _ENGINE).stat().st_ino == self.engine
         for path in git("diff", "--name-only", "-z", "HEAD").split("\0"):
             engines = self.engine and path.startswith(f"{_ENGINE}/")
@@ -115,9 +115,9 @@ class Change:
 
 
 def pending(git: Git) -> Change | None:
-    """Return the change that was interrupted while it was published, if there is one.
+    """Return the change whose publication was interrupted, if there is one.
 
-    One that was prepared for another commit than the present one is discarded.
+    A change that was prepared for another commit than the current one is discarded.
     """
     try:
         change = Change(**json.loads((git.folder / _PLAN).read_bytes()))
@@ -133,13 +133,13 @@ def finish(git: Git, say: Callable[[str], None]) -> Change | None:
     """Finish the change that was interrupted, if there is one, and return it."""
     if interrupted := pending(git):
         interrupted.refuse_edits(git)
-        say("finishing what was interrupted")
+        say("finishing the interrupted change")
         interrupted.publish(git)
     return interrupted
 
 
 def begin(git: Git) -> None:
-    """Make the hidden folder, without what a killed process left in it."""
+    """Create the hidden folder, empty."""
     discard(git)
     (git.folder / TREE).mkdir(parents=True)
     (git.folder / ASIDE / ".gitignore").write_text("*\n")
@@ -176,7 +176,7 @@ def _remove_empty(root: Path, path: str) -> None:
 
 @contextmanager
 def _unstoppable() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM for the moment that it takes."""
+    """Delay Ctrl-C and SIGTERM until the block ends."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

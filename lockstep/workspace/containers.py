@@ -1,4 +1,4 @@
-"""The images of docker/Dockerfile: built, entered, pushed, and run as the user who calls."""
+"""Builds, enters, runs and pushes the images of docker/Dockerfile, as the user who calls."""
 
 import csv
 import io
@@ -25,9 +25,9 @@ from lockstep.ground.watch import Watch
 ROOT = environment.ROOT
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 STAGES = ("develop", "train", "serve")
-INSIDE = Path("/workspace")  # where the code stands in all images
+INSIDE = Path("/workspace")  # where the code is in all images
 
-# What a failed build says, in our words, and what to do about it; the first that fits counts.
+# What a failed build prints, what it means, and what to do about it; the first match counts.
 _CAUSES = (
     (r"(no space left on device)", "the engine's disk is full", "free some: docker system prune"),
     (
@@ -55,10 +55,10 @@ def tag(stage: str, torch: str) -> str:
 
 
 def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str:
-    """Build an image of this working tree; what has not changed is not built again.
+    """Build an image of this working tree and return its name; unchanged layers are reused.
 
     ``torch`` is ``cpu`` or ``gpu``. ``offline`` allows no network: the packages come from the
-    wheelhouse. Returns the image's name. Raises ContainerError.
+    wheelhouse. Raises ContainerError.
     """
     if not DOCKERFILE.exists():
         raise ContainerError(
@@ -83,7 +83,7 @@ def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str
 
 
 def _build(words: Sequence[str], watch: Watch) -> None:
-    """Run ``docker build``; report its steps one by one, and a failure in one line."""
+    """Run ``docker build``, reporting each step, and a failure in one line."""
     said = []
     command, variables = ["docker", *words], os.environ | {"DOCKER_BUILDKIT": "1"}
     with subprocess.Popen(
@@ -119,7 +119,7 @@ def _failure(said: str) -> str:
 
 @contextmanager
 def _pip_settings() -> Iterator[Path]:
-    """This machine's package index as a file for the build, which leaves no trace in the image."""
+    """Write this machine's pip settings to a file for the build; the image keeps nothing of it."""
     import configparser
 
     found = configparser.RawConfigParser()
@@ -138,7 +138,7 @@ def _pip_settings() -> Iterator[Path]:
     }
     lines = ["[global]"]
     for name in ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy"):
-        # What lies on this machine's disk cannot be reached from within a build.
+        # A build cannot reach this machine's disk.
         reached = [word for word in settings.get(name, "").split() if not _is_local(word)]
         lines += [f"{name} = {' '.join(reached)}"] if reached else []
     with tempfile.TemporaryDirectory() as folder:
@@ -162,18 +162,18 @@ def run(
     keeps: bool = False,
     stdout: int | None = None,
 ) -> int:
-    """``python -m lockstep`` with these words in the train image of this tree; its exit code.
+    """Run ``python -m lockstep`` with these words in this tree's train image; return its exit code.
 
-    It runs as the user who calls, with nothing writable but the folders of ``place``, which have
-    the same names inside, and a temporary folder, which outlives the container if it ``keeps``
-    something there. SIGTERM and SIGINT are handed on. Raises ContainerError.
+    It runs as the user who calls. Only the folders of ``place``, which have the same names inside,
+    and a temporary folder are writable; that one outlives the container if it ``keeps`` something
+    there. SIGTERM and SIGINT are passed on. Raises ContainerError.
     """
     image = build("train", torch, watch)
     if gpus:
         _refuse_without_gpu(image)
     name = f"lockstep-{uuid.uuid4().hex[:12]}"
     folders = [place.runs.absolute(), place.data.absolute()]
-    for folder in folders:  # else the engine makes them, as root
+    for folder in folders:  # or else Docker makes them, as root
         folder.mkdir(parents=True, exist_ok=True)
     command = ["docker", "run", "--rm", "--init", "--name", name, "--user", _user(folders[0])]
     command += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
@@ -204,12 +204,12 @@ def run(
 
 
 def shell(torch: str, watch: Watch) -> int:
-    """A shell in the develop image, on this working tree; its exit code."""
+    """Run a shell in the develop image, on this working tree; return its exit code."""
     return _develop(torch, watch, ["bash"], [])
 
 
 def lab(torch: str, port: int, watch: Watch) -> int:
-    """JupyterLab of the develop image, on this working tree, at a port of this machine alone."""
+    """Run JupyterLab in the develop image, on this working tree, at a port of this machine only."""
     command = ["invoke", "notebook", "--ip", "0.0.0.0", "--port", str(port)]
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -223,9 +223,9 @@ def lab(torch: str, port: int, watch: Watch) -> int:
 
 
 def _develop(torch: str, watch: Watch, command: Sequence[str], options: Sequence[str]) -> int:
-    """Run a command in the develop image as the owner of this working tree; its exit code."""
+    """Run a command in the develop image as this tree's owner; return its exit code."""
     image = build("develop", torch, watch)
-    # Not the host's .venv: a volume, which begins as a copy of the image's.
+    # A volume instead of the host's .venv; it begins as a copy of the image's.
     volume = f"type=volume,source=lockstep-venv-{torch}-{digest_of(environment.LOCK)[:8]}"
     name = f"lockstep-{uuid.uuid4().hex[:12]}"
     words = ["docker", "run", "--rm", "--init", "--name", name, "--user", _user(ROOT)]
@@ -236,14 +236,14 @@ def _develop(torch: str, watch: Watch, command: Sequence[str], options: Sequence
 
 
 def push(repository: str, stage: str, torch: str, watch: Watch) -> str:
-    """Build an image of a clean commit and push it; its name with the digest.
+    """Build an image of a clean commit and push it; return its name with the digest.
 
-    ``repository`` is without a tag, as ``registry.example.com/team/lockstep``.
+    ``repository`` has no tag: ``registry.example.com/team/lockstep``.
     """
     commit = environment.git()
     if commit["commit"] is None or commit["dirty"]:
         raise ContainerError(
-            "image push: the working tree has changes that no commit names; commit them first."
+            "image push: the working tree has changes that are not committed; commit them first."
         )
     image = build(stage, torch, watch)
     name = f"{repository}:{stage}-{torch}-{commit['commit'][:12]}"
@@ -258,7 +258,7 @@ def push(repository: str, stage: str, torch: str, watch: Watch) -> str:
 
 
 def update_base(watch: Watch) -> tuple[str, str]:
-    """Pin the base image's tag to the digest that it has now; the digests before and after."""
+    """Pin the base image to its tag's newest digest; return the digests before and after."""
     refuse_without_engine()
     text = DOCKERFILE.read_text()
     found = re.search(r"^FROM \$\{BASE_IMAGE:-(\S+)@(sha256:\w{64})\}", text, re.MULTILINE)
@@ -297,13 +297,13 @@ def refuse_without_engine() -> None:
         return
     if "permission denied" in asked.stderr.lower():
         raise ContainerError(
-            "docker: the engine's socket may not be used by this user; add the user to the group "
-            "docker (sudo usermod -aG docker $USER) and log in again."
+            "docker: this user may not use the engine's socket; add the user to the group docker "
+            "(sudo usermod -aG docker $USER) and log in again."
         )
     where = os.environ.get("DOCKER_HOST", "its usual socket")
     raise ContainerError(
         f"docker: no engine answers at {where}; start it (sudo systemctl start docker, or Docker "
-        "Desktop), then give the command again."
+        "Desktop), then run the command again."
     )
 
 
@@ -319,7 +319,7 @@ def _refuse_without_gpu(image: str) -> None:
 
 
 def remove_containers(label: str) -> None:
-    """End the containers with a label and remove them, and the volumes that they had mounted."""
+    """Stop and remove the containers with a label, and the volumes that they mounted."""
     template = '{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{end}}{{end}}'
     for name in _docker("ps", "--all", "--quiet", "--filter", f"label={label}").split():
         volumes = _docker("inspect", "--format", template, name).split()
@@ -329,7 +329,7 @@ def remove_containers(label: str) -> None:
 
 
 def mount(source: Path, target: Path, writable: bool = True) -> str:
-    """The value of ``--mount`` for a folder of this machine, whatever its name holds."""
+    """Return the value of ``--mount`` for a folder of this machine, with any name."""
     line = io.StringIO()
     words = ["type=bind", f"source={source}", f"target={target}"]
     csv.writer(line, lineterminator="").writerow(words + ([] if writable else ["readonly"]))
@@ -337,10 +337,10 @@ def mount(source: Path, target: Path, writable: bool = True) -> str:
 
 
 def _user(folder: Path) -> str:
-    """uid:gid for the container: the caller's, and for root that of whom a folder belongs to.
+    """Return uid:gid for the container: the caller's, or for root those of a folder's owner.
 
-    So no folder of a user gets files of root by a ``sudo``. Where the engine runs without root,
-    its root is the user.
+    So ``sudo`` leaves no files of root in a user's folder. Where Docker runs rootless, its root is
+    the user.
     """
     if "rootless" in _docker("info", "--format", "{{.SecurityOptions}}"):
         return "0:0"
@@ -351,7 +351,7 @@ def _user(folder: Path) -> str:
 
 
 def _scratch(folder: Path) -> Path:
-    """A new temporary folder that belongs to the owner of another one."""
+    """Make a temporary folder that has the owner of another folder."""
     made, owner = Path(tempfile.mkdtemp(prefix="lockstep-")), folder.stat()
     if os.getuid() == 0:
         os.chown(made, owner.st_uid, owner.st_gid)
@@ -359,7 +359,7 @@ def _scratch(folder: Path) -> Path:
 
 
 def _wait(command: Sequence[str], name: str, stdout: int | None) -> int:
-    """Run a container to its end; a signal to us is one to it, and it has a minute to save."""
+    """Run a container to its end and return its exit code; signals are passed on to it."""
 
     def hand_on(number: int, _: object) -> None:
         subprocess.run(["docker", "kill", "--signal", str(number), name], capture_output=True)
@@ -386,5 +386,5 @@ def _docker(*words: str) -> str:
 
 
 def last_line(said: str) -> str:
-    """The line with which a failing command ends."""
-    return (said.strip().splitlines() or ["nothing said"])[-1][:300]
+    """Return the last line of a failed command's output."""
+    return (said.strip().splitlines() or ["no output"])[-1][:300]

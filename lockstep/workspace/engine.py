@@ -17,10 +17,10 @@ from lockstep.ground.home import ENGINE, ROOT
 MANIFEST = "manifest.txt"
 
 
-def edited(folder: Path = ENGINE) -> list[str]:
-    """List the engine's files that are not as they were released, those that are gone included.
+def edits(folder: Path = ENGINE) -> list[str]:
+    """List the engine's files that differ from the release, missing ones included.
 
-    An installed engine has no tests and pages; there only the files that are present count.
+    An installed engine has no tests and pages, so there missing files do not count.
     """
     complete = (folder.parent / "workbench").exists()
     return [
@@ -31,10 +31,10 @@ def edited(folder: Path = ENGINE) -> list[str]:
 
 
 def summary(folder: Path = ENGINE, most: int = 3) -> str:
-    """Return the line on the engine: ``engine 1.0.0, 0 files edited``."""
+    """Describe the engine in a line: ``engine 1.0.0, 0 files edited``."""
     if not (folder / MANIFEST).exists():
         return f"engine {__version__}; {MANIFEST} not found, so edits cannot be listed"
-    names = edited(folder)
+    names = edits(folder)
     more = ", ..." if len(names) > most else ""
     listed = f" ({', '.join(f'lockstep/{name}' for name in names[:most])}{more})" if names else ""
     return f"engine {__version__}, {len(names)} {'file' if len(names) == 1 else 'files'} edited" + (

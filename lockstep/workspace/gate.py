@@ -1,6 +1,6 @@
-"""What a change must pass: the team's gate alone, or everything.
+"""Decides what a change must pass: the team's gate alone, or everything.
 
-``python -m lockstep.workspace.gate`` says which, from what differs from main.
+``python -m lockstep.workspace.gate`` prints which, from what differs from main.
 """
 
 import ast
@@ -20,28 +20,28 @@ TEAM, ALL = "team", "all"
 _TEAMS = ("tests/", "docs/", "README.md")
 
 
-def needed(changed: Iterable[str] | None, package: str) -> str:
+def required(changed: Iterable[str] | None, package: str) -> str:
     """Return the gate that changed paths need: ``team`` if all of them are the team's own.
 
-    ``all`` for any other path, for none, and for None, which says that they are not known.
+    ``all`` for any other path, for no path, and for None, where they are unknown.
     """
     paths = list(changed or ())
     own = (f"{package}/", *_TEAMS)
     return TEAM if paths and all(path.startswith(own) for path in paths) else ALL
 
 
-def changed(root: Path) -> list[str] | None:
-    """Return the paths that differ from main, with what is not committed; None if unknown.
+def changed_paths(root: Path) -> list[str] | None:
+    """Return the paths that differ from main, uncommitted ones included; None if unknown.
 
-    Main is LOCKSTEP_BASE, a commit, or else where the current branch left ``origin/main``. On
-    main itself nobody knows how many commits are new.
+    Main is the commit LOCKSTEP_BASE, or else where the current branch left ``origin/main``. On
+    main itself they are unknown: nothing says how many commits are new.
     """
     try:
         head = _git(root, "rev-parse", "HEAD").strip()
         base = _git(root, "merge-base", "HEAD", os.environ.get("LOCKSTEP_BASE") or "origin/main")
         if base.strip() == head:
             return None
-        # A file that was moved away counts as well: no renames.
+        # Without renames, so that a file that was moved away counts as well.
         differing = _git(root, "diff", "--name-only", "--no-renames", "-z", base.strip())
         new = _git(root, "ls-files", "--others", "--exclude-standard", "-z")
     except (OSError, subprocess.CalledProcessError):
@@ -54,11 +54,11 @@ def _git(root: Path, *words: str) -> str:
     return done.stdout
 
 
-def chosen(word: str, tests: Path) -> list[str]:
-    """Return pytest's arguments for the tests below a folder that a word names; none if none is.
+def matching(word: str, tests: Path) -> list[str]:
+    """Return pytest's arguments for the tests below a folder that a word names, or an empty list.
 
-    Those are the files with the word in their path, or else the tests with it in their name. So
-    pytest imports these files alone.
+    They name the files with the word in their path, or else those with a test of that name, so
+    that pytest imports no others.
     """
     files = sorted(tests.rglob("test_*.py"))
     if in_path := [str(path) for path in files if word in path.relative_to(tests).as_posix()]:
@@ -69,7 +69,7 @@ def chosen(word: str, tests: Path) -> list[str]:
 
 
 def sizes(*folders: Path) -> str:
-    """Return how large files and functions below folders are, tests aside: figures, not limits."""
+    """Describe the sizes of files and functions below folders, without tests."""
     lines, functions = dict[Path, int](), list[int]()
     paths = ((path, folder) for folder in folders for path in folder.rglob("*.py"))
     for path in (path for path, folder in paths if "tests" not in path.relative_to(folder).parts):
@@ -94,7 +94,7 @@ def main() -> int:
     except LockstepError as error:
         print(f"gate: {error}", file=sys.stderr)
         package = ""
-    print(needed(changed(home.ROOT) if package else None, package))
+    print(required(changed_paths(home.ROOT) if package else None, package))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Git, as far as `invoke init` and `invoke upgrade` need it: commands, trees as plain values."""
+"""The commands of git that `invoke init` and `invoke upgrade` need, with trees as plain values."""
 
 import os
 import subprocess
@@ -10,14 +10,14 @@ from lockstep.ground.errors import WorkspaceError
 from lockstep.ground.processes import follow_parent
 
 Entry = tuple[str, str]  # mode and object of a file in a tree
-# Hooks, signatures and caches of the user's own commits have no part in what is prepared here.
+# The user's hooks and caches must not take part in commits that are only prepared here.
 _SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.splitIndex=false",
     "core.fsmonitor=false",
     "gc.auto=0",
 )
-# The author and time of commits that only carry files to a merge: the same files, the same commit.
+# The author and time of commits that only serve a merge, so the same files are the same commit.
 _NOBODY = {
     f"GIT_{role}_{name}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -29,8 +29,8 @@ _NOBODY = {
 class Git:
     """A repository's commands.
 
-    ``lock`` is a file descriptor that they inherit: as long as one of them lives, what it locks is
-    locked, also when the process that started them was killed.
+    ``lock`` is a file descriptor that they inherit: the lock is held as long as one of them runs,
+    even if the process that started them was killed.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class Git:
             ) from error
 
     def path(self, name: str) -> Path:
-        """Return where a file of the repository's own is, as ``index``."""
+        """Return the path of one of git's own files, such as ``index``."""
         return self.folder / self("rev-parse", "--git-path", name).rstrip("\n")
 
     def tree(self, commit: str) -> dict[str, Entry]:
@@ -91,7 +91,7 @@ class Git:
         return self("hash-object", "-w", "--stdin", content=content.encode()).strip()
 
     def commit(self, entries: Mapping[str, Entry], message: str, *parents: str) -> str:
-        """Store a commit of just these files, on no branch, and return it."""
+        """Store a commit of these files alone, on no branch, and return it."""
         index = self.path("index-of-a-tree").absolute()
         index.unlink(missing_ok=True)
         self.enter(

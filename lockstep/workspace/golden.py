@@ -1,4 +1,4 @@
-"""A golden run: an example trained briefly, to hold one engine's bits against another's."""
+"""A golden run: an example trained briefly, to compare the bits of two engines."""
 
 import json
 import os
@@ -48,11 +48,11 @@ def golden(root: Path) -> Golden:
 
 @dataclass(frozen=True)
 class Bits:
-    """What an upgrade means for bits: ``files`` of the engine that make them and do otherwise.
+    """What an upgrade means for bits: ``files`` are those that make bits and changed.
 
-    ``packages`` are those in identities of which the version changed, ``stopped`` the runs that
-    are not finished. ``before`` and ``after`` are digests of the golden run's weights; empty if it
-    was not trained, and then packages were not compared either.
+    ``packages`` are those in identities whose versions changed, ``stopped`` the unfinished runs.
+    ``before`` and ``after`` are digests of the golden run's weights, empty if it was not trained;
+    packages are not compared then either.
     """
 
     files: list[str]
@@ -67,7 +67,7 @@ class Bits:
         return not self.files and not self.packages
 
     def lines(self) -> list[str]:
-        """Return the words for people."""
+        """Describe it for people."""
         lines = []
         if self.before and self.before == self.after:
             lines.append(f"bits: the golden run has the same weights ({self.after[:8]})")
@@ -77,13 +77,13 @@ class Bits:
                 f"{self.before[:8]})"
             )
         if self.same_identities and not self.after:
-            lines.append("identities: the engine changes none; packages were not compared")
+            lines.append("identities: not changed by the engine; packages were not compared")
             return lines
         if self.same_identities:
             return [*lines, "identities: the same, so stopped runs resume"]
         what = [f"files that make bits: {_some(self.files)}"] if self.files else []
         what += [f"packages: {_some(self.packages)}"] if self.packages else []
-        lines.append(f"identities: other ones, for {' and '.join(what)} changed")
+        lines.append(f"identities: CHANGED by {' and '.join(what)}")
         if self.stopped:
             lines.append(
                 f"stopped runs that start again from step 0: {_some(self.stopped)}; to finish them "

@@ -20,7 +20,7 @@ from lockstep.workspace import containers
 
 @dataclass(frozen=True)
 class Trial:
-    """One training in one place: its receipt, or what the place lacks, or how it failed."""
+    """One training in one place: its receipt, why it was not tried, or how it failed."""
 
     place: str
     receipt: dict[str, Any] | None = None
@@ -68,7 +68,7 @@ HEAD = ["place", "weights sha256", "packages", "Python", "CPU"]
 
 
 def parity(recipe: str, data: Path, watch: Watch, *, gpu: bool = False) -> list[Trial]:
-    """Train a recipe with seed 42 everywhere, on the CPU; the runs are gone afterwards.
+    """Train a recipe with seed 42 everywhere, on the CPU; the runs are removed afterwards.
 
     ``gpu`` adds the GPU image, which is large.
     """
@@ -96,19 +96,19 @@ def parity(recipe: str, data: Path, watch: Watch, *, gpu: bool = False) -> list[
 
 
 def _lacking(name: str) -> str:
-    """What this machine lacks to train in a place; nothing if it is all there."""
+    """What this machine lacks to train in a place, or an empty string."""
     try:
         if name != "host":
             containers.refuse_without_engine()
     except ContainerError as error:
         return str(error)
     if name == "dev container" and not shutil.which("devcontainer"):
-        return "no command devcontainer; npm install -g @devcontainers/cli"
+        return "devcontainer: not found; npm install -g @devcontainers/cli"
     return ""
 
 
 def differences(trials: Sequence[Trial]) -> list[str]:
-    """What is not the same in all places, or not as locked; one line each, the first first."""
+    """Describe what differs between places or from the lock, a line each."""
     found = [f"{trial.place}: {trial.failure}" for trial in trials if trial.failure]
     done = [trial for trial in trials if trial.receipt]
     found += [f"{trial.place}: {line}" for trial in done for line in trial.facts["drift"]]
@@ -147,7 +147,7 @@ def _receipt(place: Place, code: int) -> dict[str, Any]:
 
 
 def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
-    """In a dev container of its own, which is gone afterwards: that of the user stays as it is."""
+    """Train in a temporary dev container, which leaves the user's own as it is."""
     label = f"lockstep.parity={containers.ROOT}"
     where = [
         "--workspace-folder",
@@ -156,7 +156,7 @@ def _in_dev_container(words: Sequence[str], watch: Watch) -> dict[str, Any]:
         str(shutil.which("docker")),
     ]
     where += ["--id-label", label]
-    containers.remove_containers(label)  # what was killed before its end
+    containers.remove_containers(label)  # left by a killed parity
     variables = os.environ | {"DOCKER_BUILDKIT": "1"}
     watch.doing("starting the dev container")
     try:

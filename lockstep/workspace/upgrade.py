@@ -36,11 +36,11 @@ Say = Callable[[str], None]
 
 @dataclass
 class Report:
-    """What an upgrade did: versions, then paths; ``lock`` says what became of Pipfile.lock.
+    """What an upgrade did: versions, then paths; ``lock`` describes what became of Pipfile.lock.
 
-    ``locked`` has a line for each package that has another version in a new lock.
-    ``edited`` are files of the engine in which the team's edits were merged, ``merged`` the other
-    files that changed, ``notes`` what was decided where one side had removed a file.
+    ``locked`` has a line for each package whose version changed in a new lock. ``edited`` are files
+    of the engine in which the team's edits were merged, ``merged`` the other files that changed,
+    ``notes`` what was decided where one side had removed a file.
     """
 
     before: str
@@ -54,17 +54,16 @@ class Report:
 
     @property
     def changes(self) -> bool:
-        """Whether there is another engine at all."""
+        """Whether the engine changed."""
         return self.before != self.after
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What is done besides merging; each may be left out.
+    """What to do besides merging; each step may be left out.
 
-    ``before`` is called with the report and the folder of the new tree, right before it takes the
-    place of the old one. What it returns is returned by ``upgrade``, also when that was killed and
-    finished by another process.
+    ``before`` is called with the report and the folder of the new tree, right before it replaces
+    the old one. ``upgrade`` returns its result, even if it was killed and another process finished.
     """
 
     lock: bool = True
@@ -75,12 +74,12 @@ class Steps:
 def upgrade(
     root: Path, tag: str, source: str, steps: Steps, say: Say
 ) -> tuple[Report, dict[str, Any]]:
-    """Bring a tree to the engine of a tag, by default the newest, of the repository ``source``.
+    """Upgrade a tree to the engine of a tag, by default the newest, of the repository ``source``.
 
-    The result is left in git's index and in the files; a conflict has its marks in both, as after
-    ``git merge``. Returns the report and what ``steps.before`` returned. An upgrade that was killed
-    while it published is finished. Raises WorkspaceError, with nothing changed, for edits that are
-    not committed, for a repository or tag that cannot be read, and for a lock that cannot be made.
+    The result is staged and in the files; conflicts are marked in both, as after ``git merge``.
+    Returns the report and the result of ``steps.before``. Finishes an upgrade that was killed while
+    it replaced files. Raises WorkspaceError, with nothing changed, for uncommitted edits, for a
+    repository or tag that cannot be read, and for a lock that cannot be made.
     """
     git = Git(root)
     if git.attempt("rev-parse", "--verify", "HEAD").returncode:
@@ -101,7 +100,7 @@ def upgrade(
         try:
             return _upgrade(git, tag, source, steps, say)
         except BaseException:
-            if change.pending(git) is None:  # or it is finished by the next call
+            if change.pending(git) is None:  # or else the next call finishes it
                 change.discard(git)
             raise
 
@@ -142,8 +141,8 @@ def _refuse_upgraded(git: Git) -> None:
         before, after = _version(git, "HEAD"), _version(git, "")
         if before != after:
             raise WorkspaceError(
-                f"engine {after}: merged and not committed; ./workbench test, then git commit, or "
-                f"back to {before} with git reset --hard."
+                f"engine {after}: merged but not committed; run ./workbench test and git commit, "
+                f"or return to {before} with git reset --hard."
             )
 
 
@@ -152,13 +151,13 @@ def _upstream(git: Git) -> str:
         folder = git.folder / upstream
         return str(folder) if folder.exists() else upstream
     raise WorkspaceError(
-        "upstream: not set, so there is nowhere to take an engine from; name the repository: "
-        "--from REPOSITORY, or permanently: pyproject.toml, [tool.lockstep] upstream."
+        "upstream: not set, expected the engine's repository; name it by --from REPOSITORY, or "
+        "permanently in pyproject.toml: [tool.lockstep] upstream."
     )
 
 
 def _fetch(git: Git, work: Git, source: str, say: Say) -> None:
-    """Clone the tree aside, without its files, and fetch the tags of the engine's repository."""
+    """Clone the tree into a hidden folder and fetch the tags of the engine's repository."""
     say(f"fetching the engine's versions from {public(source)}")
     git("clone", "--quiet", "--shared", "--no-checkout", "--no-tags", ".", str(work.folder))
     if Path(source).exists():
@@ -198,7 +197,7 @@ class _Trees:
             if path.startswith(_ENGINE) and path != _MANIFEST
             if base.get(path) != self.ours.get(path)
         ]
-        for tree in (base, self.ours):  # made, not edited: the new one counts
+        for tree in (base, self.ours):  # generated, so the new one replaces it
             tree.pop(_MANIFEST, None)
             tree |= {_MANIFEST: new[_MANIFEST]} if _MANIFEST in new else {}
         base_commit = git.commit(base, f"Lockstep {self.version}")
@@ -238,7 +237,7 @@ def _find(tags: Sequence[str], name: str, source: str) -> str:
 
 
 def _newest(tags: Sequence[str], source: str) -> str:
-    """The tag of the highest version; what is no plain version, as 2.0.0rc1, has to be named."""
+    """The tag of the highest version; others, such as 2.0.0rc1, have to be named."""
     versions = {tag: match[1] for tag in tags if (match := _TAG.fullmatch(tag))}
     if not versions:
         raise WorkspaceError(f"{public(source)}: no version found among its tags; name a tag.")
@@ -267,12 +266,10 @@ def _merge(work: Git, trees: _Trees, report: Report) -> None:
     for path, stages in unmerged.items():
         if stages == {1, 3}:
             work("rm", "--quiet", "--force", "--", path)
-            report.notes.append(f"{path}: {report.after} changes it; stays removed, as it was here")
+            report.notes.append(f"{path}: changed in {report.after}; stays removed, as you did")
         elif stages == {1, 2}:
             work("add", "--", path)
-            report.notes.append(
-                f"{path}: {report.after} has it no more; kept, as it was edited here"
-            )
+            report.notes.append(f"{path}: removed in {report.after}; kept, as you edited it")
         elif path == "Pipfile" and (text := _pins(work)):
             (work.folder / path).write_text(text)
             work("add", "--", path)
@@ -298,10 +295,10 @@ def _pins(git: Git) -> str | None:
 
 
 def _lock(git: Git, work: Git, trees: _Trees, report: Report, locks: bool, say: Say) -> None:
-    """Give the merged Pipfile its lock: ours, the new engine's, or one that is made of it."""
+    """Write the merged Pipfile's lock: ours, the new engine's, or one made from it."""
     base, ours, new = trees.locks
     if "Pipfile" in report.conflicts:
-        report.lock = "to be made: resolve Pipfile, then `invoke lock`"
+        report.lock = "not made: resolve Pipfile, then run `invoke lock`"
         return
     if not (work.folder / "Pipfile").exists() or ours is None:
         return
@@ -321,7 +318,7 @@ def _lock(git: Git, work: Git, trees: _Trees, report: Report, locks: bool, say: 
 def _make_lock(git: Git, work: Git, ours: Entry, report: Report, locks: bool, say: Say) -> None:
     (work.folder / _LOCK).write_text(work("cat-file", "blob", ours[1]))
     if not locks:
-        report.lock = "to be made: `invoke lock`"
+        report.lock = "not made: run `invoke lock`"
         return
     say("locking the merged Pipfile")
     command = [sys.executable, str(git.folder / "environment" / "lock.py"), str(work.folder)]
@@ -331,14 +328,14 @@ def _make_lock(git: Git, work: Git, ours: Entry, report: Report, locks: bool, sa
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise WorkspaceError(
-            f"Pipfile.lock: cannot be made of the merged Pipfile: {reason}. Nothing was changed; "
+            f"Pipfile.lock: cannot be made from the merged Pipfile: {reason}. Nothing was changed; "
             "upgrade with --no-lock to look at the Pipfile first."
         )
-    report.lock, report.locked = "made of the merged Pipfile", done.stdout.strip().splitlines()
+    report.lock, report.locked = "made from the merged Pipfile", done.stdout.strip().splitlines()
 
 
 def _prepare(git: Git, work: Git, trees: _Trees, report: Report, before: dict[str, Any]) -> Change:
-    """Bring the merged files' objects over and write the plan."""
+    """Fetch the objects of the merged files and write the plan."""
     stages: dict[str, dict[int, Entry]] = {path: {} for path in trees.ours}
     for line in work("ls-files", "--stage", "-z").split("\0"):
         if line:

@@ -263,7 +263,7 @@ def predictor(project: Project, name: str) -> Predictor:
     stored, weights = setup.stored(), setup.weights()
     found = project.home.module("brought").Predictor.of(stored, weights)
     found.golden = json.loads(
-        golden.made("brought", stored, weights, dataset.splits["test"].inputs)
+        golden.make("brought", stored, weights, dataset.splits["test"].inputs)
     )
     found.narrow(golden.examples(found.golden))
     return found

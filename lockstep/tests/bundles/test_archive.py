@@ -134,7 +134,7 @@ def test_what_is_no_whole_archive_is_reported_in_one_line(content: bytes, tmp_pa
 
 def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     files = {"weights.safetensors": os.urandom(3000), "code/a.py": b"a = 1\n"}
-    whole = packed(files | {manifest.NAME: manifest.written(files, {"model": "digits"})})
+    whole = packed(files | {manifest.NAME: manifest.make(files, {"model": "digits"})})
     chance, path, refused = random.Random(1), tmp_path / "a", 0
     for _ in range(300):
         content = bytearray(whole)

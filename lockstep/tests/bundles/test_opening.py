@@ -24,7 +24,7 @@ FILES = {"weights.safetensors": b"weights", "receipt.json": b"{}", "code/inferen
 
 def unpacked(folder: Path, files: dict[str, bytes] = FILES) -> Path:
     """A bundle's folder."""
-    for name, content in (files | {manifest.NAME: manifest.written(files, FACTS)}).items():
+    for name, content in (files | {manifest.NAME: manifest.make(files, FACTS)}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
@@ -59,10 +59,10 @@ def test_an_altered_or_missing_file_is_refused_by_its_name(name: str, tmp_path: 
 
 
 def test_a_packed_bundle_is_told_by_its_own_path(tmp_path: Path) -> None:
-    altered = FILES | {manifest.NAME: manifest.written(FILES, FACTS), "receipt.json": b"[]"}
+    altered = FILES | {manifest.NAME: manifest.make(FILES, FACTS), "receipt.json": b"[]"}
     (tmp_path / "a").write_bytes(packed(altered))
     assert refused(tmp_path / "a").startswith(f"{tmp_path / 'a'}/receipt.json: found sha256 ")
-    added = FILES | {manifest.NAME: manifest.written(FILES, FACTS), "more": b""}
+    added = FILES | {manifest.NAME: manifest.make(FILES, FACTS), "more": b""}
     (tmp_path / "a").write_bytes(packed(added))
     assert refused(tmp_path / "a").startswith(f"{tmp_path / 'a'}/more: not in the manifest")
 

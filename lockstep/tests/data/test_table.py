@@ -14,6 +14,7 @@ from lockstep.data.dataset import Dataset
 from lockstep.data.fetch import fetch
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import DataError
+from lockstep.testing import open_or_skip
 
 TEXT: dict[str, object] = {"text": ["title", "body"], "label": "tag", "id": "id"}
 SHARES = {"validation": 0.2, "test": 0.2}
@@ -187,7 +188,7 @@ def test_a_file_that_is_no_table_is_told_in_a_line(tmp_path: Path) -> None:
 
 
 def test_the_projects_of_made_with_ml_are_the_same_ones_everywhere(tmp_path: Path) -> None:
-    """Where the file is to be had: LOCKSTEP_DATA_PATH, or else its mirror."""
+    open_or_skip("tags")
     known = entry("tags")
     found = open_dataset(known, tmp_path / "arrays", lambda wanted: fetch(wanted, tmp_path))
     assert found.digest == "b2396220c7db106b510e50731efe3f1168a31c0bb17f3cc5cc595b89e4155a3b"

@@ -199,7 +199,7 @@ def test_a_container_refuses_a_model_whose_golden_answers_differ(
     receipt["results"]["golden_sha256"] = digest_of(files["golden.json"])
     files["receipt.json"] = resealed(receipt)
     del files[manifest.NAME]
-    files[manifest.NAME] = manifest.written(files, bundle.facts)
+    files[manifest.NAME] = manifest.make(files, bundle.facts)
     done = contained(replace(bundle, content=packed(files)), tmp_path)
     last = done.stderr.splitlines()[-1]
     assert (done.returncode, "answers otherwise than in training (example 4, 7: " in last) == (
@@ -300,7 +300,7 @@ def fitting(bundle: Bundle, facts: dict[str, Any], changes: dict[str, bytes | No
                 receipt["results"][f"{key}_sha256"] = digest_of(content)
     files["receipt.json"] = resealed(receipt)
     kept = {name: content for name, content in (files | changes).items() if content is not None}
-    said = manifest.written(kept, {**bundle.facts, **facts})
+    said = manifest.make(kept, {**bundle.facts, **facts})
     return packed(kept | {manifest.NAME: said})
 
 
@@ -315,10 +315,10 @@ def fitting(bundle: Bundle, facts: dict[str, Any], changes: dict[str, bytes | No
         ("/receipt.json: found a list", {}, {"receipt.json": b"[]"}),
         ("/receipt.json: schema: found null", {}, {"receipt.json": b'{"results": []}'}),
         ("/receipt.json: digest not found", {}, {"receipt.json": b'{"schema": 2}'}),
-        (": not what the model reads", {}, {"weights.safetensors": b"junk"}),
-        (": not what the model reads", {}, {"preprocess.json": b'{"model": "digits"}'}),
-        (": not what the model reads", {}, {"preprocess.json": b"[]"}),
-        (": not what the model reads", {}, {"golden.json": b"{}"}),
+        (": not readable by this model", {}, {"weights.safetensors": b"junk"}),
+        (": not readable by this model", {}, {"preprocess.json": b'{"model": "digits"}'}),
+        (": not readable by this model", {}, {"preprocess.json": b"[]"}),
+        (": not readable by this model", {}, {"golden.json": b"{}"}),
         (": found the model 'apparel'", {}, {"preprocess.json": b'{"model": "apparel"}'}),
     ],
 )

@@ -65,7 +65,7 @@ def small(version: str, content: bytes = b"weights", key: Path | None = None) ->
     facts: dict[str, Any] = {"model": "digits", "published_name": "digits", "version": version}
     facts |= {"profile": "portable", "run": "r", "identity": "i", "test": {}}
     files = {"weights.safetensors": content}
-    said = manifest.written(files, facts)
+    said = manifest.make(files, facts)
     files[manifest.NAME] = said
     if key:
         files[manifest.SIGNATURE] = key.read_bytes()

@@ -11,7 +11,7 @@ from lockstep.examples.models.digits import Preprocess
 from lockstep.ground.errors import Diverged, ModelError
 from lockstep.ground.place import Place
 from lockstep.records.run import Run, find_run, runs
-from lockstep.run.keeping import noting_failure
+from lockstep.run.keeping import record_failure
 from lockstep.tests.conftest import Call
 from lockstep.tests.records.test_receipt import resealed
 from lockstep.tracking.export import export
@@ -39,7 +39,7 @@ def test_a_run_that_fails_is_listed_with_its_reason_until_it_resumes(
     where = ("runs", "--runs", str(place.runs), "--json")
     (line,) = json.loads(call(*where, "--where", "state==failed")[1])
     assert (line["run"], line["state"], export(run).status) == (run.name, state, "FAILED")
-    with noting_failure(run):  # as when it is trained again
+    with record_failure(run):  # as when it is trained again
         pass
     assert (run.state, export(run).status) == (f"stopped at step {run.last_step}", "KILLED")
 

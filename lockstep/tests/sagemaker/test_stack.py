@@ -50,7 +50,7 @@ def small(content: bytes = b"weights", signature: bytes = b"") -> Bundle:
     """A bundle with nothing in it but a manifest, a file, and perhaps what signs them."""
     facts = {"model": "digits", "version": "0.1.0+00000001", "run": "a-run"}
     files = {"weights.safetensors": content}
-    files[manifest.NAME] = said = manifest.written(files, facts)
+    files[manifest.NAME] = said = manifest.make(files, facts)
     if signature:
         files[manifest.SIGNATURE] = signature
     return Bundle(facts, digest_of(said), packed(files), bool(signature))

@@ -219,7 +219,7 @@ def test_a_team_takes_a_newer_engine_and_loses_nothing(
         assert report["bits"]["before"] == report["bits"]["after"] != ""
         assert (report["bits"]["files"], report["upgrade"]["conflicts"]) == ([], [])
     else:
-        assert "identities: the engine changes none" in done.stdout
+        assert "identities: not changed by the engine" in done.stdout
 
     after = state(team)[0]
     ours = (f"{package(team)}/", "research/", "README.md", "runs/", "tests/")
@@ -308,7 +308,9 @@ def test_a_file_that_is_not_tracked_and_in_the_way_is_refused(team: Path, upstre
     before = state(team)
     done = upgrade(team, upstream)
     assert (done.returncode, state(team)) == (2, before)
-    assert done.stderr.splitlines()[-1].startswith("error: lockstep/ground/next.py: exists here")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: lockstep/ground/next.py: not tracked by git"
+    )
 
 
 @pytest.mark.slow
@@ -335,7 +337,7 @@ def test_without_a_repository_one_line_asks_for_it(team: Path, upstream: Path) -
     done = lockstep(team, "upgrade")
     assert (done.returncode, done.stderr.partition(";")[0]) == (
         2,
-        "error: upstream: not set, so there is nowhere to take an engine from",
+        "error: upstream: not set, expected the engine's repository",
     )
     edit(
         team / "pyproject.toml", lambda text: text + f'\n[tool.lockstep]\nupstream = "{upstream}"\n'
@@ -389,7 +391,7 @@ def test_killed_at_any_act_it_leaves_the_old_tree_or_one_that_the_same_command_f
         if (done.returncode, done.stdout) == (first.returncode, first.stdout):
             assert state(tree) == expected
         else:
-            assert (left, f"engine {NEXT}: merged and not committed" in done.stderr) == (
+            assert (left, f"engine {NEXT}: merged but not committed" in done.stderr) == (
                 expected,
                 1,
             )
@@ -465,15 +467,15 @@ def test_pins_of_both_sides_are_merged_package_by_package() -> None:
 @pytest.mark.slow
 def test_the_doctor_counts_edited_files_of_the_engine(team: Path) -> None:
     folder = team / "lockstep"
-    listed = [name for name in engine.edited(folder) if not name.startswith("benchmarks/")]
+    listed = [name for name in engine.edits(folder) if not name.startswith("benchmarks/")]
     assert listed == []  # what the team has removed counts as well
     edit(folder / "records/report.py", lambda text: text + "# ours\n")
     (folder / "py.typed").unlink(missing_ok=True)
-    assert "records/report.py" in engine.edited(folder)
+    assert "records/report.py" in engine.edits(folder)
     found = json.loads(lockstep(team, "doctor", "--json").stdout)[0]
     assert (found["name"], found["text"]) == ("engine", engine.summary(folder).split(" ", 1)[1])
 
 
 @pytest.mark.slow  # it is for the engine's developers: a team may edit what it likes
 def test_the_manifest_is_of_the_engine_as_it_is() -> None:
-    assert engine.edited() == []
+    assert engine.edits() == []
