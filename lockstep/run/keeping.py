@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 
 from lockstep.config.experiment import Experiment
 from lockstep.data import catalog
 from lockstep.data.arrays import open_dataset
 from lockstep.data.dataset import Dataset
 from lockstep.data.fetch import fetch
-from lockstep.ground import environment, home, wheels
+from lockstep.ground import environment, home, wheels, yaml_text
 from lockstep.ground.digests import readable_json
 from lockstep.ground.errors import Interrupted, NotOwner, RunError, WorkerLost, WriteError
 from lockstep.ground.files import held, publish_folder, write_atomically, write_errors
@@ -187,8 +186,7 @@ def others(experiment: Experiment, parts: Parts, folder: Path) -> list[str]:
 
 
 def _yaml(content: dict[str, Any]) -> bytes:
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return text.encode()
+    return yaml_text.dump(content).encode()
 
 
 def write(folder: Path, contents: dict[str, bytes]) -> None:
