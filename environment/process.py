@@ -108,8 +108,10 @@ def wait_for_others() -> None:
 
 
 def environment(**variables: str | None) -> dict[str, str]:
-    """Variables for an installer: without those that mislead Python, and those that are None."""
+    """Variables for an installer: without those that mislead Python or pip, and those of None."""
     changed = dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))
+    # Some hosts have pip install elsewhere (Gitpod sets PIP_USER); here it installs into .venv.
+    changed |= dict.fromkeys(("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")) | {"PIP_USER": "0"}
     changed |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"} | variables
     merged = {**os.environ, **changed}
     return {name: value for name, value in merged.items() if value is not None}

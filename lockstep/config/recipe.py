@@ -1,6 +1,5 @@
 """Reads a recipe and overrides into an experiment, and reports every mistake in them at once."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from lockstep.config.budgets import MEASURES, budget, described
 from lockstep.config.experiment import Data, Experiment, Training
 from lockstep.config.settings import settings_of
+from lockstep.ground import yaml_text
 from lockstep.ground.errors import SettingError, nearest
 
 _NO_BUDGET = "found {!r}, expected measures with a bound each, such as test.accuracy: '>= 0.92'"
@@ -96,7 +96,7 @@ def _written(
     written: dict[str, Source] = {}
     problems: list[str] = []
     try:
-        content = load_yaml(recipe.read_text()) or {}
+        content = yaml_text.load(recipe.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"{recipe}: not readable as YAML: {reason}; correct it.") from error
@@ -120,24 +120,10 @@ def _written(
     return written, problems
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
-    """Plain values only, and 1e-3 is a number, as in YAML 1.2 and in editors."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def load_yaml(text: str) -> Any:
-    """Parse YAML into plain values. Raises yaml.YAMLError."""
-    return _Loader(text).get_single_data()
-
-
 def read_value(text: str) -> Any:
     """Parse an override's value as YAML; return the text itself if it is not YAML."""
     try:
-        return load_yaml(text)
+        return yaml_text.load(text)
     except yaml.YAMLError:
         return text
 

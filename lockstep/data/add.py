@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lockstep.data import catalog, raw, target
 from lockstep.data.catalog import Entry, SourceFile
 from lockstep.data.decode import READERS
@@ -16,6 +14,7 @@ from lockstep.data.problems import Problems
 from lockstep.data.recognition import Request, Source, archives, recognised
 from lockstep.data.split import Examples
 from lockstep.data.store import Store
+from lockstep.ground import yaml_text
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import DataError
 from lockstep.ground.files import held, remove_abandoned, write_atomically, write_errors
@@ -193,7 +192,4 @@ def _written(entry: Entry, before: str | None, request: Request) -> str:
 
 def _yaml(value: Any, *, flow: bool | None = None) -> str:
     """Return readable YAML: flat collections in one line, unless ``flow`` is false."""
-    text: str = yaml.safe_dump(
-        value, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=100
-    )
-    return text
+    return yaml_text.dump(value, default_flow_style=flow, width=100)

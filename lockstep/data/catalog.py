@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import yaml
 
+from lockstep.ground import yaml_text
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import DataError, nearest
 from lockstep.ground.home import here
@@ -98,7 +99,7 @@ def versions(name: str, catalog: Path | None = None) -> list[Entry]:
 def parsed(path: Path, text: str) -> list[Entry]:
     """Parse the versions in a catalog file's text. Raises DataError, with its path."""
     try:
-        known = yaml.safe_load(text)
+        known = yaml_text.load(text)
         return [_entry(path.stem, known, version) for version in known["versions"]]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -4,9 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
-from lockstep.ground import environment
+from lockstep.ground import environment, yaml_text
 from lockstep.ground.errors import RunError
 from lockstep.ground.files import flush_folder, publish_folder
 from lockstep.records import source
@@ -78,7 +76,7 @@ def restore(run: Run, folder: Path, files: Mapping[str, bytes] | None = None) ->
     if not (folder / "pyproject.toml").exists() and "." not in package:
         (folder / "pyproject.toml").write_text(f'[project]\nname = "{package}"\n')
     settings = {name: values for name, values in experiment.items() if isinstance(values, dict)}
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    text = yaml_text.dump(settings)
     (recipes / f"{experiment['recipe']}.yaml").write_text(text)
     if environment.LOCK.exists():
         shutil.copy(environment.LOCK, folder / "Pipfile.lock")

@@ -20,6 +20,7 @@ from lockstep.records.receipt import Receipt, metrics_of, monitor_of
 from lockstep.records.script import MODEL, OUTPUTS, SCRIPT, Script
 
 FAILURE = "failure.json"  # in the folder of a run whose training ended with an error
+UNTRIED = "untried"  # in the folder of a run until its rehearsal has passed
 _CHECKPOINT = re.compile("[0-9]{8,}")
 _MOST_YAML = 1 << 18  # bytes
 _DEEP = 1000  # brackets
@@ -289,6 +290,7 @@ def _yaml(path: Path, content: bytes) -> object:
 def runs(folder: Path) -> list[Run]:
     """All runs in a folder, newest first; what stands beside them and is no run is left out.
 
+    So is the folder of a training that was killed before its rehearsal had passed.
     Raises RunError if the folder itself cannot be read.
     """
     try:
@@ -305,6 +307,8 @@ def runs(folder: Path) -> list[Run]:
             continue  # a link that leads nowhere, or was removed just now
         with contextlib.suppress(PermissionError):  # of a folder; such a run is listed as altered
             if path.name[0] == "." or not is_there(path / "identity.json"):
+                continue
+            if is_there(path / UNTRIED) and not is_held(path):
                 continue
         times[path] = time
     return [Run(path) for path in sorted(times, key=lambda path: (-times[path], path.name))]

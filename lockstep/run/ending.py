@@ -1,14 +1,16 @@
 """Ends a run: final answers, golden examples, report, and the receipt as the last file."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 
 import torch
 
 from lockstep.answers import golden
 from lockstep.ground import environment, home
 from lockstep.ground.digests import digest_of
-from lockstep.ground.errors import EnvironmentMismatch
+from lockstep.ground.errors import EnvironmentMismatch, Interrupted
 from lockstep.ground.files import write_atomically
 from lockstep.records import report, trace
 from lockstep.records.receipt import Results, Splits, Timing, receipt
@@ -16,18 +18,23 @@ from lockstep.records.run import Run
 from lockstep.run.level import promise
 from lockstep.run.making import Setup
 from lockstep.run.recorder import Recorder
-from lockstep.training.evaluation import Measured
+from lockstep.training.evaluation import EvaluationStopped, Measured
 from lockstep.training.metrics import Metrics
 
 
-def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
-    """Write all results of a trained run, and last its receipt; ``began`` is monotonic time."""
+def end(
+    setup: Setup, run: Run, recorder: Recorder, began: float, stop_signal: Callable[[], int]
+) -> None:
+    """Write all results of a trained run, and last its receipt; ``began`` is monotonic time.
+
+    Raises Interrupted after a signal while it evaluates; the rest takes a moment and is done.
+    """
+    validation, test = final_measures(setup, stop_signal)
     with setup.training.kept_weights():
         weights = setup.weights()
-        validation, test = setup.measured("validation").metrics, setup.measured("test")
     if count := test.metrics.get("not_finite"):
         recorder.watch.say(f"warning: {count} answers on the test split are not numbers.")
-    _refuse_drift(recorder, setup, validation)
+    _refuse_drift(recorder, setup, validation.metrics)
     experiment, examples = setup.experiment, setup.dataset.splits["test"].inputs
     stored = setup.stored()
     files = {
@@ -36,7 +43,7 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
         "golden.json": golden.make(experiment.model, stored, weights, examples),
     }
     recorder.confirm()
-    splits: Splits = {"validation": validation, "test": test.metrics}
+    splits: Splits = {"validation": validation.metrics, "test": test.metrics}
     results = _results(setup, run.folder, recorder.last_step, files, splits)
     resumed_at_step, samples_per_second = recorder.pace()
     timing: Timing = {
@@ -61,6 +68,19 @@ def end(setup: Setup, run: Run, recorder: Recorder, began: float) -> None:
     recorder.confirm()
     # Last, because a run with a receipt is a finished run.
     write_atomically(run.folder / "receipt.json", content)
+
+
+def final_measures(setup: Setup, stop_signal: Callable[[], int]) -> tuple[Measured, Measured]:
+    """Measure the kept weights on the validation and the test split, in each worker.
+
+    Raises Interrupted after a signal to any of the workers.
+    """
+    try:
+        with setup.training.kept_weights():
+            return setup.measured("validation", stop_signal), setup.measured("test", stop_signal)
+    except EvaluationStopped:
+        stopped = "stopped in the final evaluation; the last checkpoint is kept"
+        raise Interrupted(stop_signal() or SIGTERM, stopped) from None
 
 
 def _refuse_drift(recorder: Recorder, setup: Setup, validation: Metrics) -> None:

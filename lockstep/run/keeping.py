@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 
 from lockstep.config.experiment import Experiment
 from lockstep.data import catalog
 from lockstep.data.arrays import open_dataset
 from lockstep.data.dataset import Dataset
 from lockstep.data.fetch import fetch
-from lockstep.ground import environment, home, wheels
+from lockstep.ground import environment, home, wheels, yaml_text
 from lockstep.ground.digests import readable_json
 from lockstep.ground.errors import Interrupted, NotOwner, RunError, WorkerLost, WriteError
 from lockstep.ground.files import held, publish_folder, write_atomically, write_errors
@@ -24,8 +23,8 @@ from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records import source
 from lockstep.records.differences import summary
-from lockstep.records.identity import SCHEMA, Deciding, Parts, Profile, identity
-from lockstep.records.run import FAILURE, Run, runs
+from lockstep.records.identity import SCHEMA, Deciding, Identity, Parts, Profile, identity
+from lockstep.records.run import FAILURE, UNTRIED, Run, runs
 from lockstep.run.distributions import loaded
 from lockstep.training import selftest
 
@@ -106,8 +105,7 @@ def open_run(
             f"WARNING: packages are not as locked ({', '.join(drifted[:5])}); this is part of the "
             "run's identity. `invoke doctor` lists all, ./workbench restores the locked ones."
         )
-    name = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-{identifier['digest'][:8]}"
-    run = Run(place.runs / name)
+    run = run_named(experiment, identifier, place)
 
     @functools.cache  # a finished run that is only reported needs none of them
     def contents() -> dict[str, bytes]:
@@ -129,7 +127,7 @@ def open_run(
             if not run.folder.exists():
                 for line in others(experiment, parts, place.runs):
                     watch.say(line)
-                publish_folder(run.folder, lambda part: write(part, contents()))
+                publish_folder(run.folder, lambda part: write(part, contents() | {UNTRIED: b""}))
     found = run.identity if (run.folder / "identity.json").exists() else None
     if found != identifier:
         raise RunError(
@@ -140,19 +138,27 @@ def open_run(
     return run, contents
 
 
+def run_named(experiment: Experiment, identifier: Identity, place: Place) -> Run:
+    """The run of an experiment and an identity, which may not be there yet."""
+    name = f"{experiment.model}-{experiment.recipe}-s{experiment.seed}-{identifier['digest'][:8]}"
+    return Run(place.runs / name)
+
+
 @contextmanager
 def record_failure(run: Run) -> Iterator[Callable[[], None]]:
     """Note in a run's folder why its training fails; leave no folder of a run that never began.
 
-    Yields what is to be called when the rehearsal has passed.
+    Yields what is to be called when the rehearsal has passed, in all workers.
     """
-    begun = any((run.folder / "checkpoints").glob("*"))
+    begun = not (run.folder / UNTRIED).exists()
     with write_errors(run.folder / FAILURE):
         (run.folder / FAILURE).unlink(missing_ok=True)
 
     def passed() -> None:
         nonlocal begun
         begun = True
+        with write_errors(run.folder / UNTRIED):
+            (run.folder / UNTRIED).unlink(missing_ok=True)
 
     try:
         yield passed
@@ -166,10 +172,30 @@ def record_failure(run: Run) -> Iterator[Callable[[], None]]:
                 run.folder.rename(part)
             shutil.rmtree(part, ignore_errors=True)
         elif isinstance(error, Exception):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            with contextlib.suppress(WriteError):  # of a full disk
-                write_atomically(run.folder / FAILURE, readable_json({"reason": reason}))
+            _note(run, error)
         raise
+
+
+@contextmanager
+def record_failure_of_worker(run: Run) -> Iterator[None]:
+    """Note, as ``record_failure`` does, what ends a worker that is not the first.
+
+    The first worker, which keeps the run's files, only learns that this one is gone.
+    """
+    try:
+        yield
+    except (Interrupted, WorkerLost):
+        raise
+    except Exception as error:
+        if run.folder.exists() and not (run.folder / UNTRIED).exists():
+            _note(run, error)
+        raise
+
+
+def _note(run: Run, error: Exception) -> None:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    with contextlib.suppress(WriteError):  # of a full disk
+        write_atomically(run.folder / FAILURE, readable_json({"reason": reason}))
 
 
 def others(experiment: Experiment, parts: Parts, folder: Path) -> list[str]:
@@ -187,8 +213,7 @@ def others(experiment: Experiment, parts: Parts, folder: Path) -> list[str]:
 
 
 def _yaml(content: dict[str, Any]) -> bytes:
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return text.encode()
+    return yaml_text.dump(content).encode()
 
 
 def write(folder: Path, contents: dict[str, bytes]) -> None:

@@ -19,7 +19,7 @@ from lockstep.ground.watch import Watch
 from lockstep.records.checkout import package_of
 from lockstep.records.identity import Parts, identity
 from lockstep.records.run import Run
-from lockstep.run.ending import end
+from lockstep.run.ending import end, final_measures
 from lockstep.run.keeping import (
     files_that_make,
     open_data,
@@ -27,6 +27,8 @@ from lockstep.run.keeping import (
     packages_of,
     paths_of,
     record_failure,
+    record_failure_of_worker,
+    run_named,
     what_decides,
     write,
 )
@@ -39,6 +41,7 @@ from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
 from lockstep.training.evaluation import measured
 from lockstep.training.metrics import Metrics, figures
+from lockstep.training.signals import stop_signal
 
 
 def run_experiment(
@@ -68,8 +71,9 @@ def run_experiment(
         parts = what_decides(experiment, dataset, files, place)
         if not workers.first:
             if not _is_finished(parts, workers):
-                setup, _, check = _set_up(experiment, dataset, workers, files, place)
-                _help(setup, check, until)
+                with record_failure_of_worker(run_named(experiment, identity(parts), place)):
+                    setup, _, check = _set_up(experiment, dataset, workers, files, place)
+                    _help(setup, check, until)
             return None
         run, contents = open_run(experiment, files, parts, place, watch)
         with held(run.folder, watch.say):
@@ -123,12 +127,13 @@ def _train_to_receipt(
 
     def checked() -> Inspection:
         inspect = check()
+        recorder.doubt(doubts(setup))  # comes back when all workers have come so far
         passed()
-        recorder.doubt(doubts(setup))
         return inspect
 
     if train_setup(setup, recorder, checked, until):
-        end(setup, recorder.run, recorder, began)
+        with stop_signal() as signals:
+            end(setup, recorder.run, recorder, began, signals)
 
 
 def _is_finished(parts: Parts, workers: Workers) -> bool:
@@ -152,8 +157,8 @@ def _help(setup: Setup, check: Callable[[], Inspection], until: int) -> None:
         return inspect
 
     if train_setup(setup, NullRecorder(), checked, until):
-        with setup.training.kept_weights():
-            setup.measured("validation"), setup.measured("test")
+        with stop_signal() as signals:
+            final_measures(setup, signals)
 
 
 def evaluate_run(

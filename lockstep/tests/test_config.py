@@ -72,7 +72,6 @@ def test_all_mistakes_are_told_at_once_each_with_its_place_and_what_would_be_rig
         ("training.monitor=5", "found 5, expected str"),
         ("data.name=[digits]", "found ['digits'], expected str"),
         ("data.name=5", "found 5, expected str"),
-        ("data.name=2026-01-31", "found datetime.date(2026, 1, 31), expected str"),
         ("model.flip=2", "found 2, expected bool"),
         ("model.widths=16", "found 16, expected list[int], at least 1"),
         ("model.widths=[16, 32, 0]", "found [16, 32, 0], expected list[int], at least 1"),
@@ -155,6 +154,18 @@ def test_a_setting_that_no_recipe_could_state_is_refused_by_name(
     [
         ("- training\n- lr\n", "found list, expected sections of settings."),
         ("training: {lr: 1", "not readable as YAML: while parsing a flow mapping"),
+        (
+            "data: {name: digits}\ntraining:\n  lr: 0.1\ntraining:\n  epochs: 3\n",
+            "not readable as YAML: training: found twice (lines 2 and 4), expected once",
+        ),
+        (
+            "accept:\n  test.accuracy: '>= 0.99'\n  test.accuracy: '>= 0.1'\n",
+            "not readable as YAML: test.accuracy: found twice (lines 2 and 3), expected once",
+        ),
+        ("training: {epochs: 0100}\n", "training.epochs: found '0100', expected int, at least 1"),
+        ("training: {epochs: 1:30}\n", "training.epochs: found '1:30', expected int, at least 1"),
+        ("[" * 3000, "not readable as YAML: nested too deeply; correct it."),
+        ("training: {epochs: !!int many}\n", "not readable as YAML: invalid literal for int()"),
         (b"\xff\xfe", "not readable as YAML: 'utf-8' codec can't decode byte 0xff"),
         ("lr: 1\n", "lr: no such setting. Did you mean training.lr?"),
     ],

@@ -16,11 +16,11 @@ from jsonschema import Draft7Validator
 
 from lockstep.config import editor
 from lockstep.config.experiment import setting
-from lockstep.config.recipe import load_yaml, resolve
+from lockstep.config.recipe import resolve
 from lockstep.config.schema import recipe_schema
 from lockstep.data import catalog
 from lockstep.data.decode import DECODERS, READERS
-from lockstep.ground import home
+from lockstep.ground import home, yaml_text
 from lockstep.ground.errors import SettingError
 from lockstep.tests.conftest import ROOT
 
@@ -50,12 +50,12 @@ def test_a_schema_is_one_of_draft_7(schema: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("model", "path"), RECIPES, ids=lambda item: getattr(item, "stem", item))
 def test_every_recipe_fits_the_schema_of_its_model(model: str, path: Path) -> None:
-    assert mistakes(schema_of(model), load_yaml(path.read_text())) == []
+    assert mistakes(schema_of(model), yaml_text.load(path.read_text())) == []
 
 
 @pytest.mark.parametrize("recipe", ["", "training:\n", "accept: {}", "training: {lr: 1e-4}"])
 def test_what_a_recipe_leaves_out_is_no_mistake(recipe: str) -> None:
-    assert mistakes(schema_of("apparel"), load_yaml(recipe)) == []
+    assert mistakes(schema_of("apparel"), yaml_text.load(recipe)) == []
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_a_recipe_leaves_out_is_no_mistake(recipe: str) -> None:
 def test_what_reading_refuses_is_marked_at_its_place(
     tmp_path: Path, recipe: str, place: str
 ) -> None:
-    assert mistakes(schema_of("apparel"), load_yaml(recipe)) == [place]
+    assert mistakes(schema_of("apparel"), yaml_text.load(recipe)) == [place]
     path = tmp_path / "mine.yaml"
     path.write_text(recipe)
     with pytest.raises(SettingError):
@@ -115,7 +115,7 @@ def test_what_reading_refuses_is_marked_at_its_place(
     ],
 )
 def test_a_space_to_search_is_checked_as_the_settings_are(space: str) -> None:
-    found = mistakes(schema_of("apparel"), load_yaml(f"tune: {{{space}}}"))
+    found = mistakes(schema_of("apparel"), yaml_text.load(f"tune: {{{space}}}"))
     assert found and all(place.startswith("tune") for place in found)
 
 
@@ -147,7 +147,7 @@ class Rare:
 def test_schema_and_reading_agree_on_every_type(tmp_path: Path, model: str, fits: bool) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"model: {model}")
-    found = mistakes(recipe_schema(Rare), load_yaml(path.read_text()))
+    found = mistakes(recipe_schema(Rare), yaml_text.load(path.read_text()))
     assert (found == []) == fits
     if fits:
         resolve("rare", path, Rare)
@@ -172,7 +172,7 @@ def test_an_editor_shows_type_and_meaning_of_each_setting() -> None:
 
 @pytest.mark.parametrize("name", catalog.names(EXAMPLES.catalog))
 def test_every_file_of_the_catalog_fits_its_schema(name: str) -> None:
-    content = load_yaml((EXAMPLES.catalog / f"{name}.yaml").read_text())
+    content = yaml_text.load((EXAMPLES.catalog / f"{name}.yaml").read_text())
     assert mistakes(CATALOG, content) == []
 
 
@@ -249,7 +249,7 @@ def test_each_recipe_and_catalog_file_has_its_schema_in_the_settings_of_the_work
     }
     files = [path for path in tmp_path.rglob("*.yaml") if path.parent.name in ("recipes", "data")]
     assert sorted(schema_of_file) == sorted(files)
-    assert {len(mistakes(schema, load_yaml(file.read_text()))) for file, schema
+    assert {len(mistakes(schema, yaml_text.load(file.read_text()))) for file, schema
             in schema_of_file.items()} == {0}  # fmt: skip
 
 

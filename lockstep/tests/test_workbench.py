@@ -197,6 +197,18 @@ def test_a_wrong_hash_is_refused_by_name_and_the_next_call_repairs(
     assert tree.packages() == FIRST
 
 
+@both
+def test_where_pip_and_python_are_told_to_look_elsewhere_does_not_show(
+    tree: Tree, tmp_path: Path, installer: str
+) -> None:
+    elsewhere = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONHOME")
+    settings = {name: str(tmp_path / name) for name in elsewhere} | {"PIP_USER": "1"}
+    (tmp_path / "pip.conf").write_text("[global]\nuser = true\n")
+    settings |= {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "LOCKSTEP_INSTALLER": installer}
+    assert tree.packages(**settings) == FIRST
+    assert [name for name in elsewhere if (tmp_path / name).exists()] == []
+
+
 @pytest.mark.slow
 def test_an_index_that_does_not_answer_is_named(tree: Tree, index: Index) -> None:
     settings = served(index)

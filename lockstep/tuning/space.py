@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lockstep.config.experiment import Experiment
-from lockstep.config.recipe import load_yaml
 from lockstep.config.settings import NOT_TUNED, Setting, settings_of
+from lockstep.ground import yaml_text
 from lockstep.ground.errors import SettingError, nearest
 
 _RANGE = {"low", "high", "log", "step"}
@@ -52,7 +52,7 @@ def read(recipe: Path, resolve: Resolve) -> Space:
     Raises SettingError with every mistake, a line each: an unknown setting, a bound or a choice
     that the setting does not take, a setting that decides nothing.
     """
-    content = load_yaml(recipe.read_text()) or {}
+    content = yaml_text.load(recipe.read_text()) or {}
     section = content.get("tune")
     where = "/".join(recipe.parts[-3:])
     if not isinstance(section, dict) or not section:

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lockstep.config.recipe import load_yaml, read_value
+from lockstep.config.recipe import read_value
+from lockstep.ground import yaml_text
 from lockstep.ground.console import number
 from lockstep.ground.errors import Diverged, Interrupted, LockstepError, SettingError
 from lockstep.ground.files import write_atomically
@@ -165,12 +165,12 @@ def write_recipe(
     base: Path, path: Path, first_lines: Sequence[str], overrides: Sequence[str]
 ) -> None:
     """A recipe like another, with overrides in it and without the space."""
-    content = load_yaml(base.read_text()) or {}
+    content = yaml_text.load(base.read_text()) or {}
     content.pop("tune", None)
     for override in overrides:
         key, _, value = override.partition("=")
         section, _, name = key.strip().partition(".")
         content[section] = (content.get(section) or {}) | {name: read_value(value)}
     text = "".join(f"# {line}\n" for line in first_lines)
-    text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    text += yaml_text.dump(content, default_flow_style=None)
     write_atomically(path, text.encode())

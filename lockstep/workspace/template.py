@@ -1,5 +1,6 @@
 """``invoke new-model``: a model folder of the project that trains, copied from an example."""
 
+import keyword
 import re
 import shutil
 from pathlib import Path
@@ -17,9 +18,10 @@ def write_model(name: str, like: str = DEFAULT) -> list[Path]:
     Returns the files that were written. Raises ModelError for a name that is taken or cannot be one
     of a Python package, and for an unknown example.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ModelError(
-            f"{name!r}: not a name for a model, expected lowercase letters, digits and _."
+            f"{name!r}: not a name for a model, expected lowercase letters, digits and _, and no "
+            "word of Python's own."
         )
     home, template = here(), examples().folder_of(like)
     final = home.folder / "models" / name

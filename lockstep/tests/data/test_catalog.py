@@ -100,7 +100,17 @@ def test_a_version_that_was_edited_by_hand_is_refused(tmp_path: Path) -> None:
         entry("mine", tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "a: [", "versions: [{decoder: idx}]", "title: x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- 1",
+        "a: [",
+        "versions: [{decoder: idx}]",
+        "title: x",
+        "title: x\ntitle: y\nversions: []",
+    ],
+)
 def test_a_file_that_is_no_entry_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(DataError, match=r"mine.yaml: is not an entry of the catalog \(") as error:

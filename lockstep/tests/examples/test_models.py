@@ -204,7 +204,7 @@ def test_a_new_model_is_a_copy_of_an_example_with_its_data_and_is_clean(
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("name", ["Mine", "2mine", "my-mine", "../mine", "mine/more", ""])
+@pytest.mark.parametrize("name", ["Mine", "2mine", "my-mine", "../mine", "mine/more", "", "class"])
 def test_a_name_that_cannot_be_a_package_is_refused(acme: Path, name: str) -> None:
     before = files(acme)
     done = new_model(acme, name)

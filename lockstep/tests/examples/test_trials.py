@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lockstep.answers import golden
 from lockstep.ground import home
 from lockstep.loading import predictor
 from lockstep.records.run import Run

@@ -56,6 +56,28 @@ def test_it_is_saved_unevaluated_and_resumes_to_the_same_bits(
     assert files(project.train(place, *settings)) == files(undisturbed)
 
 
+def test_a_signal_in_the_final_evaluation_stops_with_a_line_and_loses_nothing(
+    bring: Bring, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the block after the eight of two epochs."""
+    final = """
+        if torch.is_inference_mode_enabled() and os.environ.get("BLOCKS"):
+            os.environ["BLOCKS"] = str(int(os.environ["BLOCKS"]) - 1)
+            if os.environ["BLOCKS"] == "0":
+                os.kill(os.getpid(), signal.SIGTERM)
+"""
+    project = bring(model="import os\nimport signal\n" + model(forward=final))
+    undisturbed = project.train(place, "training.evaluation_batch=50", runs="undisturbed")
+    monkeypatch.setenv("BLOCKS", "9")
+    with pytest.raises(Interrupted) as stop:
+        project.train(place, "training.evaluation_batch=50")
+    assert stop.value.message() == (
+        "stopped in the final evaluation; the last checkpoint is kept; run the same command to "
+        "resume"
+    )
+    assert files(project.train(place, "training.evaluation_batch=50")) == files(undisturbed)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_stopped_in_every_evaluation_gets_to_its_end(
     bring: Bring, place: Place

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.records.run import Run
+from lockstep.records.run import Run, runs
 from lockstep.tests.conftest import ROOT, plain_environment
 from lockstep.tests.projects import Bring, Project
 from lockstep.tests.run.test_rehearsal import model
@@ -56,6 +56,25 @@ def test_an_error_in_the_code_of_one_worker_is_shown_once_at_once(
     assert done.stderr.endswith("KeyError: 'nothing of this name'\n")
     assert "starting all again" not in done.stderr
     assert the_run(tmp_path / "runs").receipt is None
+
+
+def test_an_error_of_another_worker_than_the_first_is_the_failure_of_the_run(
+    bring: Bring, tmp_path: Path
+) -> None:
+    wrong = f"        if len(inputs) == 50 and {SECOND}:\n"
+    wrong += "            raise KeyError('nothing of this name')\n"
+    done = train(bring(model=IMPORTS + model(forward=wrong)), tmp_path / "runs")
+    assert done.returncode == 1, done.stderr
+    assert the_run(tmp_path / "runs").state == "failed at step 3: 'nothing of this name'"
+
+
+def test_a_training_that_is_killed_in_its_rehearsal_is_no_run(bring: Bring, tmp_path: Path) -> None:
+    killed = "    if os.environ.get('KILL'):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+    project = bring(model=IMPORTS + model(loss=killed))
+    assert train(project, tmp_path / "runs", workers=1, KILL="yes").returncode == -9
+    assert runs(tmp_path / "runs") == []
+    assert train(project, tmp_path / "runs", workers=1).returncode == 0
+    assert [run.state for run in runs(tmp_path / "runs")] == ["finished"]
 
 
 def test_a_mistake_that_one_worker_finds_is_told_in_one_line(bring: Bring, tmp_path: Path) -> None:
