@@ -26,7 +26,7 @@ print(f"sha256      {data.digest}")
 figure, axes = plt.subplots(8, 10, figsize=(8, 6.6), layout="constrained")
 for label, column in enumerate(axes.T):
     column[0].set_title(data.labels[label])
-    for axis, row in zip(column, np.flatnonzero(train.labels == label), strict=False):
+    for axis, row in zip(column, np.flatnonzero(train.target == label), strict=False):
         axis.imshow(train.inputs[row], cmap="gray_r")
         axis.axis("off")
 
@@ -36,7 +36,7 @@ for label, column in enumerate(axes.T):
 # %%
 figure, axis = plt.subplots(figsize=(8, 2.8), layout="constrained")
 for place, (name, split) in enumerate(data.splits.items()):
-    shares = np.bincount(split.labels, minlength=len(data.labels)) / len(split)
+    shares = np.bincount(split.target, minlength=len(data.labels)) / len(split)
     axis.bar(np.arange(len(shares)) + 0.27 * (place - 1), shares, 0.25, label=name)
 axis.set_xticks(range(len(data.labels)), data.labels)
 axis.set(xlabel="label", ylabel="share of the split")
@@ -52,6 +52,6 @@ axis.spines[["top", "right"]].set_visible(False)
 # %%
 figure, axes = plt.subplots(1, 10, figsize=(8, 1.1), layout="constrained")
 for label, axis in enumerate(axes):
-    axis.imshow(train.inputs[train.labels == label].mean(axis=0), cmap="gray_r")
+    axis.imshow(train.inputs[train.target == label].mean(axis=0), cmap="gray_r")
     axis.set_title(data.labels[label])
     axis.axis("off")

@@ -15,7 +15,7 @@ data = open_data("digits")
 test = data.splits["test"]
 answers = model.predict([model.preprocess.show(pixels) for pixels in test.inputs])
 predicted = np.array([data.labels.index(answer["label"]) for answer in answers])
-wrong = np.flatnonzero(predicted != test.labels)
+wrong = np.flatnonzero(predicted != test.target)
 print(f"{len(wrong)} of {len(test)} are wrong, accuracy {1 - len(wrong) / len(test):.4f}")
 
 # %% [markdown]
@@ -45,5 +45,5 @@ for axis in axes.flat:
     axis.axis("off")
 for axis, row in zip(axes.flat, sure, strict=False):
     axis.imshow(test.inputs[row], cmap="gray_r")
-    answer, label = answers[row], data.labels[test.labels[row]]
+    answer, label = answers[row], data.labels[test.target[row]]
     axis.set_title(f"{answer['label']} ({answer['confidence']:.0%})\nis {label}", fontsize=10)

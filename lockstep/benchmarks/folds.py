@@ -93,7 +93,9 @@ def ours(opened: Dataset, train: Split, test: Split) -> Answers:
     setup = Setup(experiment, dataclasses.replace(opened, splits=splits), ALONE)
     train_setup(setup, NullRecorder(), lambda: lambda _: None, 0)
     with setup.training.kept_weights():
-        answers: Answers = setup.answers("test")[0].argmax(axis=1)
+        outputs = setup.measured("test").outputs
+    assert outputs is not None
+    answers: Answers = outputs.argmax(axis=1)
     return answers
 
 
@@ -104,7 +106,7 @@ def baseline(_: Dataset, train: Split, test: Split, **settings: Any) -> Answers:
         [bytes(row).rstrip(b"\0").decode() for row in split.inputs] for split in (train, test)
     )
     model = LogisticRegression(max_iter=2000, **settings)
-    model.fit(words.fit_transform(seen), train.labels)
+    model.fit(words.fit_transform(seen), train.target)
     answers: Answers = model.predict(words.transform(unseen))
     return answers
 

@@ -69,7 +69,7 @@ def main(kind: str, network: str, steps: str) -> None:
         print,
     ).splits["train"]
     pictures = torch.from_numpy(np.array(data.inputs))
-    labels = torch.from_numpy(np.array(data.labels))
+    labels = torch.from_numpy(np.array(data.target))
 
     torch.manual_seed(0)
     batches = {"bare": bare, "loader": loader}[kind](pictures, labels)

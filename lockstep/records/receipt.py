@@ -27,7 +27,7 @@ PerClass = dict[str, list[float]]
 # Metrics of one split by name: numbers, None for one that is not finite; where there are classes
 # also ``per_class``, and ``confusion[i][j]``, which counts examples of class i taken for class j.
 # ``not_finite`` counts the answers that are no numbers, if there are any.
-Metrics = dict[str, float | PerClass | list[list[int]] | None]
+Metrics = dict[str, Any]
 
 
 class Splits(TypedDict):

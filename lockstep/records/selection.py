@@ -43,9 +43,8 @@ class Record:
     def metrics(self) -> dict[str, float | None]:
         """The metrics of the receipt, none of a run that is altered or not finished."""
         try:
-            return {
-                **(self.run.script.metrics if self.run.script else metrics_of(self.run.receipt))
-            }
+            script = self.run.script
+            return {**(script.metrics if script else metrics_of(self.run.receipt))}
         except RunError:
             return {}
 

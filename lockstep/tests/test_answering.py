@@ -17,6 +17,7 @@ from lockstep.ground import home
 from lockstep.ground.errors import DataError
 from lockstep.model import loader_of
 from lockstep.publishing.bundle import made
+from lockstep.records.checkout import package_of
 from lockstep.records.run import Run
 from lockstep.tests.answers.conftest import kinds  # noqa: F401
 from lockstep.tests.answers.kinds import EXAMPLES, Kinds, trained
@@ -115,7 +116,7 @@ def test_a_run_of_each_kind_answers_alike_in_python_and_from_its_bundle(
     finished: Finished, tmp_path: Path, name: str
 ) -> None:
     run = finished(name)
-    package = loading.package_of(run)
+    package = package_of(run)
     predictor = loader_of(package)("brought", run.folder)
     inputs = [predictor.as_input(row) for row in EXAMPLES[name].inputs[:3]]
     answers = predictor.predict(inputs)
@@ -125,7 +126,9 @@ def test_a_run_of_each_kind_answers_alike_in_python_and_from_its_bundle(
     expected: list[tuple[str, Any]] = [("application/json", answers)]
     if name == "numbers":
         named = [dict(zip(("rooms", "area", "age"), row, strict=True)) for row in lists]
-        table = "\n".join(["age,rooms,area", *(f"{c!r},{a!r},{b!r}" for a, b, c in lists)])
+        table = "\n".join(
+            ["age,rooms,area", *(f"{c!r},{a!r},{b!r}" for a, b, c in map(tuple, lists))]
+        )
         plain = "\n".join(",".join(map(repr, row)) for row in lists)
         requests += [("application/json", json.dumps(named).encode())]
         requests += [("text/csv", table.encode()), ("text/csv", plain.encode())]

@@ -156,7 +156,7 @@ def seen(address: str) -> list[Any]:
     return list(asked.search_runs(experiments))
 
 
-def history(address: str, run: Any) -> dict[str, list[tuple[int, float]]]:
+def history(address: str, run: Any) -> dict[str, list[tuple[int, float | None]]]:
     """Every row of metrics that MLflow has of a run: a doubled one would be there twice."""
     asked = client(address)
     return {
@@ -165,12 +165,13 @@ def history(address: str, run: Any) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def written(run: Run) -> dict[str, list[tuple[int, float]]]:
+def written(run: Run) -> dict[str, list[tuple[int, float | None]]]:
     """The same, from the files of a finished run."""
     receipt, rows = run.receipt, run.metrics()
     assert receipt
     losses = enumerate(map(float, trace.read(run.folder / "trace.bin")["loss"]), 1)
-    found = {"train/loss": [(step, loss) for step, loss in losses if is_logged(step)]}
+    found: dict[str, list[tuple[int, float | None]]] = {}
+    found |= {"train/loss": [(step, loss) for step, loss in losses if is_logged(step)]}
     found["train/epoch_loss"] = [(row["step"], row["train"]["loss"]) for row in rows]
     found["train/rate"] = [(row["step"], row["rate"]) for row in rows]
     results = receipt["results"]

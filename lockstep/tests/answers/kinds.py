@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,7 +246,7 @@ class Kinds:
         self.monkeypatch.setenv(home.PROJECT, project.package)
         return project
 
-    def predictor(self, name: str, **files: str) -> Predictor:
+    def predictor(self, name: str, **files: str) -> Any:
         """The Predictor of a kind, made of the bytes that a run keeps, with golden answers."""
         return predictor(self.project(name, **files), name)
 

@@ -115,7 +115,7 @@ def test_labels_of_parquet_that_are_no_labels_are_refused(
 ) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    known = {float: [1.0, 2.0], list: [["a"], ["b"]], bytes: [b"a", b"b"]}
+    known: dict[type, list[Any]] = {float: [1.0, 2.0], list: [["a"], ["b"]], bytes: [b"a", b"b"]}
     good = known.get(type(cell), ["a", "b"])
     table = {"title": [f"Title {n}" for n in range(30)], "tag": [*good * 14, good[0], cell]}
     parquet.write_table(pyarrow.table(table), team.files / "mine.parquet")

@@ -119,7 +119,7 @@ def test_what_is_random_differs_between_steps_shards_and_seeds_and_repeats() -> 
     def noise(seed: int, step: int, shard: int) -> bytes:
         split = Split(np.zeros(40, np.int64), np.zeros(40, np.int64))
         batches = Batches(split, noisy, batch_size=40, shards=8, seed=seed)
-        return batches.at(step, shard)[0].numpy().tobytes()
+        return bytes(batches.at(step, shard)[0].numpy().tobytes())
 
     places = [(seed, step, shard) for seed in (0, 1) for step in range(5) for shard in range(8)]
     found = [noise(*place) for place in places]

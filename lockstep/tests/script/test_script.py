@@ -271,7 +271,7 @@ def test_verbs_on_runs_know_scripts_and_those_on_models_say_why_not(
     assert call("checkout", first.folder.name, str(tmp_path / "out"), *where)[0] == 0
     assert (tmp_path / "out" / "train.py").read_text() == PROGRAM
     for words in (("evaluate",), ("predict",), ("bundle",), ("serve",), ("accept",), ("publish",)):
-        inputs = ("x.png",) if words == ("predict",) else ()
+        inputs: tuple[str, ...] = ("x.png",) if words == ("predict",) else ()
         inputs = ("--to", str(tmp_path)) if words == ("publish",) else inputs
         code, out, err = call(*words, first.folder.name, *inputs, *where)
         told = f"error: {first.folder.name}: is the run of a script, expected that of a model; "

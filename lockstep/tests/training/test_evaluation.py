@@ -380,7 +380,8 @@ def test_the_monitor_chooses_the_weights_by_its_direction(
     line = run.summary()
     test = results["metrics"]["test"][column]
     assert isinstance(test, float)
-    assert (line["metric"], line["test"]) == (column, pytest.approx(test, abs=1e-4))
+    assert line["metric"] == column
+    assert line["test"] == pytest.approx(test, abs=1e-4)
 
 
 def test_runs_are_chosen_sorted_and_accepted_by_the_metrics_that_they_have(
