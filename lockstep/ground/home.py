@@ -10,13 +10,16 @@ import importlib.util
 import os
 import sys
 import tomllib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep import __version__
-from lockstep.ground.errors import ModelError, nearest
+from lockstep.ground.errors import LockstepError, ModelError, nearest
 
 if TYPE_CHECKING:
     from lockstep.model import Config, Parts
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 ENGINE = Path(__file__).parents[1]
 ROOT = ENGINE.parent  # of the clone, if there is one
 EXAMPLES = "lockstep.examples"
+TRACEBACK = "LOCKSTEP_TRACEBACK"  # set: errors in a project's code are shown whole
 PROJECT = "LOCKSTEP_PROJECT"  # names another package than pyproject.toml does
 GROUP = "lockstep.project"  # the entry points of installed teams' packages
 _UNNAMED = "project"  # the package of a team that has not chosen a name
@@ -231,3 +235,32 @@ def _installed() -> str:
         f"{PROJECT}: not set, and no project is installed; `pip install` one, or set it to the "
         "name of a package with models."
     )
+
+
+@contextmanager
+def readable_errors(what: str, about: str = "") -> Iterator[None]:
+    """Turn an error in the project's code into a ModelError of one line, with its file and line.
+
+    ``what`` names what was called, ``about`` what it was called with. Errors that did not go through
+    the project's code stay as they are, and so do all where LOCKSTEP_TRACEBACK is set.
+    """
+    try:
+        yield
+    except LockstepError:
+        raise
+    except Exception as error:
+        place = place_of(error)
+        if not place or os.environ.get(TRACEBACK):
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        raise ModelError(
+            f"{what}: {type(error).__name__}: {reason} ({place}){about}; {TRACEBACK}=1 shows where."
+        ) from error
+
+
+def place_of(error: BaseException) -> str:
+    """Return the last line of the project's code that an error went through, else nothing."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).is_relative_to(here().folder):
+            return f"{Path(frame.filename).name}, line {frame.lineno}"
+    return ""

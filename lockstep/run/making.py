@@ -73,13 +73,16 @@ class Setup:
         self.experiment, self.dataset, self.workers = experiment, dataset, workers
         split = dataset.splits["train"].first(experiment.data.limit)
         reseed(key_of(experiment.seed, "fit"))
-        self.preprocess = parts.Preprocess.fit(
-            experiment.settings, split.inputs, list(dataset.labels)
-        )
+        with home.readable_errors("Preprocess.fit", _shaped(split.inputs)):
+            self.preprocess = parts.Preprocess.fit(
+                experiment.settings, split.inputs, list(dataset.labels)
+            )
         reseed(key_of(experiment.seed, "weights"))
-        self.model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
+        with home.readable_errors("Model", f" for {len(dataset.labels)} outputs"):
+            self.model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
         refuse_broken(self.model, settings.device)
-        self.training = self._training(parts)
+        with home.readable_errors("updates, groups or optimizer"):
+            self.training = self._training(parts)
         self.batches = Batches(
             split,
             self._encode,
@@ -88,7 +91,8 @@ class Setup:
             seed=experiment.seed,
         )
         self.steps = settings.epochs * self.batches.steps_per_epoch
-        self.learning_rate = self._schedule(parts)
+        with home.readable_errors("schedule"):
+            self.learning_rate = self._schedule(parts)
         self.evaluation = evaluation_of(parts, experiment.settings, dataset)
 
     @property
@@ -207,6 +211,10 @@ class Setup:
         return readable_json(stored | kind | columns)
 
 
+def _shaped(values: NDArray[Any]) -> str:
+    return f", for {values.dtype} {tuple(values.shape)}"
+
+
 def evaluation_of(parts: "Parts", config: Any, dataset: Dataset) -> evaluation.Evaluation:
     """Return how a model's package with a Config is measured on a data set."""
     return evaluation.Evaluation.of(
@@ -255,6 +263,7 @@ def train_setup(
             setup.workers.block(settings.shards),
             settings.loaders,
         )
+        stack.enter_context(home.readable_errors("training"))
         train(
             training,
             stack.enter_context(closing(steps)),

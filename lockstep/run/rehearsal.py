@@ -198,9 +198,14 @@ def _fingerprints(
             chosen = [-1] if move.gradient.represent else _chosen(len(ids), batches.shards)
             for shard in chosen[::order]:
                 alone.block = range(batches.shards) if shard < 0 else range(shard, shard + 1)
-                parts = [batches.at(step, one) for one in alone.block]
+                with home.readable_errors("Preprocess", _shape_of_raw(setup)):
+                    parts = [batches.at(step, one) for one in alone.block]
                 names = reached if step == 0 else set[str]()
-                with _small_batches(len(ids), batches.shards, step), _noting_reached(flat, names):
+                with (
+                    home.readable_errors("loss or Model", _described(parts[-1])),
+                    _small_batches(len(ids), batches.shards, step),
+                    _noting_reached(flat, names),
+                ):
                     outcome = alone.compute(step, len(ids), parts, False)
                 row = xxhash.xxh3_64_intdigest(flat.sums.cpu().numpy().data)
                 found[number, step, shard] = (outcome.batch, row)
@@ -211,6 +216,21 @@ def _fingerprints(
         moved = flat.values != values
         raise _moved_by_loss(_owner(setup, moved))
     return found
+
+
+def _shape_of_raw(setup: Setup) -> str:
+    inputs = setup.batches.split.inputs
+    return f", for raw examples {inputs.dtype} (n, {', '.join(map(str, inputs.shape[1:]))})"
+
+
+def _described(batch: Batch) -> str:
+    """The types and shapes of a batch in words."""
+    words = []
+    for name, fields in batch._asdict().items():
+        for key, tensor in fields.items() if isinstance(fields, dict) else [("", fields)]:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            words.append(f"{name}{key and f'[{key}]'} {kind} {tuple(tensor.shape)}")
+    return f", for {', '.join(words)}"
 
 
 def _frozen(setup: Setup) -> dict[str, int]:

@@ -1,12 +1,10 @@
 """What a model is worth: its outputs on a split, block by block, and the metrics of them."""
 
 import json
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -470,9 +468,7 @@ def _named(function: str) -> Iterator[None]:
     except LockstepError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if Path(f.filename).is_relative_to(home.here().folder)]
-        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        place = f" ({found})" if (found := home.place_of(error)) else ""
         reason = next(iter(str(error).splitlines()), "")
         raise ModelError(f"{function}: {type(error).__name__}: {reason}{place}") from error
 
