@@ -15,6 +15,7 @@ def add_to(verbs: Verbs) -> None:
     verb = verbs.add(new_model, "new-model", json=False)
     verb.add_argument("name", metavar="NAME")
     verb.add_argument("--like", metavar="EXAMPLE", help="the example to copy (default: digits)")
+    verb.add_argument("--data", metavar="NAME", help="the data set of its recipes")
 
 
 def config(options: argparse.Namespace) -> None:
@@ -46,9 +47,12 @@ def doctor(options: argparse.Namespace) -> int:
 
 def new_model(options: argparse.Namespace) -> None:
     """Write a model folder that trains, copied from an example."""
+    from lockstep.data import catalog
     from lockstep.workspace.template import DEFAULT, write_model
 
-    for path in write_model(options.name, options.like or DEFAULT):
+    if options.data:
+        catalog.entry(options.data)
+    for path in write_model(options.name, options.like or DEFAULT, options.data):
         print(path)
     schema.refresh(options.name)
     print(f"train it: invoke train --model {options.name}")

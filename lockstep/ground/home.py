@@ -241,8 +241,8 @@ def _installed() -> str:
 def readable_errors(what: str, about: str = "") -> Iterator[None]:
     """Turn an error in the project's code into a ModelError of one line, with its file and line.
 
-    ``what`` names what was called, ``about`` what it was called with. Errors that did not go through
-    the project's code stay as they are, and so do all where LOCKSTEP_TRACEBACK is set.
+    ``what`` names what was called, ``about`` what it was called with. Errors that did not go
+    through the project's code stay as they are, and so do all where LOCKSTEP_TRACEBACK is set.
     """
     try:
         yield

@@ -91,9 +91,18 @@ def _products_by_onednn() -> None:
     def by_onednn(*tensors: torch.Tensor) -> bool:
         return all(t.dtype is torch.float32 and t.numel() for t in tensors)
 
+    def product_of(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        try:
+            return linear(a, b.t(), bias, "none", [], "")  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            if a.shape[1] == b.shape[0]:
+                raise
+            shapes = f"{a.shape[0]}x{a.shape[1]} and {b.shape[0]}x{b.shape[1]}"
+            raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})") from error
+
     def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if by_onednn(a, b):
-            return linear(a, b.t(), None, "none", [], "")  # type: ignore[no-any-return]
+            return product_of(a, b, None)
         return torch.bmm(a[None], b[None])[0]
 
     def addmm(
@@ -105,7 +114,7 @@ def _products_by_onednn() -> None:
         alpha: float = 1,
     ) -> torch.Tensor:
         if beta == alpha == 1 and bias.dim() == 1 and by_onednn(bias, a, b):
-            return linear(a, b.t(), bias, "none", [], "")  # type: ignore[no-any-return]
+            return product_of(a, b, bias)
         product = mm(a, b) * alpha
         return product + bias * beta if beta else product
 

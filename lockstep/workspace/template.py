@@ -12,9 +12,10 @@ from lockstep.ground.home import examples, here
 DEFAULT = "digits"
 
 
-def write_model(name: str, like: str = DEFAULT) -> list[Path]:
+def write_model(name: str, like: str = DEFAULT, data: str | None = None) -> list[Path]:
     """Copy an example under a new name into the project, with the catalog file of its data.
 
+    With ``data`` its recipes name that data set, and no figures or budgets of the example's.
     Returns the files that were written. Raises ModelError for a name that is taken or cannot be one
     of a Python package, and for an unknown example.
     """
@@ -33,19 +34,27 @@ def write_model(name: str, like: str = DEFAULT) -> list[Path]:
             if path.suffix in (".py", ".yaml"):
                 text = path.read_text().replace(f"The {like} model", f"The {name} model")
                 text = text.replace(f"--model {like} ", f"--model {name} ")
+                if data and path.suffix == ".yaml":
+                    text = _on_other_data(text, data)
                 copy = part / path.relative_to(template)
                 copy.parent.mkdir(exist_ok=True)
                 copy.write_text(text)
 
     publish_folder(final, write)
     written = sorted(path for path in final.rglob("*") if path.is_file())
-    for data in _data_of(final):
-        target = home.catalog / data.name
+    for path in _data_of(final):
+        target = home.catalog / path.name
         if not target.exists():
             home.catalog.mkdir(exist_ok=True)
-            shutil.copy(data, target)
+            shutil.copy(path, target)
             written.append(target)
     return written
+
+
+def _on_other_data(recipe: str, data: str) -> str:
+    """A recipe's text for another data set: without comments and budgets, which hold figures."""
+    text = re.sub(r"^#.*\n|^accept:\n(  .*\n)*", "", recipe, flags=re.MULTILINE)
+    return re.sub(r"^  name: .*", f"  name: {data}", text, count=1, flags=re.MULTILINE)
 
 
 def _data_of(model: Path) -> list[Path]:

@@ -7,16 +7,14 @@ from lockstep.model import Batch, Losses
 
 from .config import Config
 
-COLUMNS = 10
-
 
 class Model(nn.Module):
-    """Inputs (n, 10) to values (n, targets), in units of ``scale``."""
+    """Inputs (n, columns) to values (n, targets), in units of ``scale``."""
 
     def __init__(self, config: Config, targets: int):
         super().__init__()
         self.scale = config.scale
-        self.features = nn.Sequential(nn.Linear(COLUMNS, config.hidden), nn.ReLU())
+        self.features = nn.Sequential(nn.Linear(config.columns, config.hidden), nn.ReLU())
         self.values = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.hidden, targets))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

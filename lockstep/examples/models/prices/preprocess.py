@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.model import Preprocess as BasePreprocess
+from lockstep.model import SettingError
 
 from .config import Config
 
@@ -21,6 +22,11 @@ class Preprocess(BasePreprocess):
     @classmethod
     def fit(cls, config: Config, inputs: NDArray[Any], labels: list[str]) -> Self:
         """Look at the training split, (rows, columns) float32."""
+        if inputs.shape[1:] != (config.columns,):
+            raise SettingError(
+                f"model.columns: found {config.columns}, expected {inputs.shape[1]}, as many as the "
+                "data set has."
+            )
         columns = inputs.astype(np.float64)
         mean, deviation = columns.mean(0), columns.std(0) + (columns.std(0) == 0)
         return cls(config, labels, *([float(f"{v:.9g}") for v in vs] for vs in (mean, deviation)))
