@@ -38,7 +38,7 @@ class Data:
     """Which examples a run learns from."""
 
     name: str = setting("", "data set of the catalog")
-    limit: int = setting(0, "use only the first N training examples, 0 = all", low=0)
+    limit: int = setting(0, "use only N training examples, of each class alike; 0 = all", low=0)
 
 
 @dataclass(frozen=True)

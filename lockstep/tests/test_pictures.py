@@ -78,6 +78,28 @@ def test_16_bits_for_a_pixel_keep_their_shades(tmp_path: Path) -> None:
     assert [grey(source, (28, 28)).tolist() for source in sources] == [PIXELS.tolist()] * 2
 
 
+def test_what_is_transparent_is_laid_on_white() -> None:
+    """Black strokes on nothing: with an alpha channel, and with one clear entry of a palette."""
+    black = np.zeros((4, 4, 4), np.uint8)
+    black[1, :, 3] = 255
+    palette = Image.fromarray((black[..., 3] == 0).astype(np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, 0, 0, 0])
+    file = io.BytesIO()
+    palette.save(file, "PNG", transparency=1)
+    expected = np.where(black[..., 3] > 0, 0, 255).tolist()
+    alpha = Image.fromarray(black)
+    sources = (alpha, alpha.convert("LA"), file.getvalue())
+    assert [grey(source, (4, 4)).tolist() for source in sources] == [expected] * 3
+
+
+def test_16_bits_that_would_be_almost_black_are_refused() -> None:
+    dark = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    for values in (dark * 10, dark * 256):
+        with pytest.raises(DataError, match="16 bits that is almost black, expected values up to"):
+            grey(Image.fromarray(values), (4, 4))
+    assert grey(Image.fromarray(dark * 0), (4, 4)).max() == 0
+
+
 def test_floats_become_the_nearest_shade() -> None:
     assert grey(np.array([[0.0, 0.998, 1.0]]), (1, 3)).tolist() == [[0, 254, 255]]
     assert grey(np.array([[0.001, 0.999, 0.003]]), (1, 3)).tolist() == [[0, 255, 1]]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lockstep.data.arrays import open_dataset
 from lockstep.data.catalog import Entry, entry
-from lockstep.data.dataset import Dataset
+from lockstep.data.dataset import Dataset, Split
 from lockstep.ground.errors import DataError
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
@@ -85,10 +85,29 @@ def test_arrays_are_prepared_once_and_then_need_no_source(source: Source) -> Non
     assert (str(test.inputs.dtype), str(test.target.dtype)) == ("uint8", "int64")
 
 
-def test_a_split_can_be_cut_to_its_first_rows(source: Source) -> None:
-    split = source.open().splits["train"]
-    assert (len(split.first(7)), len(split.first(0))) == (7, 60)
-    assert (split.first(7).inputs == split.inputs[:7]).all()
+def test_a_part_of_a_split_has_of_each_class_alike_however_the_rows_lie() -> None:
+    """As far as there are enough; it is the same part each time, and a larger one contains it."""
+    classes = np.repeat([0, 1, 2], [50, 3, 20])
+    split = Split(np.arange(73), classes)
+    parts = {rows: split.first(rows) for rows in (3, 9, 29, 73, 80, 0)}
+    counts = {rows: np.bincount(part.target, minlength=3).tolist() for rows, part in parts.items()}
+    assert counts == {
+        3: [1, 1, 1],
+        9: [3, 3, 3],
+        29: [13, 3, 13],
+        73: [50, 3, 20],
+        80: [50, 3, 20],
+        0: [50, 3, 20],
+    }
+    assert all((np.diff(part.inputs) > 0).all() for part in parts.values())
+    assert {*parts[3].inputs} < {*parts[9].inputs} < {*parts[29].inputs}
+    assert (split.first(9).inputs == parts[9].inputs).all()
+
+
+def test_a_part_of_a_split_without_classes_is_the_first_of_a_shuffled_order() -> None:
+    split = Split(np.arange(1000), np.zeros((1000, 0), np.uint8))
+    rows = split.first(100).inputs
+    assert (len({*rows.tolist()}), 400 < rows.mean() < 600) == (100, True)
 
 
 def test_other_labels_are_another_data_set(source: Source) -> None:
