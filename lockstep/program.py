@@ -5,7 +5,8 @@ reads them. Names of a model's package with defaults that are said here:
 
 - ``output(model, inputs)``: what the model answers, (n, ...); metrics and answers are made of it.
 - ``metrics(outputs, target)``: figures of a whole split, by name, from NumPy arrays (rows, ...).
-- ``measures(outputs, target)``: values (n,) for each example by name; a metric is their mean.
+- ``measures(outputs, target)``: values (n,) of a block's examples, or ``Losses``, by name; a metric
+  is their mean over the split.
 - ``lower_is_better``: names of metrics, beside the usual ones, of which less is better.
 - ``updates(config)``: the updates of a step, in order.
 - ``groups(config)``: groups of parameters with their own rate, decay and first step.

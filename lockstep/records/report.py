@@ -99,9 +99,9 @@ def _numbers(values: NDArray[Any], names: Sequence[str]) -> Callable[[int], str]
 
     def text(row: int) -> str:
         if len(names) == 1:
-            return f"{values[row, 0]:.4g}"
+            return f"{values[row, 0]:.6g}"
         pairs = zip(names, values[row], strict=False)
-        return ", ".join(f"{name} {value:.4g}" for name, value in list(pairs)[:4])
+        return ", ".join(f"{name} {value:.6g}" for name, value in list(pairs)[:4])
 
     return text
 
@@ -122,7 +122,7 @@ def _worst_masks(
     shares = right / np.maximum(counts.sum(axis=(1, 2)), 1)
     worst = np.argsort(shares, kind="stable")[:most]
     return [
-        Mistake(int(row), show(int(row)), "", f"{shares[row]:.1%} of pixels")
+        Mistake(int(row), show(int(row)), "", f"{shares[row]:.1%} of pixels right")
         for row in worst
         if shares[row] < 1
     ]

@@ -87,6 +87,7 @@ def test_it_is_well_and_says_which_run_it_serves(port: int, finished_run: Run) -
             "weights_sha256": finished_run.receipt["results"]["weights_sha256"],
             "finished": finished_run.receipt["timing"]["finished"],
             "promise": finished_run.receipt["level"]["promise"],
+            "metric": "accuracy",
             "test": {
                 name: finished_run.receipt["results"]["metrics"]["test"][name]
                 for name in ("accuracy", "f1", "loss")
