@@ -71,7 +71,7 @@ def test_golden_answers_of_each_kind_have_every_bit(kinds: Kinds, name: str) -> 
         bias = predictor.model.layer.bias.data
         bias[0] = torch.nextafter(bias[0] + 0, bias[0] + 1)
         bias.mul_(1 + 2**-20)
-    assert golden.difference(predictor.golden, predictor).startswith("example 1")
+    assert golden.difference(predictor.golden, predictor).startswith("example ")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
