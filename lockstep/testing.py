@@ -236,7 +236,8 @@ def _in_one_line(subject: str) -> Iterator[None]:
             yield
             return
     except LockstepError as error:
-        line = str(error)
+        cause = error.__cause__  # in the project's code, perhaps: as of a Predictor's ``read``
+        line = f"{error}{_place(cause) if isinstance(cause, Exception) else ''}"
     except Exception as error:
         message = (str(error).splitlines() or [""])[0]
         line = f"{subject}: {type(error).__name__}: {message}{_place(error)}"

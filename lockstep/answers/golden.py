@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lockstep.ground import home
 from lockstep.ground.digests import digest_of, readable_json
-from lockstep.ground.errors import Diverged, ModelError
+from lockstep.ground.errors import Diverged, LockstepError, ModelError
 
 if TYPE_CHECKING:
     from lockstep.answers.predictor import Outputs, Predictor
@@ -61,6 +61,24 @@ def make(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> b
     if predictor.gives != "label":
         content["outputs"] = digests(outputs)
     return readable_json(content)
+
+
+def rehearse(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> None:
+    """Try, before a training, that the model's Predictor can be made and answers two examples.
+
+    Raises ModelError, in one line, for whatever it would meet at the end.
+    """
+    try:
+        predictor = home.here().module(model).Predictor.of(preprocess, weights)
+        predictor.answered(predictor.outputs([np.ascontiguousarray(row) for row in rows[:2]]))
+    except LockstepError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{model}: Predictor cannot answer an example of the test split "
+            f"({type(error).__name__}: {reason:.200}); correct it, and train then."
+        ) from error
 
 
 def _are_finite(predictor: "Predictor", rows: Sequence[NDArray[Any]]) -> list[bool]:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 
+from lockstep.answers import golden
 from lockstep.answers.predictor import Predictor
 from lockstep.config.experiment import Experiment
 from lockstep.data.batches import Blocks
@@ -110,6 +111,8 @@ def _set_up(
             inspect = rehearse(setup)
             setup.rehearse_evaluation()
         witness.refuse_unknown()
+        examples = dataset.splits["test"].inputs
+        golden.rehearse(experiment.model, setup.stored(), setup.weights(), examples)
         return inspect
 
     return setup, origin, check

@@ -193,7 +193,7 @@ def test_what_is_broken_fails_in_a_line_that_names_it(acme: Path, tmp_path: Path
         "model[misfits]": "acme/models/misfits/__init__.py, line ",
         "model[lacks]": "lacks/__init__.py: Predictor not found, expected Config",
         "recipe[lacks/base]": "lacks/__init__.py: Predictor not found, expected Config",
-        "model[unreadable]": "'str' object has no attribute 'pixels' (",
+        "model[unreadable]": "'str' object has no attribute 'pixels'), expected a text. (",
         "model[unwritten]": "model unwritten: SyntaxError: expected ':' (__init__.py, line ",
         "recipe[unwritten/base]": "recipe unwritten/base: SyntaxError: expected ':' (__init__.py",
         "recipe[words/typo]": "Did you mean training.epochs?",

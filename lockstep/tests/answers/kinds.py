@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from lockstep.answers import golden
 from lockstep.answers.predictor import Predictor
@@ -24,6 +23,7 @@ from lockstep.records.run import Run
 from lockstep.run.making import Setup
 from lockstep.run.story import run_experiment
 from lockstep.tests.projects import Project
+from lockstep.training.determinism import enforce
 from lockstep.training.distributed import ALONE
 
 _CONFIG = """
@@ -259,7 +259,7 @@ def predictor(project: Project, name: str) -> Predictor:
     """The Predictor of a project's model, made of the bytes that a run keeps."""
     recipe, config = project.home.recipe("brought", "base"), project.home.config_of("brought")
     experiment, _ = resolve("brought", recipe, config, seed=1, overrides=())
-    torch.manual_seed(0)
+    enforce("portable", "cpu")  # as whoever opens a run
     setup = Setup(experiment, dataset := EXAMPLES[name].dataset(), ALONE)
     stored, weights = setup.stored(), setup.weights()
     found = project.home.module("brought").Predictor.of(stored, weights)
