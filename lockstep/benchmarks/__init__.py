@@ -1,1 +1,1 @@
-"""What the figures in the README come from: ``python -m lockstep.benchmarks all``."""
+"""Measures the figures of the README: ``python -m lockstep.benchmarks all``."""

@@ -38,7 +38,7 @@ APART = {"mixed"}  # takes half an hour alone, whatever is measured; not among a
 
 
 def main() -> None:
-    """Measure, print the tables and keep them if that was asked for."""
+    """Measure and print the tables; write them if asked to."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*CASES, "all"])
     parser.add_argument(
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def write(tables: list[Table], line: str) -> None:
-    """Put each table, and the machine it comes from, between its markers in the README."""
+    """Write each table and its machine between the table's markers in the README."""
     readme = HERE / "README.md"
     text = readme.read_text()
     for table in tables:

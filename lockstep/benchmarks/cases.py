@@ -1,4 +1,4 @@
-"""The benchmarks: each gives a table, and what it measured in full."""
+"""The benchmarks: each returns a table and the full measurements."""
 
 import shutil
 import statistics
@@ -35,7 +35,7 @@ Case = Callable[[], float]
 
 
 def throughput(rounds: int) -> Table:
-    """Samples a second of training with everything on, beside the loops that people write."""
+    """Measure samples per second with everything on, and of the loops that people write."""
     rows, measured = [], {}
     for network in ("cnn", "mlp"):
         with folder() as runs:
@@ -80,14 +80,14 @@ def _throughput_cases(network: str, runs: Path) -> dict[str, Case]:
 
 
 def train(steps: int, recipe: str, *settings: str, runs: Path, probe: str = "") -> Process:
-    """``python -m lockstep train`` for so many steps from wherever its run stands."""
+    """Run ``python -m lockstep train`` for some steps from where its run stopped."""
     alone = "training.workers=1"
     words = [*([probe] if probe else []), str(steps), "train", recipe, alone, *settings]
     return child("-m", "lockstep.benchmarks.probe", *words, "--runs", str(runs))
 
 
 def checkpoint(rounds: int) -> Table:
-    """What a checkpoint every 50 steps costs: the steps while it is written against their like."""
+    """Measure the cost of a checkpoint every 50 steps: steps during a write against others."""
     shares: dict[str, list[float]] = {}
     for profile in ("native", "portable"):
         shares[profile] = []
@@ -102,7 +102,7 @@ def checkpoint(rounds: int) -> Table:
 
 
 def tracing(rounds: int) -> Table:
-    """What trace and digests cost a step: ten steps with them against the ten around without."""
+    """Measure the cost of trace and digests: ten steps with them against ten without."""
     shares: dict[str, list[float]] = {}
     for network in ("cnn", "mlp"):
         for shards in (1, 8):
@@ -121,7 +121,7 @@ def tracing(rounds: int) -> Table:
 
 
 def _excess(done: list[float], start: int, *, length: int) -> float:
-    """What ``length`` steps after step ``start`` take more than as many before and behind them."""
+    """Return how much longer ``length`` steps from ``start`` take than those before and after."""
     edges = [done[start + offset * length - 1] for offset in (-1, 0, 1, 2)]
     before, measured, behind = (b - a for a, b in pairwise(edges))
     return 2 * measured / (before + behind) - 1
@@ -137,7 +137,7 @@ def _share_rows(shares: dict[str, list[float]]) -> list[list[str]]:
 
 
 def start(rounds: int) -> Table:
-    """Seconds from the start of the process to its first step, over importing torch alone."""
+    """Measure the seconds to the first step, beyond importing torch alone."""
     torch = "import json, time, torch; print(json.dumps({'done': [time.monotonic()]}))"
     numbers = count()
 
@@ -176,7 +176,7 @@ def parts(rounds: int) -> Table:
 
 
 def resume(rounds: int) -> Table:
-    """Seconds to the first step of a resumed run, beside a fresh start; and whether it is right."""
+    """Measure the seconds to the first step of a resumed and a new run; check the result."""
     numbers, compared = count(), 5
     with folder() as runs:
         # Nine checkpoints, and beyond the last of them the trace of a run that never stopped.
@@ -224,7 +224,7 @@ def resume(rounds: int) -> Table:
 
 
 def order(rounds: int) -> Table:
-    """What the order costs a batch at 10^12 samples beside 10^3: going on, and after a resume."""
+    """Measure the order's cost for a batch at 10^12 and 10^3 samples, also after a resume."""
     import torch
 
     size, stretch = 128, 32
@@ -270,7 +270,7 @@ def order(rounds: int) -> Table:
 
 
 def listing(rounds: int) -> Table:
-    """Seconds of ``python -m lockstep runs`` with 10,000 finished runs, beside one."""
+    """Measure ``python -m lockstep runs`` with 10,000 finished runs and with one."""
     with folder() as runs:
         settings = "training.epochs=1", "--runs", str(runs / "one")
         words = [sys.executable, "-m", "lockstep"]

@@ -1,4 +1,4 @@
-"""What containers cost: dev container to a usable shell, builds, training in the image."""
+"""Measures containers: dev container to a usable shell, builds, training in the image."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ QUIET = {"stdin": subprocess.DEVNULL, "capture_output": True}
 
 
 def containers(rounds: int) -> Table:
-    """Each beside what it is to be held against, in turn; medians, and the median of the ratios."""
+    """Measure each case and its reference in turn; return medians and the median ratio."""
     for stage in ("develop", "train"):
         _project("image", "build", "--stage", stage)
     rows, measured = [], {}
@@ -68,7 +68,7 @@ def _docker(*words: str) -> str:
 
 
 def _dev_container() -> None:
-    """From nothing but the image: new volumes, a new container, one command in it."""
+    """Start a new container with new volumes and run one command in it."""
     label = f"lockstep.benchmark={uuid.uuid4().hex}"
     where = ["--workspace-folder", str(ROOT), "--docker-path", str(shutil.which("docker"))]
     where += ["--id-label", label]

@@ -1,4 +1,4 @@
-"""Killed at random instants, again and again: what is left must be the bits of a run left alone."""
+"""Kills trainings at random instants; the result must have the bits of an undisturbed run."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ _FORKS.set_forkserver_preload(["lockstep.benchmarks.faults", *_LOADED, *_DRAWN])
 
 
 def forked(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
-    """A function in a process of its own that has torch loaded under the profile ``portable``."""
+    """Run a function in a new process that has torch loaded under the profile ``portable``."""
     # For the first fork: it comes from a Python that is started anew, without torch.
     for name, (_, expected) in profiles.differing("portable").items():
         os.environ.pop(name) if expected is None else os.environ.update({name: expected})
@@ -46,14 +46,14 @@ def forked(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
 
 
 def start(runs: Path, *more: str) -> ForkServerProcess:
-    """``python -m lockstep train ...`` in a process of its own; what it says goes to ``said``."""
+    """Run ``python -m lockstep train ...`` in a new process; its output goes to ``said``."""
     runs.mkdir(exist_ok=True)
     said(runs).unlink(missing_ok=True)  # or a process killed at once would seem to repeat the last
     return forked(_command, [*WORDS, *more, "--runs", str(runs)], said(runs))
 
 
 def said(runs: Path) -> Path:
-    """The file of what the last process for these runs said."""
+    """Return the file with the output of the last process for these runs."""
     return runs.with_suffix(".said")
 
 
@@ -67,18 +67,18 @@ def _command(words: list[str], into: Path) -> None:
 
 
 def run_in(runs: Path) -> Run | None:
-    """The one run that is there, if it is."""
+    """Return the only run of a folder, or None."""
     return next(map(Run, runs.glob("digits-*")), None)
 
 
 def newest(runs: Path) -> int:
-    """The step of the newest checkpoint that bears its name, 0 if none does."""
+    """Return the step of the newest complete checkpoint, 0 if there is none."""
     names = [path.name for path in runs.glob("digits-*/checkpoints/*")]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def differences(run: Run, other: Run) -> list[str]:
-    """What of a finished run is not as in another one: files, results, names that are left over."""
+    """List how two finished runs differ: files, results, left-over names."""
     found = [
         name
         for name in SAME
@@ -91,7 +91,7 @@ def differences(run: Run, other: Run) -> list[str]:
 
 
 def _names(folder: Path) -> set[tuple[str, str]]:
-    """All paths in a folder, with what the links among them lead to."""
+    """Return all paths in a folder, with the targets of links."""
     return {
         (str(path.relative_to(folder)), str(path.readlink()) if path.is_symlink() else "")
         for path in folder.rglob("*")
@@ -100,7 +100,7 @@ def _names(folder: Path) -> set[tuple[str, str]]:
 
 @dataclass
 class Tally:
-    """What came of killing: how many kills met the run where, and what differed in the end."""
+    """The result of killing: how many kills hit the run where, and what differed in the end."""
 
     seed: int
     met: Counter[str] = field(default_factory=Counter)
@@ -115,9 +115,9 @@ class Tally:
 def kill_at_random(
     kills: int, seed: int, place: Path, tell: Callable[[str], None] = lambda _: None
 ) -> Tally:
-    """Train until it is finished, killed at instants drawn over its whole length; then anew.
+    """Finish trainings that are killed at random instants, until there are enough kills.
 
-    After each kill the same command must go on at the newest checkpoint that was there.
+    After each kill the same command must resume at the newest checkpoint that was there.
     """
     chance, tally = random.Random(seed), Tally(seed)
     start(place / "warm").join()  # the first fork waits for the imports
@@ -152,7 +152,7 @@ def kill_at_random(
 
 
 def _met(runs: Path) -> str:
-    """Where a kill met the run, as its files tell."""
+    """Return where a kill hit the run, by its files."""
     run = run_in(runs)
     if run is None or not (run.folder / "trace.bin").exists():
         return "opening"
@@ -164,7 +164,7 @@ def _met(runs: Path) -> str:
 
 
 def _lost(runs: Path, before: int) -> list[str]:
-    """Whether the last process began elsewhere than at the newest checkpoint, if it came so far."""
+    """Whether the last process started elsewhere than at the newest checkpoint."""
     lines = said(runs).read_text().splitlines() if said(runs).exists() else []
     expected = f"resumes at step {before} of" if before else "starts of"
     begun = [line for line in lines if line.endswith(f" of {STEPS}")]
@@ -172,7 +172,7 @@ def _lost(runs: Path, before: int) -> list[str]:
 
 
 def table(kills: int) -> Table:
-    """So many kills of whole trainings with frequent checkpoints; stops at the first difference."""
+    """Kill trainings with frequent checkpoints; stop at the first difference."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}", file=sys.stderr)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The tags model on all rows, five folds: each row is answered by a model that has not seen it."""
+"""Cross-validates the tags model on all rows in five folds."""
 
 import dataclasses
 import functools
@@ -71,7 +71,7 @@ def measured(rounds: int) -> dict[str, list[float]]:
 
 
 def parts(inputs: NDArray[Any], labels: Answers, salt: int) -> list[NDArray[np.bool_]]:
-    """A mask for each fold: the rows of each class in the order of a hash, dealt out in turn."""
+    """Return a mask for each fold: the rows of each class in a hash's order, dealt out in turn."""
     hashes = [hashlib.sha256(b"%d" % salt + bytes(row)).digest() for row in inputs]
     fold = np.zeros(len(labels), int)
     for label in np.unique(labels):
@@ -81,7 +81,7 @@ def parts(inputs: NDArray[Any], labels: Answers, salt: int) -> list[NDArray[np.b
 
 
 def ours(opened: Dataset, train: Split, test: Split) -> Answers:
-    """What the recipe answers that was trained on these rows."""
+    """Return the answers of the recipe trained on these rows."""
     from lockstep.run.making import Setup, train_setup
     from lockstep.run.recorder import NullRecorder
     from lockstep.training.distributed import ALONE
@@ -100,7 +100,7 @@ def ours(opened: Dataset, train: Split, test: Split) -> Answers:
 
 
 def baseline(_: Dataset, train: Split, test: Split, **settings: Any) -> Answers:
-    """What scikit-learn's plain pipeline answers."""
+    """Return the answers of scikit-learn's plain pipeline."""
     words = TfidfVectorizer()
     seen, unseen = (
         [bytes(row).rstrip(b"\0").decode() for row in split.inputs] for split in (train, test)

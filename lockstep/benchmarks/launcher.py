@@ -1,4 +1,4 @@
-"""What ./workbench costs: its overhead over the task, and a set-up from nothing with uv and pipenv.
+"""Measures ./workbench: its overhead over the task, and a full set-up with uv and pipenv.
 
 python benchmarks/launcher.py [--task=TASK] [--calls N] [--cold] [--json]
 """
@@ -25,7 +25,7 @@ def seconds(command: list[str], folder: Path = ROOT, **variables: str) -> float:
 
 
 def warm(task: str, calls: int) -> dict[str, float]:
-    """Median over interleaved calls, so that what else the machine does falls on both alike."""
+    """Return medians over interleaved calls, so that other load affects both alike."""
     launcher, itself = [str(ROOT / "workbench"), task], [str(ROOT / ".venv/bin/invoke"), task]
     times: dict[str, list[float]] = {"launcher": [], "itself": []}
     for name, command in [("launcher", launcher), ("itself", itself)] * (calls + 1):
@@ -41,7 +41,7 @@ def warm(task: str, calls: int) -> dict[str, float]:
 
 
 def cold() -> dict[str, float]:
-    """A set-up from nothing, in a copy of what it needs; the index may be near or far."""
+    """Measure a full set-up in a copy of the needed files; the index may be near or far."""
     found = {}
     with tempfile.TemporaryDirectory() as place:
         for name, installer, cache in (

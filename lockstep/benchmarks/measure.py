@@ -1,4 +1,4 @@
-"""Measuring side by side: fresh processes, in turn, medians and the ratios of pairs."""
+"""Measures side by side: new processes in turn, medians and ratios of pairs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people, with what was measured in full for ``results.json``."""
+    """A table for people, with the full measurements for ``results.json``."""
 
     name: str
     head: list[str]
@@ -37,7 +37,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Process:
-    """A child: the moments (seconds, one clock for all processes) of its start and of its steps."""
+    """A child process: the times of its start and its steps, in seconds of one clock for all."""
 
     began: float
     done: list[float]
@@ -49,7 +49,7 @@ class Process:
         return self.done[0] - self.began
 
     def rate(self, warm: int) -> float:
-        """Samples a second after ``warm`` steps."""
+        """Samples per second after ``warm`` steps."""
         return (len(self.done) - warm) * BATCH / (self.done[-1] - self.done[warm - 1])
 
 
@@ -70,7 +70,7 @@ def child(*words: str) -> Process:
 
 
 def in_turn(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each case once a round, in an order drawn anew: slow spells of the machine hit all alike."""
+    """Run each case once a round in random order, so that slow moments affect all alike."""
     found: dict[str, list[float]] = {name: [] for name in cases}
     order = random.Random(0)
     for number in range(rounds):
@@ -81,12 +81,12 @@ def in_turn(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
 
 
 def ratio(found: Mapping[str, list[float]], name: str, base: str) -> float:
-    """The median over the rounds of a case against another of the same round."""
+    """Return the median ratio of a case to another of the same round."""
     return statistics.median(a / b for a, b in zip(found[name], found[base], strict=True))
 
 
 def excess(found: Mapping[str, list[float]], name: str, base: str) -> float:
-    """The median over the rounds of what a case takes more than another of the same round."""
+    """Return the median difference of a case from another of the same round."""
     return statistics.median(a - b for a, b in zip(found[name], found[base], strict=True))
 
 
@@ -98,14 +98,14 @@ def middle(values: list[float]) -> tuple[float, float, float]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for runs that is gone afterwards; on a disk, as a temporary one may not be."""
+    """Make a folder for runs and remove it afterwards; on a disk, not in memory."""
     disk = "/var/tmp" if Path("/var/tmp").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="lockstep-", dir=disk) as name:
         yield Path(name)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Describe the machine that the figures depend on."""
     found, commit = environment.cpu(), environment.git()
     return {
         "cpu": found["model"],

@@ -1,4 +1,4 @@
-"""The networks that every loop here trains, and what the engine wants to know besides."""
+"""The networks that every loop here trains, with the other names of a model."""
 
 from typing import Any, Self
 
@@ -55,11 +55,11 @@ class Mean(nn.Module):
 
 
 class Preprocess:
-    """Raw pixels of 0 to 255 to what the other loops give their network."""
+    """Turns raw pixels of 0 to 255 into the inputs that the other loops use."""
 
     @classmethod
     def fit(cls, config: Any, inputs: NDArray[Any], labels: list[str]) -> Self:  # noqa: ARG003
-        """There is nothing to fit: the constants are given."""
+        """Fit nothing: the constants are known."""
         return cls()
 
     def __call__(self, raw: NDArray[Any]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from lockstep.examples.models.apparel import Config, Model, Preprocess
 
 
 class Classifier:
-    """The model as a plain script has it."""
+    """The model as in a plain script."""
 
     def __init__(self, run: Path):
         stored = json.loads((run / "preprocess.json").read_bytes())
