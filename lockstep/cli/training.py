@@ -9,6 +9,7 @@ from lockstep.cli import schema
 from lockstep.cli.containers import in_image
 from lockstep.cli.verbs import Verbs, add_image, add_recipe, run_of
 from lockstep.ground import home
+from lockstep.ground.errors import SettingError
 
 if TYPE_CHECKING:
     from lockstep.config.experiment import Experiment
@@ -69,6 +70,13 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
         words = ["train", options.recipe, *options.overrides, "--seed", str(options.seed)]
         words += ["--until", str(options.until)] if options.until else []
         return in_image(options, words, gpus=settings.device == "cuda")
+    if "torch" in sys.modules and profiles.differing(settings.profile):
+        # Settings are read first, so only their module can have loaded it by now.
+        path = home.here().folder_of(experiment.model) / "config.py"
+        raise SettingError(
+            f"{path}: loads torch, expected not to, as training.profile={settings.profile} chooses "
+            "torch's kernels before it is loaded; import it in model.py or preprocess.py instead."
+        )
     profiles.enter(settings.profile)
     workers = launch.count(settings.workers, settings.shards, settings.device)
     if is_worker():

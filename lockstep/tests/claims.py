@@ -32,6 +32,8 @@ class Claim:
     result: str = ""
 
 
+_BROUGHT = "test_brought.py::test_a_brought_model_"
+
 CLAIMS = (
     Claim(
         "The same identity has the same bits",
@@ -41,8 +43,10 @@ CLAIMS = (
             "test_experiment.py::test_what_decides_no_bit_is_not_in_the_identity",
             "run/test_identity.py::test_an_edit_that_can_change_bits_changes_the_identity",
             "run/test_identity.py::test_an_edit_that_can_change_no_bit_changes_no_identity",
+            f"{_BROUGHT}has_the_same_bits_in_another_clone_after_kills_with_other_workers",
         ),
-        "an LSTM with relative imports, shared code and data files beside it: edits of each",
+        "an LSTM with relative imports, shared code and data files beside it: edits of each; the "
+        "models of tests/brought.py in two clones",
     ),
     Claim(
         "What would break a law is refused by name",
@@ -50,6 +54,7 @@ CLAIMS = (
         (
             "run/test_rehearsal.py",
             "run/test_laws.py::test_what_one_shard_leaves_for_the_next_is_refused",
+            f"{_BROUGHT}that_breaks_a_law_is_refused_in_one_line",
         ),
         "counters, replaced tensors, chance of one's own, losses that are no mean, files and "
         "modules from elsewhere; frozen parts, tied weights and constants of any kind train",
@@ -99,7 +104,14 @@ CLAIMS = (
     Claim(
         "Any x86-64 CPU with AVX2 (profile portable)",
         "trained under qemu-user as Haswell, Skylake and EPYC, also in turns; golden digests",
-        ("test_any_cpu.py", "training/test_selftest.py"),
+        (
+            "test_any_cpu.py",
+            "training/test_selftest.py",
+            f"{_BROUGHT}has_the_same_bits_on_other_cpus",
+            f"{_BROUGHT}that_may_differ_on_other_cpus_says_so",
+        ),
+        "the models of tests/brought.py as Haswell or EPYC (some of them, all by --full); an LSTM, "
+        "whose kernels are not portable, says so",
     ),
     Claim(
         "Each epoch sees each sample once, and the order needs no list",

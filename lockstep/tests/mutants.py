@@ -424,8 +424,8 @@ MUTANTS = (
     Mutant(
         "the rehearsal believes that a loss is a mean",
         "run/rehearsal.py",
-        "        _refuse_no_mean(setup)\n",
-        "",
+        "            _refuse_no_mean(setup, move)\n",
+        "            pass\n",
         10,
         (_REHEARSAL,),
     ),
@@ -498,7 +498,7 @@ MUTANTS = (
     Mutant(
         "a last validation that differs from its row is believed",
         "run/ending.py",
-        "    _refuse_drift(recorder, setup, validation)\n",
+        "    _refuse_drift(recorder, setup, validation.metrics)\n",
         "",
         1,
         ("test_experiment.py::test_a_validation_that_differs_from_its_row_at_the_end_is_refused",),

@@ -64,8 +64,10 @@ def test_an_error_of_another_worker_than_the_first_is_the_failure_of_the_run(
     wrong = f"        if len(inputs) == 50 and {SECOND}:\n"
     wrong += "            raise KeyError('nothing of this name')\n"
     done = train(bring(model=IMPORTS + model(forward=wrong)), tmp_path / "runs")
-    assert done.returncode == 1, done.stderr
-    assert the_run(tmp_path / "runs").state == "failed at step 3: 'nothing of this name'"
+    assert done.returncode == 2, done.stderr
+    reason = done.stderr.splitlines()[-1].removeprefix("error: ")
+    assert reason.startswith("output: KeyError: 'nothing of this name'")
+    assert the_run(tmp_path / "runs").state == f"failed at step 3: {reason}"
 
 
 def test_a_training_that_is_killed_in_its_rehearsal_is_no_run(bring: Bring, tmp_path: Path) -> None:

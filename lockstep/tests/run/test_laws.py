@@ -98,3 +98,17 @@ def test_a_worker_that_was_set_up_otherwise_is_refused(
     done = train(project, "--workers=2", "--runs", str(tmp_path / "runs"))
     assert done.returncode != 0
     assert "worker 1: its preprocessing differ from the first worker's" in done.stderr
+
+
+@pytest.mark.slow
+def test_settings_that_load_torch_before_the_profile_native_are_refused_by_their_file(
+    bring: Bring, tmp_path: Path, data_folder: Path
+) -> None:
+    project = bring()
+    path = project.model / "config.py"
+    path.write_text(path.read_text().replace("\nfrom ", "\nimport torch\nfrom ", 1))
+    runs = ("--runs", str(tmp_path / "runs"))
+    native = train(project, "training.profile=native", *runs)
+    assert native.returncode == 2
+    assert native.stderr.startswith(f"error: {path}: loads torch, expected not to")
+    assert train(project, *runs).returncode == 0
