@@ -1,6 +1,7 @@
 """The verbs: ``python -m lockstep train digits/base --seed 42``."""
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -93,6 +94,10 @@ def entry() -> NoReturn:
     """The process ``python -m lockstep`` or ``lockstep``, from its words to its exit code."""
     # Before a model's code is read, which may load NumPy or torch; a recipe may ask for another.
     profiles.prefer("portable")
+    # Output is UTF-8 also where the locale is C: names and labels may have accents.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     code = main()
     if "RANK" in os.environ:  # gloo's threads have been seen to abort a process that ends slowly
         sys.stdout.flush()

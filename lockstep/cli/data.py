@@ -171,7 +171,7 @@ def add(options: argparse.Namespace) -> None:
 
     fields = {name: getattr(options, name) for name in Request.__dataclass_fields__}
     lists = {name: tuple(fields[name]) for name in ("text", "numbers", "label", "target")}
-    request = Request(**(fields | lists))
+    request = Request(**{name: _as_utf8(value) for name, value in (fields | lists).items()})
     entry, new = put(request, _data(), here().catalog, console.watch().say)
     path = catalog.file_of(entry.name)
     if options.json:
@@ -187,6 +187,13 @@ def add(options: argparse.Namespace) -> None:
         print(f"target {entry.kind}{names}")
     rows = ", ".join(f"{count:,} {split}" for split, count in entry.rows.items())
     print(f"added {entry.reference}: {rows}\ncommit {path}, and push the bytes: data push")
+
+
+def _as_utf8(value: Any) -> Any:
+    """Words of the command line in UTF-8, whatever the locale says; paths stay as they are."""
+    if isinstance(value, tuple):
+        return tuple(map(_as_utf8, value))
+    return os.fsencode(value).decode("utf-8", "replace") if isinstance(value, str) else value
 
 
 def verify(options: argparse.Namespace) -> int:

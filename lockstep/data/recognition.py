@@ -1,5 +1,6 @@
 """What lies at a path, and how it is read: a table, pictures, arrays or texts."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,7 @@ def _table(request: Request) -> Source:
     if both := [one for one in (*request.text, *request.numbers) if one in answer]:
         raise DataError(f"column {both[0]}: found as input and as target, expected one of them.")
     reading |= {"id": request.id} if request.id else {}
-    return Source("table", reading | {"shares": _shares(request)}, {path.name: path})
+    return Source("table", reading | {"shares": _shares(request)}, {_name(path): path})
 
 
 def _windows(request: Request) -> Source:
@@ -127,7 +128,7 @@ def _windows(request: Request) -> Source:
         )
     found = _texts(path) if path.is_dir() else [path]
     reading = {"window": request.window, "target": {"kind": "none"}, "shares": _shares(request)}
-    return Source("windows", reading, {one.name: one for one in found})
+    return Source("windows", reading, {_name(one): one for one in found})
 
 
 def _arrays(request: Request, pairs: dict[str, raw.Names]) -> Source:
@@ -206,6 +207,11 @@ def _texts(path: Path) -> list[Path]:
     """The texts in a folder that has nothing but texts."""
     found = sorted(one for one in path.iterdir() if one.name[0] != ".")
     return found if all(one.suffix.lower() in TEXTS and one.is_file() for one in found) else []
+
+
+def _name(path: Path) -> str:
+    """A file's name in UTF-8, whatever the locale says."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def _shares(request: Request) -> dict[str, float]:
