@@ -24,8 +24,8 @@ class Preprocess(BasePreprocess):
         """Look at the training split, (rows, columns) float32."""
         if inputs.shape[1:] != (config.columns,):
             raise SettingError(
-                f"model.columns: found {config.columns}, expected {inputs.shape[1]}, as many as the "
-                "data set has."
+                f"model.columns: found {config.columns}, expected {inputs.shape[1]}, as many as "
+                "the data set has."
             )
         columns = inputs.astype(np.float64)
         mean, deviation = columns.mean(0), columns.std(0) + (columns.std(0) == 0)
