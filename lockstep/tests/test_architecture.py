@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "run": {"ground", "config", "data", "training", "records", "answers", "program"},
     "tuning": {"ground", "config", "records", "run"},
     "tracking": {"ground", "records", "run"},
+    "script": {"ground", "records"},
     "publishing": {
         *("ground", "config", "training", "answers", "bundles", "records", "run", "loading")
     },
