@@ -131,7 +131,7 @@ class Loss(Protocol):
     it counts, of which the training makes the exact mean over the whole batch.
     """
 
-    def __call__(self, model: "torch.nn.Module", batch: Batch, /) -> "torch.Tensor | Losses": ...
+    def __call__(self, model: Any, batch: Batch, /) -> "torch.Tensor | Losses": ...
 
 
 class Parts(Protocol):

@@ -1,10 +1,34 @@
 """The examples keep the contract page: mypy sees that each package is what ``Parts`` says."""
 
-from lockstep.examples.models import apparel, digits, tags
+from lockstep.examples.models import (
+    apparel,
+    characters,
+    digits,
+    forge,
+    outlines,
+    pairs,
+    prices,
+    scenes,
+    squeeze,
+    tags,
+    teacher,
+)
 from lockstep.ground import home
 from lockstep.model import Parts
 
-PARTS: dict[str, Parts] = {"apparel": apparel, "digits": digits, "tags": tags}
+PARTS: dict[str, Parts] = {
+    "apparel": apparel,
+    "characters": characters,
+    "digits": digits,
+    "forge": forge,
+    "outlines": outlines,
+    "pairs": pairs,
+    "prices": prices,
+    "scenes": scenes,
+    "squeeze": squeeze,
+    "tags": tags,
+    "teacher": teacher,
+}
 
 
 def test_the_packages_that_are_checked_are_all_examples() -> None:

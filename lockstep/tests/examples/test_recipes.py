@@ -27,7 +27,7 @@ each = pytest.mark.parametrize(
     ("model", "path"),
     [pytest.param(recipe.split("/")[0], path, id=recipe) for recipe, path in RECIPES.items()],
 )
-COST = r"# \d+ (s|min) on 2 cores, test accuracy 0\.\d{4} with seed 42"
+COST = r"# \d+ (s|min) on 2 cores, test [a-z0-9]+ \d+\.\d+ with seed 42"
 
 
 def test_every_model_has_a_base_recipe() -> None:
@@ -38,7 +38,7 @@ def test_every_model_has_a_base_recipe() -> None:
 def test_a_recipe_resolves_and_names_a_data_set_of_the_catalog(model: str, path: Path) -> None:
     experiment, written = resolve(model, path, EXAMPLES.config_of(model), seed=42)
     assert (experiment.model, experiment.recipe) == (model, path.stem)
-    assert catalog.entry(experiment.data.name).labels
+    assert catalog.entry(experiment.data.name).rows
     assert {source.place for source in written.values()} == {f"{model}/recipes/{path.name}"}
 
 
