@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "sagemaker": {"ground", "publishing"},
     "workspace": {"ground", "records", "training"},
     "notebook": {"ground", "config", "data", "records", "run", "answers", "model"},
-    "testing": {"ground", "config", "data", "run", "tuning", "loading"},
+    "testing": {"program", "ground", "config", "data", "run", "tuning", "loading"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }

@@ -83,7 +83,7 @@ VERBS = (
             ("train", "digits", "--model", "tags"),
             "model: found digits and tags, expected one of them",
         ),
-        (("train",), "model: not named, expected one of apparel, digits, tags; add --model NAME."),
+        (("train",), "model: not named, expected one of apparel, characters, digits, forge, "),
     ],
 )
 def test_a_mistake_is_reported_in_one_line_with_exit_code_2(

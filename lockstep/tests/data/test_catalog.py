@@ -18,8 +18,9 @@ NAMES = names()
 @pytest.mark.parametrize("name", NAMES)
 def test_an_entry_says_all_that_is_to_be_known(name: str) -> None:
     found = entry(name)
-    assert sum(found.counts) == sum(found.rows.values())
-    assert len(found.counts) == len(found.labels)
+    if found.kind == "class":
+        assert sum(found.counts) == sum(found.rows.values())
+        assert len(found.counts) == len(found.labels)
     assert all((found.title, found.licence, found.origin, found.shape, found.files))
     assert found.decoder in decode.DECODERS | decode.READERS
     assert (tuple(found.rows), len(set(found.labels))) == (SPLITS, len(found.labels))
