@@ -39,7 +39,7 @@ class Parts:
             self.raw = np.array([list(text.ljust(40, b"\0")) for text in texts], np.uint8)
         else:
             self.raw = made.integers(0, 17, (24, *found.shape), np.uint8)
-        self.labels = torch.arange(24) % len(found.labels)
+        self.labels = torch.arange(24) % max(1, len(found.labels))
         self.preprocess: Any = self.module.Preprocess.fit(
             config.settings, self.raw, list(found.labels)
         )
