@@ -46,8 +46,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 VERBS = (
     "train, evaluate, predict, run, tune, runs, compare, diff, reproduce, accept, checkout, "
-    "delete, track, ui, data, serve, bundle, publish, keys, audit, deploy, container, config, doctor, "
-    "new-model, schema, init, upgrade, image, parity"
+    "delete, track, ui, data, serve, bundle, publish, keys, audit, deploy, container, config, "
+    "doctor, new-model, schema, init, upgrade, image, parity"
 )
 
 
