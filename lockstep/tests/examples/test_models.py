@@ -206,6 +206,18 @@ def test_a_new_model_is_a_copy_of_an_example_with_its_data_and_is_clean(
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
+def test_a_new_model_on_data_of_ones_own_has_no_figures_of_the_example(acme: Path) -> None:
+    (acme / "data").mkdir()
+    (acme / "data" / "mine.yaml").write_text((home.examples().catalog / "digits.yaml").read_text())
+    done = new_model(acme, "first", "--like", "tags", "--data", "mine")
+    assert done.returncode == 0, done.stderr
+    recipe = (acme / "models" / "first" / "recipes" / "base.yaml").read_text()
+    assert (recipe.startswith("data:\n  name: mine\n"), "accept" in recipe) == (True, False)
+    assert "tune:" in recipe
+    done = new_model(acme, "second", "--data", "mime")
+    assert (done.returncode, "Did you mean mine?" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["Mine", "2mine", "my-mine", "../mine", "mine/more", "", "class"])
 def test_a_name_that_cannot_be_a_package_is_refused(acme: Path, name: str) -> None:
     before = files(acme)

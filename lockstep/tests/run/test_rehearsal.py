@@ -359,3 +359,33 @@ def test_a_mask_of_infinite_values_stays_as_it_is(bring: Bring, place: Place) ->
     mask = "        self.register_buffer('mask', torch.full((4, 4), float('-inf')).triu(1))\n"
     run = bring(model=model(mask)).train(place)
     assert torch.equal(weights(run)["mask"], torch.full((4, 4), float("-inf")).triu(1))
+
+
+MISTAKES = {
+    "Preprocess.fit": (
+        {"preprocess": PREPROCESS.read_text().replace("inputs.mean()", "inputs.mean(9)")},
+        r"Preprocess\.fit: AxisError: .* \(preprocess\.py, line \d+\), for uint8 \(\d+, 8, 8\)",
+    ),
+    "Model": (
+        {"model": model("        self.wrong = nn.Linear(config.width, 'x')\n")},
+        r"Model: TypeError: .* \(model\.py, line \d+\) for 10 outputs",
+    ),
+    "loss or Model": (
+        {"model": model(forward="        inputs = inputs[:, 0, :7]\n")},
+        r"loss or Model: RuntimeError: .* \(model\.py, line \d+\), for inputs float32 \(\d+, 1, 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_an_error_in_a_programs_code_is_one_line_with_its_place_and_shapes(
+    bring: Bring, place: Place, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    files, line = MISTAKES[what]
+    project = bring(**files)
+    with pytest.raises(ModelError, match=line) as error:
+        project.train(place)
+    assert "\n" not in str(error.value)
+    monkeypatch.setenv("LOCKSTEP_TRACEBACK", "1")
+    with pytest.raises(type(error.value.__cause__)):  # type: ignore[arg-type]
+        project.train(place)
