@@ -169,7 +169,10 @@ def _experiment(recipe: str, settings: tuple[str, ...]) -> "Experiment":
         "data.limit": 0,
     }
     overrides = [f"{key}={value}" for key, value in small.items()]
-    return _resolved(recipe, *settings, *overrides)
+    from lockstep.config.experiment import Start
+
+    # The weights that a run starts from may be on another machine.
+    return dataclasses.replace(_resolved(recipe, *settings, *overrides), start=Start())
 
 
 def _part_of_the_data(experiment: "Experiment") -> tuple["Dataset", "Experiment"]:

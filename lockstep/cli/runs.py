@@ -116,9 +116,9 @@ def _settings() -> list[str]:
     """Return the settings of all models of the project."""
     import dataclasses
 
-    from lockstep.config.experiment import Data, Training
+    from lockstep.config.experiment import Data, Start, Training
 
-    kinds = [("data", Data), ("training", Training)]
+    kinds: list[tuple[str, type]] = [("data", Data), ("training", Training), ("start", Start)]
     kinds += [("model", home.here().config_of(name)) for name in home.here().models()]
     fields = [(name, dataclasses.fields(kind)) for name, kind in kinds]
     return [f"{section}.{item.name}" for section, items in fields for item in items]

@@ -42,6 +42,16 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Which weights a run starts from, in place of random ones."""
+
+    weights: str = setting("", "a finished run, or a .safetensors file; empty = none", bits=False)
+    sha256: str = setting("", "digest of these weights; empty = as they are now")
+    parameters: list[str] = setting(["*"], "patterns of the tensors that they fill")
+    rename: dict[str, str] = setting({}, "beginnings of names in them, and what they are here")
+
+
+@dataclass(frozen=True)
 class Training:
     """How a run learns."""
 
@@ -115,11 +125,17 @@ class Experiment:
     settings: Any
     training: Training
     accept: dict[str, str] = field(default_factory=dict)
+    start: Start = field(default_factory=Start)
 
     @property
     def sections(self) -> dict[str, Any]:
         """The dataclasses with the settings, by the section of a recipe that states them."""
-        return {"data": self.data, "model": self.settings, "training": self.training}
+        return {
+            "data": self.data,
+            "model": self.settings,
+            "training": self.training,
+            "start": self.start,
+        }
 
     def as_dict(self, *, bits_only: bool = False) -> dict[str, Any]:
         """Plain values by section, as in a recipe; ``bits_only`` leaves out what decides no bit."""
@@ -131,6 +147,8 @@ class Experiment:
             }
             for section, part in self.sections.items()
         }
+        if not self.start.weights:
+            del plain["start"]
         if self.accept and not bits_only:
             plain["accept"] = dict(self.accept)
         plain |= {"name": self.model, "recipe": self.recipe, "seed": self.seed}

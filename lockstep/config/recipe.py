@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lockstep.config.budgets import MEASURES, budget, described
-from lockstep.config.experiment import Data, Experiment, Training
+from lockstep.config.experiment import Data, Experiment, Start, Training
 from lockstep.config.settings import settings_of
 from lockstep.ground import yaml_text
 from lockstep.ground.errors import SettingError, nearest
@@ -37,7 +37,12 @@ def resolve(
     ``config`` is the model's Config. Raises SettingError with every mistake of recipe and
     overrides, one line each: where it stands, what was found, what is expected, the nearest name.
     """
-    classes: dict[str, type[Any]] = {"data": Data, "model": config, "training": Training}
+    classes: dict[str, type[Any]] = {
+        "data": Data,
+        "model": config,
+        "training": Training,
+        "start": Start,
+    }
     settings = {section: settings_of(kind) for section, kind in classes.items()}
     known = [f"{section}.{name}" for section in settings for name in settings[section]]
     values = {
@@ -75,8 +80,8 @@ def resolve(
             problems.append(str(error))
     if problems:
         raise SettingError("\n".join(problems))
-    data, own, training = (parts[section] for section in classes)
-    return Experiment(model, recipe.stem, seed, data, own, training, accept), written
+    data, own, training, start = (parts[section] for section in classes)
+    return Experiment(model, recipe.stem, seed, data, own, training, accept, start), written
 
 
 def _hint(key: str, known: list[str]) -> str:

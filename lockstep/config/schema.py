@@ -7,7 +7,7 @@ such as settings that do not go together, is checked when the recipe is read.
 from typing import Any
 
 from lockstep.config.budgets import MEASURES, METRIC, described
-from lockstep.config.experiment import Data, Training
+from lockstep.config.experiment import Data, Start, Training
 from lockstep.config.settings import NOT_TUNED, Setting, settings_of
 
 _BOUND = {
@@ -24,7 +24,12 @@ def recipe_schema(config: type[Any]) -> dict[str, Any]:
     """
     sections = {
         name: settings_of(kind)
-        for name, kind in (("data", Data), ("model", config), ("training", Training))
+        for name, kind in (
+            ("data", Data),
+            ("model", config),
+            ("training", Training),
+            ("start", Start),
+        )
     }
     tuned = {
         f"{section}.{name}": setting
@@ -36,6 +41,7 @@ def recipe_schema(config: type[Any]) -> dict[str, Any]:
         "data": "The examples that a run learns from.",
         "model": "The settings of the model, as its Config declares them.",
         "training": "How a run learns.",
+        "start": "The weights that a run starts from, in place of random ones.",
     }
     always = [*MEASURES, "test.loss", "validation.loss"]  # what an editor can offer
     budgets = {name: _BOUND | {"description": described(name)} for name in always}

@@ -15,7 +15,7 @@ from lockstep.ground.errors import SettingError
 _JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", NoneType: "null"}
 _RULES = ("help", "low", "high", "choices", "power_of_two", "bits")  # of `setting`
 
-NOT_TUNED = ("training.profile", "training.device")  # where to train, not how
+NOT_TUNED = ("training.profile", "training.device", "start.sha256")  # where to train, not how
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,19 @@ class Training(TypedDict):
     profile: str
 
 
+class Start(TypedDict):
+    """The settings of the weights that a run starts from, as far as they are read here."""
+
+    sha256: str
+
+
 class Deciding(TypedDict):
     """The settings that decide bits; those of ``model`` are its own."""
 
     data: Data
     model: dict[str, Any]
     training: Training
+    start: NotRequired[Start]
     name: str
     seed: int
 

@@ -13,7 +13,7 @@ from lockstep.records.receipt import DIGESTED
 from lockstep.records.run import Run
 from lockstep.records.script import Script
 
-_SECTIONS = ("data", "model", "training")
+_SECTIONS = ("data", "model", "training", "start")
 
 
 def verify(run: Run) -> list[str]:

@@ -35,6 +35,7 @@ from lockstep.training.optimizer import learning_rate, scheduled
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import ShardedGradient
 from lockstep.training.signals import stop_signal
+from lockstep.training.start import fill
 from lockstep.training.updates import Plan, Rule
 
 # What a program may say of its step, with what it means where it does not.
@@ -68,7 +69,9 @@ class Keeper(Observer, Protocol):
 class Setup:
     """All that a run trains with, made alike in each of its workers."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, workers: Workers):
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, workers: Workers, weights: bytes = b""
+    ):
         settings, parts = experiment.training, home.here().module(experiment.model)
         self.experiment, self.dataset, self.workers = experiment, dataset, workers
         split = dataset.splits["train"].first(experiment.data.limit)
@@ -80,6 +83,8 @@ class Setup:
         reseed(key_of(experiment.seed, "weights"))
         with home.readable_errors("Model", f" for {len(dataset.labels)} outputs"):
             self.model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
+        if weights:
+            fill(self.model, weights, experiment.start.parameters, experiment.start.rename)
         refuse_broken(self.model, settings.device)
         with home.readable_errors("updates, groups or optimizer"):
             self.training = self._training(parts)

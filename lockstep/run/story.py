@@ -37,6 +37,7 @@ from lockstep.run.level import doubts
 from lockstep.run.making import Setup, evaluation_of, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
 from lockstep.run.rehearsal import Inspection, agree, rehearse
+from lockstep.run.starting import begin
 from lockstep.run.witness import Witness
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
@@ -68,12 +69,13 @@ def run_experiment(
         if workers.spare:
             return None
         dataset = dataset or open_data(experiment.data.name, place, watch)
+        experiment, weights = begin(experiment, place, watch)
         files = files_that_make(experiment.model)  # once, as people edit while a run starts
         parts = what_decides(experiment, dataset, files, place)
         if not workers.first:
             if not _is_finished(parts, workers):
                 with record_failure_of_worker(run_named(experiment, identity(parts), place)):
-                    setup, _, check = _set_up(experiment, dataset, workers, files, place)
+                    setup, _, check = _set_up(experiment, dataset, weights, workers, files, place)
                     _help(setup, check, until)
             return None
         run, contents = open_run(experiment, files, parts, place, watch)
@@ -87,7 +89,9 @@ def run_experiment(
             else:
                 with record_failure(run) as passed, owned(run.folder) as owner:
                     write(run.folder, contents())  # what stands beside the results is what ran
-                    setup, origin, check = _set_up(experiment, dataset, workers, files, place)
+                    setup, origin, check = _set_up(
+                        experiment, dataset, weights, workers, files, place
+                    )
                     recorder = Recorder(run, setup, watch, origin, owner)
                     _train_to_receipt(setup, check, recorder, until, passed)
     return run
@@ -96,6 +100,7 @@ def run_experiment(
 def _set_up(
     experiment: Experiment,
     dataset: Dataset,
+    weights: bytes,
     workers: Workers,
     files: dict[str, bytes],
     place: Place,
@@ -103,7 +108,7 @@ def _set_up(
     """Set up a run, alike in each worker; return it, its digests, and what checks it."""
     witness = Witness(paths_of(files), [place.data / "arrays"], packages_of(files))
     with witness.noting():
-        setup = Setup(experiment, dataset, workers)
+        setup = Setup(experiment, dataset, workers, weights)
     origin = agree(setup)
 
     def check() -> Inspection:

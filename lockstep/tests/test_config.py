@@ -214,6 +214,7 @@ def test_explain_tells_every_setting_and_where_it_came_from(resolved: Resolve) -
     config, written = resolved("training:\n  lr: 0.5\n", "training.epochs=2", model="apparel")
     lines = {line.key: line for line in explain(config, written)}
     parts = {"data": config.data, "model": config.settings, "training": config.training}
+    parts |= {"start": config.start}
     keys = [f"{name}.{f.name}" for name, part in parts.items() for f in dataclasses.fields(part)]
     assert list(lines) == keys
     assert all(line.help for line in lines.values())

@@ -387,5 +387,7 @@ def test_an_error_in_a_programs_code_is_one_line_with_its_place_and_shapes(
         project.train(place)
     assert "\n" not in str(error.value)
     monkeypatch.setenv("LOCKSTEP_TRACEBACK", "1")
-    with pytest.raises(type(error.value.__cause__)):  # type: ignore[arg-type]
+    cause = error.value.__cause__
+    assert cause is not None
+    with pytest.raises(type(cause)):
         project.train(place)
