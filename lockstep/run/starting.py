@@ -6,7 +6,7 @@ from pathlib import Path
 from lockstep.config.experiment import Experiment
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import RunError, SettingError
-from lockstep.ground.files import write_atomically, write_errors
+from lockstep.ground.files import held, write_atomically, write_errors
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records.run import find_run
@@ -40,7 +40,8 @@ def begin(experiment: Experiment, place: Place, watch: Watch) -> tuple[Experimen
         )
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{digest}{_SUFFIX}", content)
+        with held(folder, watch.say):  # other workers keep them as well
+            write_atomically(folder / f"{digest}{_SUFFIX}", content)
     if not start.sha256:
         watch.say(f"starts from {start.weights}; to pin its weights: start.sha256={digest}")
     return dataclasses.replace(experiment, start=dataclasses.replace(start, sha256=digest)), content
