@@ -35,6 +35,7 @@ Call = Callable[..., tuple[int, str, str]]
 # xdist_group would say so, but pytest-xdist 3.8 with pytest 9.2 passes over it: its issue 1386.)
 TOGETHER = (
     "lockstep/tests/data/test_transfer.py",
+    "lockstep/tests/examples/test_trials.py",  # one run of each example for all of its trials
     "lockstep/tests/publishing/test_bundle.py",
     "lockstep/tests/sagemaker/test_container.py",  # its hosts meet at one port
     "lockstep/tests/sagemaker/test_stack.py",
