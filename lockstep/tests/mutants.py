@@ -563,7 +563,7 @@ MUTANTS = (
     Mutant(
         "the model's settings are in no identity",
         "config/experiment.py",
-        '"model": self.settings, ',
+        '            "model": self.settings,\n',
         "",
         1,
         ("test_experiment.py::test_what_decides_bits_decides_the_identity",),

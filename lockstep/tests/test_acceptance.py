@@ -191,8 +191,8 @@ def test_a_receipt_that_was_embellished_is_refused(copy: Run, place: Place) -> N
     "recipe", sorted(home.here().folder.glob("models/*/recipes/*.yaml")), ids=str
 )
 def test_what_a_recipe_says_that_it_brings_keeps_its_budget(recipe: Path) -> None:
-    brought = float(recipe.read_text().splitlines()[1].split("test accuracy ")[1].split()[0])
+    name, brought = recipe.read_text().splitlines()[1].split(", test ")[1].split()[:2]
     stated = experiment(f"{recipe.parts[-3]}/{recipe.stem}").accept
-    read = budget("test.accuracy", stated.get("test.accuracy", ">= 0"))
+    read = budget(f"test.{name}", stated.get(f"test.{name}", ">= 0"))
     assert isinstance(read, Budget)
-    assert read.met(brought)
+    assert read.met(float(brought))

@@ -12,9 +12,10 @@ from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.projects import Bring, Project
 from lockstep.tests.run.test_rehearsal import model
 
-# A signal comes in the middle of a block; only real evaluations are in inference mode.
+# A signal comes in the middle of a block; only real evaluations have more rows than a rehearsal.
 SIGNAL = """
-        if torch.is_inference_mode_enabled() and os.environ.pop("STOP", ""):
+        whole = torch.is_inference_mode_enabled() and len(inputs) > 32
+        if whole and os.environ.pop("STOP", ""):
             os.kill(os.getpid(), signal.SIGTERM)
 """
 SAME = ("weights.safetensors", "trace.bin", "metrics.jsonl", "identity.json")
@@ -59,16 +60,17 @@ def test_it_is_saved_unevaluated_and_resumes_to_the_same_bits(
 def test_a_signal_in_the_final_evaluation_stops_with_a_line_and_loses_nothing(
     bring: Bring, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the block after the eight of two epochs."""
+    """In the large block after the six of two epochs; the last of each has fewer rows."""
     final = """
-        if torch.is_inference_mode_enabled() and os.environ.get("BLOCKS"):
+        whole = torch.is_inference_mode_enabled() and len(inputs) > 32
+        if whole and os.environ.get("BLOCKS"):
             os.environ["BLOCKS"] = str(int(os.environ["BLOCKS"]) - 1)
             if os.environ["BLOCKS"] == "0":
                 os.kill(os.getpid(), signal.SIGTERM)
 """
     project = bring(model="import os\nimport signal\n" + model(forward=final))
     undisturbed = project.train(place, "training.evaluation_batch=50", runs="undisturbed")
-    monkeypatch.setenv("BLOCKS", "9")
+    monkeypatch.setenv("BLOCKS", "7")
     with pytest.raises(Interrupted) as stop:
         project.train(place, "training.evaluation_batch=50")
     assert stop.value.message() == (

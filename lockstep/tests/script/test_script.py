@@ -224,6 +224,8 @@ def test_a_signal_leaves_a_whole_run_or_none(
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # Where these tests run in a shell's background, Python would leave SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout and process.stdout.readline() == "done\n"
         (os.killpg if group else os.kill)(process.pid, number)
