@@ -103,9 +103,9 @@ def test_what_jobs_left_is_unpacked_by_the_line_of_the_page_and_known_as_runs(
 def test_a_receipt_longer_than_a_pipe_holds_does_not_block_the_job(
     tmp_path: Path, data_folder: Path
 ) -> None:
-    """A receipt of 120 classes has 460 kB, a pipe 64 KiB."""
+    """A receipt of 480 classes has some 90 kB, a pipe 64 KiB."""
     ml, project = tmp_path / "ml", tmp_path / "project"
-    rows = (f"w{i} v{i % 7} only{i},c{i % 120:03}\n" for i in range(480))
+    rows = (f"w{i} v{i % 7} only{i},c{i % 480:03}\n" for i in range(1920))
     (tmp_path / "many.csv").write_text("text,label\n" + "".join(rows))
     project.mkdir()
     copy_of_tracked_files(project)
