@@ -93,7 +93,7 @@ def ours(opened: Dataset, train: Split, test: Split) -> Answers:
     setup = Setup(experiment, dataclasses.replace(opened, splits=splits), ALONE)
     train_setup(setup, NullRecorder(), lambda: lambda _: None, 0)
     with setup.training.kept_weights():
-        outputs = setup.measured("test").outputs
+        outputs = setup.measure("test").outputs
     assert outputs is not None
     answers: Answers = outputs.argmax(axis=1)
     return answers

@@ -91,7 +91,7 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     from lockstep.ground.errors import SettingError
     from lockstep.ground.watch import Watch
     from lockstep.run.keeping import files_that_make, open_data, what_decides
-    from lockstep.run.making import monitored
+    from lockstep.run.making import objective
     from lockstep.tuning import space as spaces
     from lockstep.tuning.study import Study
 
@@ -103,7 +103,7 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     dataset = open_data(experiment.data.name, place, Watch())
     files = files_that_make(experiment.model)
     decides = what_decides(experiment, dataset, files, place)
-    monitor, lower = monitored(experiment, dataset)
+    monitor, lower = objective(experiment, dataset)
     return (
         Study(
             place.runs / "studies",

@@ -134,7 +134,12 @@ def receipt(
         "level": level,
         "accept": accept,
     }
-    return readable_json(content | {"digest": digest_of(canonical_json(content))})
+    return seal(content)
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a receipt, with the digest of all the rest of it."""
+    return readable_json({**content, "digest": digest_of(canonical_json(content))})
 
 
 def read(path: Path) -> Receipt | None:

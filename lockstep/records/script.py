@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lockstep.ground import environment
-from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground.digests import digest_of
 from lockstep.ground.environment import Facts
 from lockstep.ground.errors import RunError
 from lockstep.records import identity, source
@@ -242,11 +242,6 @@ def _number(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
-
-
-def sealed(content: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a receipt, with the digest of its content."""
-    return readable_json({**content, "digest": digest_of(canonical_json(content))})
 
 
 def metrics_in(content: bytes) -> dict[str, float]:

@@ -18,7 +18,7 @@ from lockstep.records.run import Run
 from lockstep.run.level import promise
 from lockstep.run.making import Setup
 from lockstep.run.recorder import Recorder
-from lockstep.training.evaluation import EvaluationStopped, Measured
+from lockstep.training.evaluation import EvaluationStopped, Measurement
 from lockstep.training.metrics import Metrics
 
 
@@ -70,14 +70,14 @@ def end(
     write_atomically(run.folder / "receipt.json", content)
 
 
-def final_measures(setup: Setup, stop_signal: Callable[[], int]) -> tuple[Measured, Measured]:
+def final_measures(setup: Setup, stop_signal: Callable[[], int]) -> tuple[Measurement, Measurement]:
     """Measure the kept weights on the validation and the test split, in each worker.
 
     Raises Interrupted after a signal to any of the workers.
     """
     try:
         with setup.training.kept_weights():
-            return setup.measured("validation", stop_signal), setup.measured("test", stop_signal)
+            return setup.measure("validation", stop_signal), setup.measure("test", stop_signal)
     except EvaluationStopped:
         stopped = "stopped in the final evaluation; the last checkpoint is kept"
         raise Interrupted(stop_signal() or SIGTERM, stopped) from None
@@ -129,7 +129,7 @@ def _results(
     }
 
 
-def _report(setup: Setup, run: Run, receipt: bytes, test: Measured) -> bytes:
+def _report(setup: Setup, run: Run, receipt: bytes, test: Measurement) -> bytes:
     show = home.here().module(setup.experiment.model).Preprocess.show
     inputs = setup.dataset.splits["test"].inputs
     answers = report.Answers(

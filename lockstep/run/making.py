@@ -31,19 +31,16 @@ from lockstep.training.determinism import refuse_broken
 from lockstep.training.distributed import ALONE, Workers
 from lockstep.training.loop import Observer, Training, train
 from lockstep.training.metrics import DEFAULTS, Metrics, figures
-from lockstep.training.optimizer import learning_rate, scheduled
+from lockstep.training.optimizer import learning_rate, rate_by_factor
 from lockstep.training.parameters import FlatParameters
-from lockstep.training.shards import ShardedGradient
 from lockstep.training.signals import stop_signal
 from lockstep.training.start import fill
 from lockstep.training.updates import Plan, Rule
 
-# What a program may say of its step, with what it means where it does not.
-_SAID = ("updates", "groups", "optimizer", "after_step")
-
 if TYPE_CHECKING:
     from lockstep.model import Parts
 
+_STEP = ("updates", "groups", "optimizer", "after_step")  # what a program may say of its step
 _FEW = 32  # rows, in a rehearsal of the evaluation
 
 
@@ -100,11 +97,6 @@ class Setup:
             self.learning_rate = self._schedule(parts)
         self.evaluation = evaluation_of(parts, experiment.settings, dataset)
 
-    @property
-    def gradient(self) -> ShardedGradient:
-        """The gradient of the first update of a step."""
-        return self.training.moves[0].gradient
-
     def _encode(self, raw: NDArray[Any], generator: torch.Generator) -> Any:
         inputs = self.preprocess(raw)
         augment = getattr(self.preprocess, "augment", None)
@@ -112,46 +104,46 @@ class Setup:
 
     def _training(self, parts: Any) -> Training:
         """Lay out the model's numbers, with the updates that the program says, or its one loss."""
-        experiment, config, settings = (
-            self.experiment,
-            self.experiment.settings,
-            self.experiment.training,
+        config, settings = self.experiment.settings, self.experiment.training
+        said: list[Any] = [getattr(parts, name, None) for name in _STEP]
+        updates, groups, optimizer, after_step = said
+        seed = self.experiment.seed
+        plan = Plan(
+            self.model,
+            updates(config) if updates else [Update(parts.loss)],
+            groups(config) if groups else (),
         )
-        said: dict[str, Any] = {name: getattr(parts, name, None) for name in _SAID}
-        updates = said["updates"](config) if said["updates"] else [Update(parts.loss)]
-        plan = Plan(self.model, updates, said["groups"](config) if said["groups"] else ())
         flat = FlatParameters(self.model, plan.key)
 
-        def seed(update: int, step: int, shard: int) -> None:
+        def reseed_shard(update: int, step: int, shard: int) -> None:
             others = (update,) if update else ()
-            reseed(key_of(experiment.seed, "dropout", step, shard, *others))
+            reseed(key_of(seed, "dropout", step, shard, *others))
 
-        def after(step: int) -> None:
-            reseed(key_of(experiment.seed, "after", step))
+        def follow(step: int) -> None:
+            reseed(key_of(seed, "after", step))
             with torch.no_grad():
-                said["after_step"](self.model, step)
+                after_step(self.model, step)
 
-        own = said["optimizer"]
         return Training(
             flat,
             plan.moves(
                 flat,
                 Rule(settings.optimizer, settings.lr, settings.weight_decay, settings.momentum),
-                functools.partial(own, config) if own else None,
-                seed,
+                functools.partial(optimizer, config) if optimizer else None,
+                reseed_shard,
                 shards=settings.shards,
                 workers=self.workers,
             ),
             clip=settings.clip,
             clip_value=settings.clip_value,
             average=settings.average,
-            after_step=after if said["after_step"] else None,
+            after_step=follow if after_step else None,
         )
 
     def _schedule(self, parts: Any) -> Callable[[int], float]:
         settings, own = self.experiment.training, getattr(parts, "schedule", None)
         if own:
-            return scheduled(settings.lr, own(self.experiment.settings, self.steps))
+            return rate_by_factor(settings.lr, own(self.experiment.settings, self.steps))
         return learning_rate(
             peak=settings.lr,
             schedule=settings.schedule,
@@ -159,12 +151,12 @@ class Setup:
             steps=self.steps,
         )
 
-    def measured(
+    def measure(
         self, name: str, stop_signal: Callable[[], int] = lambda: 0
-    ) -> evaluation.Measured:
+    ) -> evaluation.Measurement:
         """Return what the present weights are worth on a split."""
         blocks = self.blocks(name)
-        return evaluation.measured(self.model, blocks, self.evaluation, self.workers, stop_signal)
+        return evaluation.measure(self.model, blocks, self.evaluation, self.workers, stop_signal)
 
     def blocks(self, name: str, rows: int = 0) -> Blocks:
         """Return a split as it is evaluated, or its first rows."""
@@ -189,7 +181,7 @@ class Setup:
 
     def evaluate(self, stop_signal: Callable[[], int]) -> tuple[float, Metrics]:
         """Return a score, the higher the better, and the validation metrics."""
-        metrics = self.measured("validation", stop_signal).metrics
+        metrics = self.measure("validation", stop_signal).metrics
         name = self.monitor(metrics)
         score = math.nan if metrics[name] is None else metrics[name]
         return (-score if self.evaluation.is_lower_better(name) else score), metrics
@@ -231,7 +223,7 @@ def evaluation_of(parts: "Parts", config: Any, dataset: Dataset) -> evaluation.E
     )
 
 
-def monitored(experiment: Experiment, dataset: Dataset) -> tuple[str, bool]:
+def objective(experiment: Experiment, dataset: Dataset) -> tuple[str, bool]:
     """Return the metric that a training will go by, and whether less of it is better."""
     parts = home.here().module(experiment.model)
     measuring, name = (

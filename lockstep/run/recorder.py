@@ -146,12 +146,14 @@ class Recorder(NullRecorder):
     def step(self, step: int, loss: float, batch: int, rate: float) -> None:
         """Write the step's fingerprint."""
         flat = self.training.flat
+        frozen = flat.frozen.values() if self.training.after_step else ()
+        moved = [parameter.detach().contiguous() for parameter in frozen]
         self.trace.append(
             self.batches.ids_digest(step - 1),
             batch,
             loss,
             flat.sums.cpu().numpy(),
-            [flat.values.cpu().numpy(), flat.buffers.cpu().numpy()],
+            [tensor.cpu().numpy() for tensor in (flat.values, flat.buffers, *moved)],
         )
         self.last_step, self._rate = step, rate
         self.watch.step(step, loss)

@@ -24,6 +24,7 @@ from lockstep.ground.errors import EnvironmentMismatch, ModelError
 from lockstep.program import Batch, rows_of
 from lockstep.run.making import Setup
 from lockstep.training.evaluation import evaluation_mode
+from lockstep.training.loop import apply
 from lockstep.training.optimizer import Own
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.updates import Move
@@ -51,6 +52,7 @@ def rehearse(setup: Setup) -> "Inspection":
         _refuse_different(*passes)
         for move in setup.training.moves:
             _refuse_no_mean(setup, move)
+        _refuse_other_steps(setup)
     finally:
         setup.training.restore(before)
     return Inspection(setup)
@@ -359,6 +361,35 @@ def _refuse_different(
             f"{where}: step {step + 1}, {cut} has other bits when it is computed again; "
             f"chance must come from {advice} for each step and shard, and nothing may be kept "
             "from one shard for another."
+        )
+
+
+def _refuse_other_steps(setup: Setup) -> None:
+    """Take two steps twice, on one shard, where optimizer or ``after_step`` are the program's."""
+    training, batch = setup.training, setup.batches.at(0, setup.batches.shards - 1)
+    own = any(isinstance(move.optimizer, Own) for move in training.moves)
+    if not own and training.after_step is None:
+        return
+    before, states, results = training.snapshot(), [], []
+    for _ in range(2):
+        training.restore(before)
+        for step in range(2):
+            for move in training.moves:
+                part = move.gradient.alone()
+                loss = part.compute(step, rows_of(batch.target), [batch], False).loss
+                apply(training, move, setup.learning_rate(step), loss)
+            if training.after_step:
+                with home.readable_errors("after_step"):
+                    training.after_step(step)
+        tensors = training.snapshot().tensors
+        results.append({name: _fingerprint(tensor, 1) for name, tensor in tensors.items()})
+        states.append(_attributes(setup))
+    training.restore(before)
+    _refuse_moving(*states)
+    if different := [name for name in results[0] if results[0][name] != results[1].get(name)]:
+        raise ModelError(
+            f"optimizer or after_step: {different[0]} has other bits when two steps are taken "
+            "again; chance must come from torch's default generator, which is seeded for them."
         )
 
 

@@ -41,7 +41,7 @@ from lockstep.run.starting import begin
 from lockstep.run.witness import Witness
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import Workers, joined
-from lockstep.training.evaluation import measured
+from lockstep.training.evaluation import measure
 from lockstep.training.metrics import Metrics, figures
 from lockstep.training.signals import stop_signal
 
@@ -182,7 +182,7 @@ def evaluate_run(
     parts = or_here(package_of(run)).module(experiment["name"])
     evaluation = evaluation_of(parts, parts.Config(**experiment["model"]), dataset)
     evaluation = dataclasses.replace(evaluation, names=tuple(figures(expected)))
-    found = measured(predictor.model, blocks, evaluation).metrics
+    found = measure(predictor.model, blocks, evaluation).metrics
     if "confusion" not in found:  # an older engine kept it for any number of classes
         expected.pop("confusion", None)
     return found, expected

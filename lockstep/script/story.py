@@ -28,7 +28,7 @@ from lockstep.ground.place import Place
 from lockstep.ground.processes import follow_parent
 from lockstep.records import source
 from lockstep.records.identity import identity
-from lockstep.records.receipt import NAME
+from lockstep.records.receipt import NAME, seal
 from lockstep.records.run import FAILURE, Run
 from lockstep.records.script import (
     LOG,
@@ -40,7 +40,6 @@ from lockstep.records.script import (
     Results,
     Script,
     metrics_in,
-    sealed,
 )
 from lockstep.script.command import Program
 from lockstep.script.watching import (
@@ -211,7 +210,7 @@ def _write(program: Program, part: Path, seen: Watched, code: int, seconds: floa
             },
             "level": {"promise": PROMISE, "lowered": seen.reasons},
         }
-        write_atomically(part / NAME, sealed(receipt))
+        write_atomically(part / NAME, seal(receipt))
     (part / NOTES).unlink(missing_ok=True)
     shutil.rmtree(part / SOURCE, ignore_errors=True)
 

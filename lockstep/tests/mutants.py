@@ -266,6 +266,44 @@ MUTANTS = (
         ("training/test_updates.py::test_groups_have_their_own_rate_decay_and_start",),
     ),
     Mutant(
+        "what an optimizer keeps in its groups is in no checkpoint",
+        "training/optimizer.py",
+        "group.update(values)",
+        "pass",
+        3,
+        (
+            "training/test_updates.py::test_any_optimizer_resumes_from_a_snapshot_with_the_same_bits",
+        ),
+    ),
+    Mutant(
+        "an optimizer draws numbers that nobody seeded",
+        "training/loop.py",
+        "move.gradient.reseed(step, move.gradient.shards + 1)",
+        "pass",
+        4,
+        (
+            "training/test_updates.py::test_an_optimizer_draws_the_same_numbers_whatever_was_drawn_before",
+        ),
+    ),
+    Mutant(
+        "the program's part of a step is believed",
+        "run/rehearsal.py",
+        "        _refuse_other_steps(setup)\n",
+        "",
+        10,
+        (
+            "run/test_rehearsal.py::test_what_breaks_a_law_in_the_programs_part_of_a_step_is_refused_before_the_first",
+        ),
+    ),
+    Mutant(
+        "the pinned digest of weights to start from is not compared",
+        "run/starting.py",
+        'if start.sha256 not in ("", digest):',
+        "if False:",
+        1,
+        ("run/test_starting.py::test_weights_that_do_not_fit_are_refused_before_anything_is_made",),
+    ),
+    Mutant(
         "what examples count is forgotten",
         "training/shards.py",
         "if weight := float(flat.weight):",

@@ -314,13 +314,13 @@ def test_a_validation_that_differs_from_its_row_at_the_end_is_refused(
     """As when a package was edited between two parts of a run."""
     run = train_briefly()
     (run.folder / "receipt.json").unlink()
-    honest = evaluation.measured
+    honest = evaluation.measure
 
     def others(*words: Any) -> Any:
         found = honest(*words)
         return dataclasses.replace(found, metrics=found.metrics | {"accuracy": 0.0})
 
-    monkeypatch.setattr(evaluation, "measured", others)
+    monkeypatch.setattr(evaluation, "measure", others)
     with pytest.raises(EnvironmentMismatch, match=r"validation accuracy of step \d+ is .* and was"):
         train_briefly()
     assert not (run.folder / "receipt.json").exists()

@@ -47,7 +47,7 @@ class Blocks(Protocol):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The metrics of a split, and what they were made of.
 
     ``outputs`` (rows, ...) and ``target`` are None where the metrics need no more than sums over
@@ -130,13 +130,13 @@ def _loss_of(update: Update) -> Callable[[nn.Module, Batch], Any]:
     return loss
 
 
-def measured(
+def measure(
     model: nn.Module,
     blocks: Blocks,
     evaluation: Evaluation,
     workers: Workers = ALONE,
     stop_signal: Callable[[], int] = lambda: 0,
-) -> Measured:
+) -> Measurement:
     """Measure a model on a split.
 
     Each worker evaluates some of the blocks; all get the whole, and the same bits for any number of
@@ -172,7 +172,7 @@ def rehearse(model: nn.Module, few: Blocks, whole: Blocks, evaluation: Evaluatio
     return list(figures(found.metrics))
 
 
-def _alone(model: nn.Module, blocks: Blocks, evaluation: Evaluation) -> Measured:
+def _alone(model: nn.Module, blocks: Blocks, evaluation: Evaluation) -> Measurement:
     kept, sums = _Kept(blocks), dict[int, Sums]()
     for number in range(len(blocks)):
         part, sums[number] = _block(model, blocks, number, evaluation, torch.no_grad)
@@ -373,7 +373,7 @@ def _array(value: Any) -> NDArray[np.float64] | None:
 
 def _concluded(
     evaluation: Evaluation, kept: Outputs | None, blocks: Blocks, totals: Sums
-) -> Measured:
+) -> Measurement:
     """Return the metrics of a whole split, from what was kept of its rows and their sums."""
     broken = int(totals.pop("not_finite", (0.0, 1.0))[0])
     means = {name: _mean(*pair) for name, pair in totals.items()}
@@ -397,7 +397,7 @@ def _concluded(
         metrics.setdefault("loss", loss)
     if broken:
         metrics["not_finite"] = broken
-    return Measured(metrics, kept, target)
+    return Measurement(metrics, kept, target)
 
 
 _DEFAULT: dict[Kind, Callable[[Any, Any], Metrics]] = {

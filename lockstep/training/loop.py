@@ -17,6 +17,7 @@ from lockstep.training.checkpoint import Snapshot
 from lockstep.training.distributed import Workers
 from lockstep.training.evaluation import EvaluationStopped
 from lockstep.training.metrics import Metrics
+from lockstep.training.optimizer import Own
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import Outcome, Step
 from lockstep.training.updates import Move
@@ -239,6 +240,8 @@ def apply(training: Training, move: Move, rate: float, loss: float) -> None:
         if group.clip:
             names = [name for part in parts for name in part.names]
             _clip([gradient[one] for one in flat.slices(names)], group.clip)
+    if isinstance(move.optimizer, Own):  # it may draw numbers, the same in each worker
+        move.gradient.reseed(step, move.gradient.shards + 1)
     move.optimizer.step(rate * move.rate if move.rate != 1.0 else rate, step)
 
 

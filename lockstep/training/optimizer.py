@@ -17,6 +17,7 @@ from lockstep.training.distributed import Workers
 from lockstep.training.parameters import FlatParameters
 
 ALL = Group("*")
+_GROUP = "group-"  # begins the names of tensors that a group has
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 Tensors = dict[str, torch.Tensor]
 State = dict[str, Any]
@@ -157,8 +158,8 @@ class Fused:
 class Own:
     """A ``torch.optim.Optimizer`` of the program's: torch's own or another one.
 
-    Its state, tensors and plain values for each parameter, is saved and resumed. What it keeps
-    elsewhere, or in lists, is refused by name, as it would be lost.
+    Its state is saved and resumed: tensors and plain values for each parameter, and in its groups.
+    What it keeps elsewhere, or in lists, is refused by name, as it would be lost.
     """
 
     def __init__(
@@ -224,26 +225,33 @@ class Own:
             for key, value in values.items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"{name}/{key}"] = value.detach().clone()
-                elif isinstance(value, bool | int | float | str | None):
+                elif _is_plain(value):
                     plain.setdefault(name, {})[key] = value
                 else:
                     raise _not_saved(type(self.inner).__name__, f"state[{key!r}]")
-        return tensors, {"state": plain}
+        groups: list[dict[str, Any]] = []
+        for number, group in enumerate(self.inner.param_groups):
+            groups.append({key: group[key] for key in group if _is_plain(group[key])})
+            kept = {key: value for key, value in group.items() if isinstance(value, torch.Tensor)}
+            tensors |= {f"{_GROUP}{number}/{key}": value.clone() for key, value in kept.items()}
+        return tensors, {"state": plain, "groups": groups}
 
     def restore(self, tensors: Tensors, state: State) -> None:
         """Bring back what a snapshot has."""
         self.inner.state.clear()
         for name, values in state["state"].items():
             self.inner.state[self.flat.named[name]].update(values)
+        for group, values in zip(self.inner.param_groups, state["groups"], strict=True):
+            group.update(values)
         for place, tensor in tensors.items():
             name, _, key = place.rpartition("/")
-            parameter = self.flat.named[name]
-            layout = torch.preserve_format
-            if tensor.shape == parameter.shape:  # as torch makes it, like the parameter
+            if name.startswith(_GROUP):
+                self.inner.param_groups[int(name.removeprefix(_GROUP))][key] = tensor.clone()
+                continue
+            parameter, kept = self.flat.named[name], tensor.clone()
+            if tensor.shape == parameter.shape:  # as torch makes it, in the parameter's layout
                 kept = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
-                self.inner.state[parameter][key] = kept.copy_(tensor)
-            else:
-                self.inner.state[parameter][key] = tensor.clone(memory_format=layout)
+            self.inner.state[parameter][key] = kept.copy_(tensor)
 
     def broadcast(self, workers: Workers) -> None:
         """Give all workers the state of the first."""
@@ -254,9 +262,20 @@ class Own:
             self.restore(safetensors.torch.load(content), json.loads(said))
 
     def attributes(self) -> dict[str, Any]:
-        """Return what it keeps beside its state and groups, which is in no checkpoint."""
+        """Return what it keeps where no checkpoint holds it: attributes, lists in its groups."""
         torchs = set(vars(torch.optim.Optimizer([nn.Parameter(torch.zeros(1))], {})))
-        return {name: value for name, value in vars(self.inner).items() if name not in torchs}
+        attributes = {name: kept for name, kept in vars(self.inner).items() if name not in torchs}
+        for number, group in enumerate(self.inner.param_groups):
+            attributes |= {
+                f"param_groups[{number}][{key!r}]": value
+                for key, value in group.items()
+                if key != "params" and not _is_plain(value) and not isinstance(value, torch.Tensor)
+            }
+        return attributes
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _contiguous(tensors: Tensors) -> Tensors:
@@ -292,7 +311,7 @@ def learning_rate(
     return rate
 
 
-def scheduled(peak: float, factor: Callable[[int], float]) -> Callable[[int], float]:
+def rate_by_factor(peak: float, factor: Callable[[int], float]) -> Callable[[int], float]:
     """The learning rate by a program's own schedule, a factor for each step."""
 
     def rate(step: int) -> float:

@@ -17,7 +17,7 @@ from lockstep.records.report import Answers, Mistake, page, worst_mistakes
 from lockstep.records.run import Run
 from lockstep.run.keeping import open_data
 from lockstep.run.making import evaluation_of
-from lockstep.training.evaluation import measured
+from lockstep.training.evaluation import measure
 from lockstep.training.metrics import classification
 
 LABELS = ["T-shirt/top", "<b>bold</b>", "$\\oops$ & co", "衣", "Ankle boot"]
@@ -101,7 +101,7 @@ def test_the_report_of_a_run_follows_from_its_files_to_the_byte(
     split = data.splits["test"]
     parts = home.here().module("digits")
     evaluation = evaluation_of(parts, parts.Config(), data)
-    found = measured(loaded.model, Blocks(split, loaded.preprocess, 500), evaluation)
+    found = measure(loaded.model, Blocks(split, loaded.preprocess, 500), evaluation)
     names = [str(digit) for digit in range(10)]
     answers = Answers(
         "class",

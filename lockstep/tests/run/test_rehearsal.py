@@ -391,3 +391,56 @@ def test_an_error_in_a_programs_code_is_one_line_with_its_place_and_shapes(
     assert cause is not None
     with pytest.raises(type(cause)):
         project.train(place)
+
+
+OPTIMIZER = """
+class Own(torch.optim.SGD):
+    def step(self, closure=None):
+        {lines}
+        super().step()
+
+
+def optimizer(config, groups):
+    return Own(groups)
+"""
+AFTER = """
+def after_step(model, step):
+    model.classifier.bias.add_({number})
+"""
+STEPS = {
+    "an optimizer's counter": (
+        OPTIMIZER.format(lines="self.calls = getattr(self, 'calls', 0) + 1"),
+        r"optimizer\.calls: changes in every step and is in no checkpoint",
+    ),
+    "a list in an optimizer's groups": (
+        OPTIMIZER.format(lines="self.param_groups[0].setdefault('seen', []).append(1)"),
+        r"optimizer\.param_groups\[0\]\['seen'\]: changes in every step",
+    ),
+    "chance of one's own after a step": (
+        AFTER.format(number="int.from_bytes(os.urandom(1), 'big') / 100"),
+        r"optimizer or after_step: values has other bits when two steps are taken again",
+    ),
+}
+
+
+def says(lines: str) -> str:
+    """The model's package with those names that the lines define."""
+    names = [name for name in ("optimizer", "after_step") if f"def {name}" in lines]
+    package = (PREPROCESS.parent / "__init__.py").read_text()
+    return package.replace("import Model, loss", f"import Model, loss, {', '.join(names)}")
+
+
+@pytest.mark.parametrize("name", mostly_slow([*STEPS], 2))
+def test_what_breaks_a_law_in_the_programs_part_of_a_step_is_refused_before_the_first(
+    bring: Bring, place: Place, name: str
+) -> None:
+    lines, reason = STEPS[name]
+    project = bring(model=f"import os\n{model()}\n{lines}", __init__=says(lines))
+    with pytest.raises(ModelError, match=f"^{reason}"):
+        project.train(place)
+
+
+def test_a_seeded_step_of_the_programs_is_taken(bring: Bring, place: Place) -> None:
+    lines = AFTER.format(number="torch.randn(()) / 100") + OPTIMIZER.format(lines="pass")
+    project = bring(model=f"{model()}\n{lines}", __init__=says(lines))
+    assert digest(project.train(place)) == digest(project.train(place, runs="again"))

@@ -19,7 +19,7 @@ from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.program import Kind
 from lockstep.records.run import Run
-from lockstep.run.making import Setup, monitored
+from lockstep.run.making import Setup, objective
 from lockstep.tests.conftest import Call
 from lockstep.tests.projects import NETWORK, Bring, Project
 from lockstep.tests.run.test_laws import train as train_in_processes
@@ -134,7 +134,7 @@ def setup(project: Project, kind: Kind, *overrides: str) -> Setup:
 
 
 def outputs_of(made: Setup, name: str = "validation") -> tuple[Any, Any]:
-    found = made.measured(name)
+    found = made.measure(name)
     return found.outputs, found.target
 
 
@@ -142,7 +142,7 @@ def test_the_metrics_of_numbers_do_not_depend_on_the_size_of_blocks(write: Write
     project, found = write("numbers"), []
     for size in (1, 20, 500):
         made = setup(project, "numbers", f"training.evaluation_batch={size}")
-        metrics = made.measured("validation").metrics
+        metrics = made.measure("validation").metrics
         assert list(metrics) == ["mae", "rmse", "r2", "loss"]
         found.append(list(metrics.values()))
     outputs, target = outputs_of(made)
@@ -157,12 +157,12 @@ def test_labels_are_measured_as_probabilities_and_without_a_target_there_is_the_
     made = setup(write("labels"), "labels")
     outputs, _ = outputs_of(made)
     assert 0 < outputs.min() < outputs.max() < 1
-    assert list(made.measured("test").metrics) == ["f1", "accuracy", "per_class", "loss"]
+    assert list(made.measure("test").metrics) == ["f1", "accuracy", "per_class", "loss"]
     lines = "self.last = nn.Linear(8, 2)"
     project = write("none")
     path = project.model / "model.py"
     path.write_text(path.read_text().replace("self.last = nn.Linear(8, outputs)", lines))
-    found = setup(project, "none").measured("test")
+    found = setup(project, "none").measure("test")
     assert (list(found.metrics), found.outputs) == (["loss"], None)
 
 
@@ -174,7 +174,7 @@ def test_metrics_of_scikit_learn_take_the_place_of_the_defaults(write: Write) ->
     made = setup(write("labels", lines), "labels")
     made.rehearse_evaluation()
     outputs, target = outputs_of(made)
-    metrics = made.measured("validation").metrics
+    metrics = made.measure("validation").metrics
     assert list(metrics) == ["ap", "loss"]
     assert metrics["ap"] == average_precision_score(target, outputs)
     assert (made.monitor(metrics), made.evaluation.is_lower_better("ap")) == ("ap", False)
@@ -185,7 +185,7 @@ def test_measures_add_up_without_the_outputs_being_kept(write: Write) -> None:
     lines += "    return {'mae': wrong.mean(axis=1), 'mae_of_large': Losses(wrong[:, 0], "
     lines += "torch.from_numpy(target[:, 0] > 1))}"
     made = setup(write("numbers", lines), "numbers")
-    found = made.measured("validation")
+    found = made.measure("validation")
     assert (list(found.metrics), found.outputs) == (["mae", "mae_of_large", "loss"], None)
     outputs, target = outputs_of(setup(write("numbers"), "numbers"))
     wrong, large = np.abs(outputs - target), target[:, 0] > 1
@@ -199,7 +199,7 @@ def test_a_weighted_loss_is_the_mean_over_all_that_it_counts(write: Write) -> No
     outputs, _ = outputs_of(made)
     weights = np.abs(made.dataset.splits["validation"].inputs[:, 0])
     expected = np.average((outputs**2).sum(axis=1), weights=weights)
-    assert made.measured("validation").metrics["loss"] == pytest.approx(expected, rel=1e-6)
+    assert made.measure("validation").metrics["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_loss_of_a_program_with_updates_is_that_of_its_first(write: Write) -> None:
@@ -219,7 +219,7 @@ def updates(config):
     found = []
     for first in ("apart, represent=lambda model, batch: model(batch.inputs)", "penalty"):
         made = setup(write("numbers", lines.format(first=first)), "numbers")
-        found.append(made.measured("validation").metrics["loss"])
+        found.append(made.measure("validation").metrics["loss"])
     outputs, _ = outputs_of(made)
     blocks = [outputs[start : start + 20] for start in range(0, 70, 20)]
     expected = [np.square(block - block.mean(axis=0)).mean() for block in blocks]
@@ -346,7 +346,7 @@ def test_answers_that_are_no_numbers_leave_no_metric_of_scikit_learn(write: Writ
     )
     made = setup(write("numbers", lines), "numbers")
     made.evaluation = replace(made.evaluation, names=("mae", "loss"))
-    metrics = made.measured("validation").metrics
+    metrics = made.measure("validation").metrics
     assert (metrics["mae"], metrics["loss"] > 0, metrics["not_finite"] > 0) == (None, True, True)
 
 
@@ -370,7 +370,7 @@ def test_the_monitor_chooses_the_weights_by_its_direction(
 ) -> None:
     project = write(kind)
     run = train(project, place, kind, "training.lr=0.3", "training.epochs=4", *settings)
-    assert monitored(experiment(project, *settings), dataset(kind)) == (column, lower)
+    assert objective(experiment(project, *settings), dataset(kind)) == (column, lower)
     results, rows = run.finished_receipt()["results"], run.metrics()
     values = [row["validation"][column] for row in rows]
     best = (min if lower else max)(value for value in values if value is not None)

@@ -13,8 +13,8 @@ from lockstep.ground.errors import ModelError
 from lockstep.ground.generators import reseed
 from lockstep.program import Batch, Group, Losses, Update
 from lockstep.training.determinism import enforce
-from lockstep.training.loop import Training, advance
-from lockstep.training.optimizer import Own, factors, scheduled
+from lockstep.training.loop import Training, advance, apply
+from lockstep.training.optimizer import Own, factors, rate_by_factor
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.updates import Plan, Rule
 
@@ -240,12 +240,28 @@ class Lion(torch.optim.Optimizer):
                 momentum.lerp_(p.grad, 0.01)
 
 
+class Counting(torch.optim.Optimizer):
+    """An optimizer that keeps a number and a tensor in its groups, and draws noise."""
+
+    def __init__(self, groups: list[dict[str, Any]]):
+        super().__init__(groups, {"lr": 0.01, "k": 0, "sum": torch.zeros(())})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["k"] += 1
+            group["sum"] = group["sum"] + group["k"]
+            for p in group["params"]:
+                p.sub_(p.grad * group["lr"] / group["k"] + torch.randn(p.shape) / group["sum"])
+
+
 def loss_of(model: nn.Module, batch: Batch) -> torch.Tensor:
     return F.cross_entropy(model(batch.inputs), batch.target)
 
 
 OPTIMIZERS: list[Callable[[list[dict[str, Any]]], Any]] = [
     Lion,
+    Counting,
     torch.optim.RMSprop,
     lambda groups: torch.optim.SGD(groups, momentum=0.9, dampening=0.5),
     lambda groups: torch.optim.AdamW(groups, amsgrad=True),
@@ -264,6 +280,17 @@ def test_any_optimizer_resumes_from_a_snapshot_with_the_same_bits(
     second.restore(first.snapshot())
     take(second, batches(6)[3:])
     assert torch.equal(whole.flat.values, second.flat.values)
+
+
+def test_an_optimizer_draws_the_same_numbers_whatever_was_drawn_before() -> None:
+    values = []
+    for seed in (1, 2):
+        one = training(network(6, 3), [Update(loss_of)], make=Counting)
+        one.moves[0].gradient.compute(0, 16, batches(1), False)
+        torch.manual_seed(seed)  # as two workers that have computed other shards
+        apply(one, one.moves[0], 0.1, 0.0)
+        values.append(one.flat.values)
+    assert torch.equal(*values)
 
 
 def test_torchs_own_class_steps_as_in_plain_torch() -> None:
@@ -367,10 +394,10 @@ def test_schedules_of_torch_and_of_ones_own_are_functions_of_the_step() -> None:
     cycle = factors(
         lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5), steps=5
     )
-    rate = scheduled(0.3, cycle)
+    rate = rate_by_factor(0.3, cycle)
     assert [rate(step) for step in (0, 1, 2, 4, 3)] == [0.3, 0.3, 0.15, 0.075, 0.15]
     with pytest.raises(ModelError, match="schedule: returned nan for step 0, expected a factor"):
-        scheduled(0.3, lambda _: float("nan"))(0)
+        rate_by_factor(0.3, lambda _: float("nan"))(0)
 
 
 def test_gradients_are_clipped_by_value_and_by_group() -> None:
