@@ -26,7 +26,11 @@ _WATCH, _BASE = os.environ["LOCKSTEP_WATCH"], os.environ["LOCKSTEP_BASE"]
 _OWN = (f"{_WATCH}{os.sep}", __file__)  # of which no note is made
 _SEED = int(os.environ["LOCKSTEP_SEED"])
 # A reproduction writes nowhere else than here; empty elsewhere.
-_CONFINED = tuple(filter(None, os.environ.get("LOCKSTEP_CONFINED", "").split(os.pathsep)))
+_CONFINED = tuple(
+    f"{folder}{os.sep}"
+    for folder in os.environ.get("LOCKSTEP_CONFINED", "").split(os.pathsep)
+    if folder
+)
 _NOTES = os.open(
     os.path.join(_WATCH, "notes"), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 )
