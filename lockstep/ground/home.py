@@ -238,11 +238,12 @@ def _installed() -> str:
 
 
 @contextmanager
-def readable_errors(what: str, about: str = "") -> Iterator[None]:
+def readable_errors(what: str, about: str = "", *, anywhere: bool = False) -> Iterator[None]:
     """Turn an error in the project's code into a ModelError of one line, with its file and line.
 
     ``what`` names what was called, ``about`` what it was called with. Errors that did not go
-    through the project's code stay as they are, and so do all where LOCKSTEP_TRACEBACK is set.
+    through the project's code stay as they are unless they may come from ``anywhere``, and so do
+    all where LOCKSTEP_TRACEBACK is set.
     """
     try:
         yield
@@ -250,11 +251,12 @@ def readable_errors(what: str, about: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         place = place_of(error)
-        if not place or os.environ.get(TRACEBACK):
+        if not (place or anywhere) or os.environ.get(TRACEBACK):
             raise
         reason = next(iter(str(error).splitlines()), "")
+        line = f" ({place})" if place else ""
         raise ModelError(
-            f"{what}: {type(error).__name__}: {reason} ({place}){about}; {TRACEBACK}=1 shows where."
+            f"{what}: {type(error).__name__}: {reason}{line}{about}; {TRACEBACK}=1 shows where."
         ) from error
 
 

@@ -46,6 +46,7 @@ def doubts(setup: Setup) -> set[str]:
         found |= {f"{name}: loaded before the profile was set" for name in profiles.early()}
     if (threads := torch.get_num_threads()) > 1:
         found.add(f"threads: the model set {threads}, expected 1")
+    setup.workers.meet()  # after a rehearsal, which takes as long as the program's code takes
     if setup.workers.all_gather(np.array([bool(found)], np.float32)).any() and not found:
         found.add("another worker of the run has doubts")
     return found

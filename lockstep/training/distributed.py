@@ -27,9 +27,9 @@ class Workers:
     ``count`` is a power of two. The first keeps the run's files. A ``spare`` one has no part in
     the work: it stands by for when the number of workers is no power of two.
 
-    All workers come to each sum or gathering at about the same time; a broadcast may have to wait
-    for one that sets up for an hour, or for the first one that waits for a lock. So its limit is
-    not a time but the ``pulse``.
+    All workers come to each sum or gathering at about the same time; a meeting or a broadcast may
+    have to wait for one that sets up for an hour, or for the first one that waits for a lock. So
+    its limit is not a time but the ``pulse``.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Workers:
         """Give all workers what the first has in these tensors, however long it takes them."""
         if self.count == 1:
             return
-        self._meet()
+        self.meet()
         import torch.distributed as dist
 
         with _losing_nobody():
@@ -108,7 +108,7 @@ class Workers:
         """Return what the first worker says here, however long it takes it to come here."""
         if self.count == 1:
             return content
-        self._meet()
+        self.meet()
         import torch.distributed as dist
 
         with _losing_nobody():
@@ -120,10 +120,10 @@ class Workers:
             dist.broadcast(said, 0, group=self._group)
         return said.numpy().tobytes()
 
-    def _meet(self) -> None:
+    def meet(self) -> None:
         """Wait until all workers have come here, as long as all of them live."""
-        assert self._pulse
-        self._pulse.meet(range(self.count))
+        if self._pulse:
+            self._pulse.meet(range(self.count))
 
 
 class Pulse:

@@ -1,5 +1,6 @@
 """What a model is worth: its outputs on a split, block by block, and the metrics of them."""
 
+import functools
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import nn
 
 from lockstep.ground import home
 from lockstep.ground.digests import canonical_json, key_of
-from lockstep.ground.errors import LockstepError, ModelError, nearest
+from lockstep.ground.errors import ModelError, nearest
 from lockstep.ground.generators import reseed
 from lockstep.program import Batch, Kind, Losses, Update, rows_of
 from lockstep.training import metrics as defaults
@@ -25,6 +26,10 @@ Fields = Any  # a tensor or array (n, ...), or a dict of them by name
 Outputs = NDArray[np.float32]
 Mode = Callable[[], AbstractContextManager[Any]]  # in which outputs are computed
 Sums = dict[str, tuple[float, float]]  # by name the sum of values, and of what they count
+
+
+# Functions of a program may be a library's own, such as one of scikit-learn.
+_program_errors = functools.partial(home.readable_errors, anywhere=True)
 
 
 class EvaluationStopped(Exception):
@@ -253,7 +258,7 @@ def _block(
 ) -> tuple[Outputs | None, Sums]:
     """Return what is kept of the rows of a block, and what of it adds up."""
     device = next(model.parameters()).device
-    with _named("Preprocess"):
+    with _program_errors("Preprocess"):
         inputs = _moved(blocks[number], device)
     target = blocks.targets(number)
     kept, sums = None, Sums()
@@ -263,7 +268,7 @@ def _block(
             outputs = _outputs(model, inputs, target, evaluation)
         sums["not_finite"] = float(defaults.broken_rows(outputs).sum()), 1.0
         if evaluation.measures:
-            with _named("measures"):
+            with _program_errors("measures"):
                 values = evaluation.measures(outputs, target)
             sums |= _sums(values, len(outputs))
         if evaluation.keeps_outputs:
@@ -280,7 +285,7 @@ def _seed(number: int) -> None:
 
 
 def _outputs(model: nn.Module, inputs: Fields, target: Fields, evaluation: Evaluation) -> Outputs:
-    with _named("output"):
+    with _program_errors("output"):
         answer = evaluation.output(model, inputs)
     rows = rows_of(inputs)
     if not isinstance(answer, torch.Tensor) or answer.dim() == 0 or len(answer) != rows:
@@ -315,13 +320,15 @@ def _loss(
         with torch.set_grad_enabled(gradients):
             return evaluation.loss(model, batch)
 
-    with _named("loss"):
+    with _program_errors("loss"):
         try:
             loss = computed(gradients=False)
         except RuntimeError as error:
             if "does not require grad" not in str(error):
                 raise
             loss = computed(gradients=True)  # one that has a gradient in it, such as a penalty
+    if isinstance(loss, torch.Tensor) and loss.dim() == 1:
+        loss = Losses(loss)
     if not isinstance(loss, Losses):
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise ModelError(
@@ -414,7 +421,7 @@ def _mean(total: float, weight: float) -> float | None:
 
 def _own(function: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Metrics:
     """Return what a program's own function makes of all outputs."""
-    with _named("metrics"):
+    with _program_errors("metrics"):
         result = function(outputs, target)
     if not isinstance(result, Mapping):
         raise ModelError(
@@ -458,19 +465,6 @@ def _moved(fields: Fields, device: torch.device) -> Fields:
     if isinstance(fields, Mapping):
         return {name: tensor.to(device) for name, tensor in fields.items()}
     return fields.to(device)
-
-
-@contextmanager
-def _named(function: str) -> Iterator[None]:
-    """Say in one line which function of a program an error comes from, and from which line."""
-    try:
-        yield
-    except LockstepError:
-        raise
-    except Exception as error:
-        place = f" ({found})" if (found := home.place_of(error)) else ""
-        reason = next(iter(str(error).splitlines()), "")
-        raise ModelError(f"{function}: {type(error).__name__}: {reason}{place}") from error
 
 
 @contextmanager

@@ -155,7 +155,9 @@ def test_a_run_on_data_that_is_not_here_is_told_and_parts_at_its_first_use(
     assert f"data of digest {digest} is not prepared here; " in done.stderr
     assert (found["step"], found["column"]) == (1, "batch")
     told = [(row["part"], row["name"], row["a"]) for row in found["differences"]]
-    assert told == [("data", "digest", f"sha256 {digest}")]
+    # Classes share a limit alike: with other labels it takes other rows, which have another mean.
+    assert told[0] == ("data", "digest", f"sha256 {digest}")
+    assert {name for _, name, _ in told[1:]} == {"mean", "deviation"}
 
 
 @pytest.mark.slow

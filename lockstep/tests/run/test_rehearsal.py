@@ -444,3 +444,14 @@ def test_a_seeded_step_of_the_programs_is_taken(bring: Bring, place: Place) -> N
     lines = AFTER.format(number="torch.randn(()) / 100") + OPTIMIZER.format(lines="pass")
     project = bring(model=f"{model()}\n{lines}", __init__=says(lines))
     assert digest(project.train(place)) == digest(project.train(place, runs="again"))
+
+
+def test_a_loss_may_be_a_value_for_each_example(bring: Bring, place: Place) -> None:
+    each = (
+        model()
+        .replace("F.cross_entropy(model(inputs), labels)", "{}")
+        .format("F.cross_entropy(model(inputs), labels, reduction='none')")
+    )
+    runs = [bring(model=text).train(place, "training.shards=1") for text in (model(), each)]
+    metrics = [run.metrics()[-1]["validation"] for run in runs]
+    assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-3)
