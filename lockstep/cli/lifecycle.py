@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,10 +53,12 @@ def init(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(vars(made) | {"folder": str(made.folder)}, indent=2))
         return
-    print(f"{made.folder}: package {made.package}, engine in lockstep/")
+    folder = made.folder
+    print(f"{folder}: package {made.package}, engine in lockstep/")
     if not made.committed:
-        print(f"not committed yet: git -C {made.folder} commit -m 'Our models, with Lockstep'")
-    print(f"train: {made.folder / 'workbench'} train --seed 42")
+        commit = f"git -C {shlex.quote(str(folder))} commit -m 'Our models, with Lockstep'"
+        print(f"not committed yet: {commit}")
+    print(f"train: {shlex.quote(str(folder / 'workbench'))} train --seed 42")
 
 
 def upgrade(options: argparse.Namespace) -> int:

@@ -92,7 +92,7 @@ def start(folder: Path, name: str = "", root: Path = ROOT) -> Start:
     The package has the folder's name unless another is named. Raises WorkspaceError for a folder
     that is taken, for a name that no package can have, and outside of a clone.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     git = _clone(root)
     _refuse_folder(folder, root)
     package = name or folder.name.lower().replace("-", "_").replace(".", "_")

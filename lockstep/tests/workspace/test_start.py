@@ -1,6 +1,7 @@
 """A team's tree begins: in a new folder, or by a new name in place; or nothing is made."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -34,9 +35,11 @@ def first(tmp_path: Path, upstream: Path) -> Path:
 def test_a_new_tree_has_the_engine_whole_one_model_and_one_commit(
     first: Path, tmp_path: Path
 ) -> None:
-    done = lockstep(first, "init", "../our-models", **IDENTITY)
-    team = tmp_path / "our-models"
+    done = lockstep(first, "init", "../our models/our-models", **IDENTITY)
+    team = tmp_path / "our models" / "our-models"
     assert (done.returncode, package(team)) == (0, "our_models"), done.stderr
+    # The command works where it is read, in any shell's words.
+    assert shlex.split(done.stdout.splitlines()[-1])[1:2] == [str(team / "workbench")]
     assert git(team, "status", "--porcelain") == ""
     assert len(git(team, "log", "--oneline").splitlines()) == 1
     engine = {k: v for k, v in files(first).items() if k.startswith("lockstep/")}
