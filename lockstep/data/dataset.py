@@ -33,7 +33,7 @@ class Split:
         if not 0 < rows < len(self):
             return self
         shuffled = Order(len(self), seed=0, epoch=0).at(0, len(self))
-        if self.target.ndim == 1:
+        if self.target.ndim == 1 and self.target.dtype.kind in "iu":  # classes
             classes = self.target[shuffled]
             by_class = np.argsort(classes, kind="stable")
             _, first, place = np.unique(classes[by_class], return_index=True, return_inverse=True)

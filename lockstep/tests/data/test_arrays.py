@@ -104,8 +104,9 @@ def test_a_part_of_a_split_has_of_each_class_alike_however_the_rows_lie() -> Non
     assert (split.first(9).inputs == parts[9].inputs).all()
 
 
-def test_a_part_of_a_split_without_classes_is_the_first_of_a_shuffled_order() -> None:
-    split = Split(np.arange(1000), np.zeros((1000, 0), np.uint8))
+@pytest.mark.parametrize("target", [np.zeros((1000, 0), np.uint8), np.arange(1000) / 7])
+def test_a_part_of_a_split_without_classes_is_the_first_of_a_shuffled_order(target: Any) -> None:
+    split = Split(np.arange(1000), target)
     rows = split.first(100).inputs
     assert (len({*rows.tolist()}), 400 < rows.mean() < 600) == (100, True)
 
