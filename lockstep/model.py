@@ -18,7 +18,17 @@ from lockstep.answers.inputs import Answer, Gives, Numbers, Picture, Takes, Tens
 from lockstep.config.experiment import setting
 from lockstep.ground.errors import DataError, LockstepError, ModelError, SettingError
 from lockstep.ground.home import of
-from lockstep.program import Batch, Group, Losses, Update
+from lockstep.program import (
+    Balanced,
+    Batch,
+    Bucketed,
+    Group,
+    Losses,
+    Sampling,
+    Sorted,
+    Update,
+    Weighted,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Balanced",
     "Batch",
+    "Bucketed",
     "Config",
     "DataError",
     "Gives",
@@ -46,11 +58,14 @@ __all__ = [
     "Picture",
     "Predictor",
     "Preprocess",
+    "Sampling",
     "SettingError",
+    "Sorted",
     "Takes",
     "Tensor",
     "Text",
     "Update",
+    "Weighted",
     "factors",
     "features_of",
     "loader_of",

@@ -8,6 +8,8 @@ reads them. Names of a model's package with defaults that are said here:
 - ``measures(outputs, target)``: values (n,) of a block's examples, or ``Losses``, by name; a metric
   is their mean over the split.
 - ``lower_is_better``: names of metrics, beside the usual ones, of which less is better.
+- ``sampling(config, inputs, target)``: how often the training examples are drawn and in which
+  order, from their arrays (rows, ...); ``None`` is each once, shuffled.
 - ``updates(config)``: the updates of a step, in order.
 - ``groups(config)``: groups of parameters with their own rate, decay and first step.
 - ``optimizer(config, groups)``: a torch.optim.Optimizer, of torch's or your own class.
@@ -92,3 +94,50 @@ class Group:
     decay: float | None = None
     start: int = 0
     clip: float = 0.0
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Draw examples with replacement, as often as their weights (rows,) say.
+
+    An epoch has as many draws as there are examples.
+    """
+
+    weights: Any
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """Draw from each group alike, or by its share; ``groups`` (rows,) has each example's number.
+
+    An epoch has as many draws as there are examples. Within a group an example is drawn again when
+    all others of it were, over the epochs. Groups may be classes, or the sources of mixed data.
+    """
+
+    groups: Any
+    shares: Mapping[int, float] | None = None
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Take examples in the order of their keys (rows,): by time, or the easy ones first.
+
+    They are shuffled within windows of so many.
+    """
+
+    keys: Any
+    window: int = 1
+
+
+@dataclass(frozen=True)
+class Bucketed:
+    """Put examples of like lengths (rows,) into a batch, so that little of it is padding.
+
+    All are shuffled, those of so many ``batches`` are sorted by length, and their batches shuffled.
+    """
+
+    lengths: Any
+    batches: int = 50
+
+
+Sampling = Weighted | Balanced | Sorted | Bucketed

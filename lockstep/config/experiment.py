@@ -39,6 +39,12 @@ class Data:
 
     name: str = setting("", "data set of the catalog")
     limit: int = setting(0, "use only N training examples, of each class alike; 0 = all", low=0)
+    sampling: str = setting(
+        "shuffled",
+        "order of the training examples; balanced draws each class alike often",
+        choices=("shuffled", "balanced", "sequential"),
+    )
+    drop_last: bool = setting(False, "leave out an epoch's last batch if it is smaller")
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lockstep.data.dataset import Split
-from lockstep.data.order import Order
+from lockstep.data.sampling import order_of
 from lockstep.ground.digests import key_of
-from lockstep.ground.errors import LockstepError
+from lockstep.ground.errors import LockstepError, SettingError
 from lockstep.ground.generators import reseed
-from lockstep.program import Batch
+from lockstep.program import Batch, Sampling
 
 Step = tuple[int, Iterable[Batch]]  # samples in the whole batch, and shards of it
 Steps = Generator[Step, None, None]
@@ -32,24 +32,42 @@ class Batches:
     random it takes from the generator, which is seeded for (seed, step, shard).
     """
 
-    def __init__(self, split: Split, encode: Encode, *, batch_size: int, shards: int, seed: int):
+    def __init__(
+        self,
+        split: Split,
+        encode: Encode,
+        *,
+        batch_size: int,
+        shards: int,
+        seed: int,
+        sampling: Sampling | None = None,
+        drop_last: bool = False,
+    ):
         self.split, self.encode = split, encode
         self.batch_size, self.shards, self.seed = batch_size, shards, seed
-        self.steps_per_epoch = -(-len(split) // batch_size)
+        if drop_last and len(split) < batch_size:
+            raise SettingError(
+                f"data.drop_last: found {len(split)} training examples, fewer than "
+                f"training.batch_size {batch_size}, expected a whole batch; make it smaller."
+            )
+        # Examples that are drawn in an epoch.
+        self._size = len(split) // batch_size * batch_size if drop_last else len(split)
+        self.steps_per_epoch = -(-self._size // batch_size)
         self._generator = torch.Generator()
-        self._order = (-1, Order(1, seed, 0))
+        self._order_of = order_of(sampling, len(split), batch_size=batch_size, seed=seed)
+        self._order = (-1, self._order_of(0))
         self._ahead = (0, 0, np.empty(0, np.int64))  # epoch, first position, ids from there on
 
     def ids(self, step: int) -> NDArray[np.int64]:
         """Return the samples of a step, in the order that the run sees them."""
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size
-        stop = min(start + self.batch_size, len(self.split))
+        stop = min(start + self.batch_size, self._size)
         known_epoch, first, ids = self._ahead
         if epoch != known_epoch or start < first or stop > first + len(ids):
             if self._order[0] != epoch:
-                self._order = (epoch, Order(len(self.split), self.seed, epoch))
-            ids = self._order[1].at(start, max(stop, min(start + _IDS_AHEAD, len(self.split))))
+                self._order = (epoch, self._order_of(epoch))
+            ids = self._order[1].at(start, max(stop, min(start + _IDS_AHEAD, self._size)))
             self._ahead, first = (epoch, start, ids), start
         return ids[start - first : stop - first]
 

@@ -17,15 +17,21 @@ class Order:
     and Rogaway, 2002), so each epoch is a true permutation of ``range(size)``.
     """
 
-    def __init__(self, size: int, seed: int, epoch: int):
+    def __init__(self, size: int, seed: int, epoch: int, *purpose: int):
         bits = max(2, (size - 1).bit_length())
         self.size = size
         self._left, self._right = bits // 2, bits - bits // 2
-        self._keys = [np.uint64(key_of(seed, "order", epoch, number)) for number in range(_ROUNDS)]
+        self._keys = [
+            np.uint64(key_of(seed, "order", epoch, number, *purpose)) for number in range(_ROUNDS)
+        ]
 
     def at(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at the positions from ``start`` up to ``stop``, in order."""
-        samples = self._permuted(np.arange(start, stop, dtype=np.uint64))
+        """Return the samples at the positions from ``start`` up to ``stop``, in order."""
+        return self.of(np.arange(start, stop, dtype=np.uint64))
+
+    def of(self, positions: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the samples at these positions."""
+        samples = self._permuted(positions)
         while (outside := samples >= self.size).any():
             samples[outside] = self._permuted(samples[outside])
         return samples.view(np.int64)
@@ -36,13 +42,18 @@ class Order:
         left_bits, right_bits = self._left, self._right
         left, right = numbers >> np.uint64(right_bits), numbers & _mask(right_bits)
         for key in self._keys:
-            mixed = (right ^ key) * _FIRST
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= _SECOND
-            mixed ^= mixed >> np.uint64(29)
-            left, right = right, (left + mixed) & _mask(left_bits)
+            left, right = right, (left + mixed(right ^ key)) & _mask(left_bits)
             left_bits, right_bits = right_bits, left_bits
         return (left << np.uint64(right_bits)) | right
+
+
+def mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return numbers of 64 bits that look drawn at random, one for each of these."""
+    result = numbers * _FIRST
+    result ^= result >> np.uint64(32)
+    result *= _SECOND
+    result ^= result >> np.uint64(29)
+    return result
 
 
 def _mask(bits: int) -> np.uint64:

@@ -20,11 +20,12 @@ from lockstep.answers.output import output_of
 from lockstep.config.budgets import refuse_unknown
 from lockstep.config.experiment import Experiment
 from lockstep.data.batches import Batches, Blocks
-from lockstep.data.dataset import Dataset
+from lockstep.data.dataset import Dataset, Split
 from lockstep.ground import home
 from lockstep.ground.digests import key_of, readable_json
+from lockstep.ground.errors import SettingError
 from lockstep.ground.generators import reseed
-from lockstep.program import Update
+from lockstep.program import Balanced, Sampling, Sorted, Update
 from lockstep.training import evaluation
 from lockstep.training.checkpoint import Snapshot
 from lockstep.training.determinism import refuse_broken
@@ -85,13 +86,17 @@ class Setup:
         refuse_broken(self.model, settings.device)
         with home.readable_errors("updates, groups or optimizer"):
             self.training = self._training(parts)
-        self.batches = Batches(
-            split,
-            self._encode,
-            batch_size=settings.batch_size,
-            shards=settings.shards,
-            seed=experiment.seed,
-        )
+        reseed(key_of(experiment.seed, "sampling"))
+        with home.readable_errors("sampling"):
+            self.batches = Batches(
+                split,
+                self._encode,
+                batch_size=settings.batch_size,
+                shards=settings.shards,
+                seed=experiment.seed,
+                sampling=self._sampling(parts, split),
+                drop_last=experiment.data.drop_last,
+            )
         self.steps = settings.epochs * self.batches.steps_per_epoch
         with home.readable_errors("schedule"):
             self.learning_rate = self._schedule(parts)
@@ -101,6 +106,26 @@ class Setup:
         inputs = self.preprocess(raw)
         augment = getattr(self.preprocess, "augment", None)
         return augment(inputs, generator) if augment else inputs
+
+    def _sampling(self, parts: Any, split: Split) -> Sampling | None:
+        """Return what the program says of the examples' order, or else the recipe."""
+        wish, own = self.experiment.data.sampling, getattr(parts, "sampling", None)
+        if own and wish != "shuffled":
+            raise SettingError(
+                f"data.sampling: found {wish}, expected shuffled with the model's own function "
+                "`sampling`; leave one of them out."
+            )
+        if own:
+            rule: Sampling | None = own(self.experiment.settings, split.inputs, split.target)
+            return rule
+        if wish == "sequential":
+            return Sorted(range(len(split)))
+        if wish == "balanced" and self.dataset.kind != "class":
+            raise SettingError(
+                f"data.sampling: found balanced for targets of kind {self.dataset.kind}, expected "
+                "classes; write the model's own function `sampling` with Balanced of its groups."
+            )
+        return Balanced(split.target) if wish == "balanced" else None
 
     def _training(self, parts: Any) -> Training:
         """Lay out the model's numbers, with the updates that the program says, or its one loss."""

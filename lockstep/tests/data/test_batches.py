@@ -46,7 +46,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 def numbered(size: int, encode: Encode = noisy, **options: int) -> Batches:
     """Batches of samples that carry their own number as input and as label."""
-    chosen = {"batch_size": 20, "shards": 4, "seed": 1} | options
+    chosen: dict[str, Any] = {"batch_size": 20, "shards": 4, "seed": 1} | options
     return Batches(Split(np.arange(size), np.arange(size)), encode, **chosen)
 
 
