@@ -154,6 +154,32 @@ MUTANTS = (
         ("data/test_order.py::test_an_epoch_holds_every_sample_once",),
     ),
     Mutant(
+        "weighted draws are the same in each epoch",
+        "data/sampling.py",
+        'key_of(self.seed, "weighted", self.epoch)',
+        'key_of(self.seed, "weighted", 0)',
+        2,
+        ("data/test_sampling.py::test_seeds_and_epochs_have_orders_of_their_own",),
+    ),
+    Mutant(
+        "each epoch draws the same part of a large group",
+        "data/sampling.py",
+        " + self.epoch * draws[group]",
+        "",
+        2,
+        (
+            "data/test_sampling.py::test_within_a_group_no_sample_is_drawn_again_before_all_others_were",
+        ),
+    ),
+    Mutant(
+        "a window of lengths depends on where one begins to read",
+        "data/sampling.py",
+        "first, last = number * size, min((number + 1) * size, total)",
+        "first, last = max(number * size, start), min((number + 1) * size, total)",
+        2,
+        ("data/test_sampling.py::test_a_part_equals_the_same_part_of_the_whole",),
+    ),
+    Mutant(
         "the last batch begins at a wrong row",
         "data/batches.py",
         "start = place * self.batch_size",

@@ -15,6 +15,7 @@ from lockstep.answers.giving import answers
 from lockstep.answers.inputs import Numbers, Picture, Takes, Tensor, Text
 from lockstep.ground.errors import BundleError, DataError, ModelError
 from lockstep.tests.answers.kinds import EXAMPLES, Kinds, trained
+from lockstep.tests.conftest import mostly_slow
 
 HOUSE = Numbers(("rooms", "area"))
 
@@ -295,10 +296,16 @@ def test_other_json_is_refused(takes: Takes, content: Any) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
-    [
-        ('state["labels"]', 'state["names"]', "KeyError: 'names'"),
-        ('"labels": self.labels', '"labels": ["one", "two"]', "RuntimeError: Error(s) in loading"),
-    ],
+    mostly_slow(
+        [
+            ('state["labels"]', 'state["names"]', "KeyError: 'names'"),
+            (
+                '"labels": self.labels',
+                '"labels": ["one", "two"]',
+                "RuntimeError: Error(s) in loading",
+            ),
+        ]
+    ),
 )
 def test_a_predictor_that_cannot_answer_is_refused_before_the_first_step(
     kinds: Kinds, tmp_path: Path, old: str, new: str, reason: str

@@ -430,7 +430,7 @@ def says(lines: str) -> str:
     return package.replace("import Model, loss", f"import Model, loss, {', '.join(names)}")
 
 
-@pytest.mark.parametrize("name", mostly_slow([*STEPS], 2))
+@pytest.mark.parametrize("name", mostly_slow([*STEPS]))
 def test_what_breaks_a_law_in_the_programs_part_of_a_step_is_refused_before_the_first(
     bring: Bring, place: Place, name: str
 ) -> None:

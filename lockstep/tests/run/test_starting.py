@@ -56,6 +56,7 @@ def test_a_stopped_run_resumes_when_what_it_started_from_is_gone(
     assert digest(project.train(place, *pinned, runs="again")) == digest(whole)
 
 
+@pytest.mark.slow
 def test_the_identity_has_the_weights_and_not_their_place(
     project: Project, base: Run, place: Place, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_identity_has_the_weights_and_not_their_place(
     assert project.train(place, *elsewhere).folder != by_run.folder
 
 
+@pytest.mark.slow
 def test_names_may_differ_at_their_beginning(bring: Bring, base: Run, place: Place) -> None:
     other = FROZEN.replace("self.features", "self.body")
     words = (f"start.weights={base.folder}", 'start.parameters=["body.*"]')
