@@ -1,4 +1,4 @@
-"""The verb on data sets: list, fetch, add, verify, push, pull, diff."""
+"""The verb on data sets: list, show, fetch, add, verify, push, pull, diff."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from lockstep.ground.home import here
 
 if TYPE_CHECKING:
     from lockstep.data.catalog import Entry
+    from lockstep.data.dataset import Dataset
     from lockstep.data.difference import Difference
     from lockstep.data.transfer import Done
 
@@ -31,6 +32,9 @@ def add_to(verbs: Verbs) -> None:
         return added
 
     action(list_, "list")
+    shown = action(show, "show")
+    shown.add_argument("name", metavar="NAME[@VERSION]")
+    shown.add_argument("--page", type=Path, metavar="FILE", help="also write a page with examples")
     action(fetch, "fetch").add_argument("name", metavar="NAME[@VERSION]")
     _add_add(action(add, "add"))
     action(verify, "verify").add_argument("name", nargs="?", metavar="NAME[@VERSION]")
@@ -106,7 +110,7 @@ def positive(text: str) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    """Data sets: list, fetch, add, verify, push, pull, diff."""
+    """Data sets: list, show, fetch, add, verify, push, pull, diff."""
     return int(options.action(options) or 0)
 
 
@@ -144,22 +148,77 @@ def list_(options: argparse.Namespace) -> None:
     )
 
 
+def show(options: argparse.Namespace) -> None:
+    """Show what a data set has: labels by split, ranges of values, lengths, examples."""
+    from lockstep.data import overview
+    from lockstep.ground import console
+    from lockstep.ground.files import write_atomically
+
+    entry, dataset = _opened(options.name)
+    view = overview.overview(entry, dataset)
+    if options.page:
+        shown = overview.examples(dataset, view.form)
+        write_atomically(options.page, overview.page(view, shown).encode())
+    if options.json:
+        print(json.dumps(view.json(), indent=2))
+        return
+    rows = ", ".join(f"{count:,} {split}" for split, count in view.rows.items())
+    print(f"{view.data}: {view.title} ({view.licence})")
+    print(f"each {view.example} of shape {view.shape}; target: {view.kind}; {rows}")
+    if view.lengths:
+        lengths = ", ".join(f"{name} {count:,}" for name, count in view.lengths.items())
+        print(f"bytes of a text: {lengths}")
+    if view.labels:
+        unit = "pixels" if view.kind == "mask" else "examples"
+        total = {label: sum(counts.values()) for label, counts in view.labels.items()}
+        # An example may have several labels, or none.
+        whole = sum((view.rows if view.kind == "labels" else total).values()) or 1
+        console.table(
+            ["label", *view.rows, unit, "share"],
+            [
+                [
+                    label,
+                    *(f"{count:,}" for count in counts.values()),
+                    f"{total[label]:,}",
+                    f"{100 * total[label] / whole:.1f} %",
+                ]
+                for label, counts in view.labels.items()
+            ],
+        )
+    if view.values:
+        console.table(
+            ["values", "lowest", "highest", "mean", "deviation"],
+            [
+                [row.name, *(f"{x:.6g}" for x in (row.low, row.high, row.mean, row.deviation))]
+                for row in view.values
+            ],
+        )
+    if options.page:
+        print(f"page: {options.page}")
+
+
 def fetch(options: argparse.Namespace) -> None:
     """Download a data set to this machine and prepare its arrays."""
+    entry, dataset = _opened(options.name)
+    done = _facts(entry) | {"arrays": dataset.digest}
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+    print(json.dumps(done) if options.json else f"{entry.reference} is ready: {rows}")
+
+
+def _opened(name: str) -> "tuple[Entry, Dataset]":
+    """Return a data set of the catalog with its arrays, fetched where they are not here."""
     from lockstep.data import arrays, catalog
     from lockstep.data.fetch import fetch as download
     from lockstep.ground import console
 
-    entry, folder, watch = catalog.entry(options.name), _data(), console.watch()
+    entry, folder, watch = catalog.entry(name), _data(), console.watch()
     dataset = arrays.open_dataset(
         entry,
         folder / "arrays",
         lambda missing: download(missing, folder, watch.say, watch.bar),
         watch.say,
     )
-    done = _facts(entry) | {"arrays": dataset.digest}
-    rows = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-    print(json.dumps(done) if options.json else f"{entry.reference} is ready: {rows}")
+    return entry, dataset
 
 
 def add(options: argparse.Namespace) -> None:
@@ -186,7 +245,8 @@ def add(options: argparse.Namespace) -> None:
         names = f": {', '.join(entry.labels)}" if entry.labels else ""
         print(f"target {entry.kind}{names}")
     rows = ", ".join(f"{count:,} {split}" for split, count in entry.rows.items())
-    print(f"added {entry.reference}: {rows}\ncommit {path}, and push the bytes: data push")
+    print(f"added {entry.reference}: {rows}")
+    print(f"commit {path}; share its files: invoke data push {entry.name} --to STORAGE")
 
 
 def _as_utf8(value: Any) -> Any:
