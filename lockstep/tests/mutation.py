@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from lockstep.ground.processes import follow_parent
 from lockstep.tests.mutants import HARMLESS, LAWS, MUTANTS, ROOT, Mutant
@@ -56,7 +57,14 @@ def copy_of_tree() -> Iterator[Path]:
         yield Path(name)
 
 
-def run_tests(tree: Path, tests: Sequence[str], *, slow: bool, limit: float = TIME_LIMIT) -> int:
+def run_tests(
+    tree: Path,
+    tests: Sequence[str],
+    *,
+    slow: bool,
+    limit: float = TIME_LIMIT,
+    output: IO[str] | int = subprocess.DEVNULL,
+) -> int:
     """Run tests of a tree in a process of its own; return pytest's exit code.
 
     Raises subprocess.TimeoutExpired after ``limit`` seconds.
@@ -70,7 +78,7 @@ def run_tests(tree: Path, tests: Sequence[str], *, slow: bool, limit: float = TI
         cwd=tree,
         env=kept | {"PYTHONPATH": str(tree)},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=output,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=follow_parent,
@@ -105,11 +113,15 @@ def without_edit(mutants: Sequence[Mutant]) -> list[str]:
     problems = []
     for slow in (False, True):
         tests = sorted({test for one in mutants if one.slow == slow for test in one.tests})
-        with copy_of_tree() as tree:
-            if tests and (code := run_tests(tree, tests, slow=slow, limit=4 * TIME_LIMIT)):
+        with copy_of_tree() as tree, tempfile.TemporaryFile("w+") as output:
+            limit = 4 * TIME_LIMIT
+            if tests and (code := run_tests(tree, tests, slow=slow, limit=limit, output=output)):
+                output.seek(0)
+                failed = [line.strip() for line in output if line.startswith(("FAILED", "ERROR"))]
                 problems.append(
                     f"the tests do not pass without an edit (pytest ended with code {code}): "
-                    f"pytest -n 0 {' '.join(f'lockstep/tests/{test}' for test in tests)}"
+                    f"{'; '.join(failed) or 'see'} pytest -n 0 "
+                    f"{' '.join(f'lockstep/tests/{test}' for test in tests)}"
                 )
     return problems
 
