@@ -33,6 +33,9 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+_USUAL = "float32"
+
+
 @dataclass(frozen=True)
 class Data:
     """Which examples a run learns from."""
@@ -89,6 +92,11 @@ class Training:
         choices=("portable", "native"),
     )
     device: str = setting("cpu", "where tensors live", choices=("cpu", "cuda"))
+    precision: str = setting(
+        _USUAL,
+        "what losses are computed in; bf16 = products in bfloat16, weights in float32",
+        choices=(_USUAL, "bf16"),
+    )
     workers: int = setting(
         0,
         "processes that share each batch, 0 = one for each core or GPU",
@@ -149,6 +157,8 @@ class Experiment:
         }
         if not self.start.weights:
             del plain["start"]
+        if self.training.precision == _USUAL:
+            del plain["training"]["precision"]  # as in runs from before there was another one
         if self.accept and not bits_only:
             plain["accept"] = dict(self.accept)
         plain |= {"name": self.model, "recipe": self.recipe, "seed": self.seed}
