@@ -48,7 +48,11 @@ class Data:
 class Start:
     """Which weights a run starts from, in place of random ones."""
 
-    weights: str = setting("", "a finished run, or a .safetensors file; empty = none", bits=False)
+    weights: str = setting(
+        "",
+        "a finished run, MODEL@VERSION of published weights, or a .safetensors file; empty = none",
+        bits=False,
+    )
     sha256: str = setting("", "digest of these weights; empty = as they are now")
     parameters: list[str] = setting(["*"], "patterns of the tensors that they fill")
     rename: dict[str, str] = setting({}, "beginnings of names in them, and what they are here")

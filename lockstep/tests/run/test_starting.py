@@ -69,6 +69,16 @@ def test_the_identity_has_the_weights_and_not_their_place(
     assert project.train(place, *elsewhere).folder != by_run.folder
 
 
+def test_a_file_in_the_models_folder_is_found_wherever_a_command_is_called(
+    project: Project, base: Run, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(base.folder / "weights.safetensors", project.model / "base.safetensors")
+    monkeypatch.chdir(tmp_path)
+    words = ("start.weights=base.safetensors", settings(base)[1])
+    run = project.train(place, *words)
+    assert torch.equal(weights(run)["features.1.weight"], weights(base)["features.1.weight"])
+
+
 def test_names_may_differ_at_their_beginning(bring: Bring, base: Run, place: Place) -> None:
     other = FROZEN.replace("self.features", "self.body")
     words = (f"start.weights={base.folder}", 'start.parameters=["body.*"]')
@@ -82,6 +92,8 @@ WRONG = {
     "start.sha256=" + "0" * 64: "start.weights: .* has sha256 .*, start.sha256 expects 0000000",
     "start.weights=nowhere": "start.weights: nowhere: no such run",
     "start.weights=nowhere.safetensors": "start.weights: nowhere.safetensors: No such file",
+    "start.weights=brought@0.1.0": "start.weights: 0.1.0: not a version, expected one such as",
+    "start.weights=brought@0.1.0+12345678": "start.weights: team.*: not on this machine",
 }  # fmt: skip
 
 
