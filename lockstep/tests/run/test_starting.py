@@ -7,9 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from lockstep.ground import home
 from lockstep.ground.errors import SettingError
 from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 from lockstep.records.run import Run
+from lockstep.run.story import evaluate_run
 from lockstep.tests.projects import NETWORK, Bring, Project
 from lockstep.tests.run.test_rehearsal import digest, weights
 
@@ -114,3 +117,13 @@ def test_a_tensor_of_another_shape_is_refused_by_name(
         SettingError, match=r"start: features\.1\.bias is float32 \(16,\), the model"
     ):
         bring(model=wider).train(place, *settings(base))
+
+
+def test_frozen_convolutions_answer_as_they_did_in_training(bring: Bring, place: Place) -> None:
+    layers = "nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)"
+    frozen = f"*(one.requires_grad_(False) for one in ({layers})), nn.ReLU(), nn.Flatten()"
+    network = NETWORK.replace("nn.Flatten(), nn.Linear(64, 16), nn.ReLU()", frozen)
+    run = bring(model=network.replace("(16,", "(1024,")).train(place)
+    predictor = home.here().module("brought").Predictor.load(run.folder)
+    again, before = evaluate_run(run, predictor, place, Watch())
+    assert again == before
