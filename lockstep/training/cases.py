@@ -297,6 +297,14 @@ def _lists() -> Any:
     return x, torch._foreach_norm(x), torch._foreach_add(x, y), torch._foreach_mul(x, y)
 
 
+def _counted() -> Any:
+    """Numbers of steps, as torch.optim counts them."""
+    steps = [torch.zeros(()), torch.ones(3)]
+    torch._foreach_add_(steps, 1)
+    torch._foreach_sub_(steps, 0.1)
+    return steps
+
+
 def _rearranged() -> Any:
     x, index = numbers(6, 8), whole(6, 5)
     chosen = x > 0
@@ -558,6 +566,7 @@ CASES: dict[str, Case] = {
         numbers(99).bfloat16().float(),
     ],
     "gelu by tanh": _each(lambda x: F.gelu(x, approximate="tanh")),
+    "steps counted": _counted,
     "comparisons": _compared,
     "diagonals": _diagonals,
     "masks": _chosen_and_put,
