@@ -33,6 +33,9 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+_USUAL = "float32"
+
+
 @dataclass(frozen=True)
 class Data:
     """Which examples a run learns from."""
@@ -51,7 +54,11 @@ class Data:
 class Start:
     """Which weights a run starts from, in place of random ones."""
 
-    weights: str = setting("", "a finished run, or a .safetensors file; empty = none", bits=False)
+    weights: str = setting(
+        "",
+        "a finished run, MODEL@VERSION of published weights, or a .safetensors file; empty = none",
+        bits=False,
+    )
     sha256: str = setting("", "digest of these weights; empty = as they are now")
     parameters: list[str] = setting(["*"], "patterns of the tensors that they fill")
     rename: dict[str, str] = setting({}, "beginnings of names in them, and what they are here")
@@ -95,6 +102,11 @@ class Training:
         choices=("portable", "native"),
     )
     device: str = setting("cpu", "where tensors live", choices=("cpu", "cuda"))
+    precision: str = setting(
+        _USUAL,
+        "what losses are computed in; bf16 = products in bfloat16, weights in float32",
+        choices=(_USUAL, "bf16"),
+    )
     workers: int = setting(
         0,
         "processes that share each batch, 0 = one for each core or GPU",
@@ -155,6 +167,8 @@ class Experiment:
         }
         if not self.start.weights:
             del plain["start"]
+        if self.training.precision == _USUAL:
+            del plain["training"]["precision"]  # as in runs from before there was another one
         if self.accept and not bits_only:
             plain["accept"] = dict(self.accept)
         plain |= {"name": self.model, "recipe": self.recipe, "seed": self.seed}

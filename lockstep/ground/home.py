@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import tomllib
 import traceback
@@ -30,6 +31,10 @@ EXAMPLES = "lockstep.examples"
 TRACEBACK = "LOCKSTEP_TRACEBACK"  # set: errors in a project's code are shown whole
 PROJECT = "LOCKSTEP_PROJECT"  # names another package than pyproject.toml does
 GROUP = "lockstep.project"  # the entry points of installed teams' packages
+# What torch says where ``determinism.enforce`` forbids it to compile.
+_COMPILED = re.compile(
+    r"Detected recompile .* filename: '(?P<file>.*)', .* line number: (?P<line>\d+)"
+)
 _UNNAMED = "project"  # the package of a team that has not chosen a name
 NAMES = ("Config", "Preprocess", "Model", "loss", "Predictor")  # of a model's package
 
@@ -251,6 +256,14 @@ def readable_errors(what: str, about: str = "", *, anywhere: bool = False) -> It
         raise
     except Exception as error:
         place = place_of(error)
+        if compiled := _COMPILED.search(str(error)):
+            if Path(compiled["file"]).is_relative_to(here().folder):
+                place = f"{Path(compiled['file']).name}, line {compiled['line']}"
+            raise ModelError(
+                f"{what}: calls what torch.compile makes{f' ({place})' if place else ''}, expected "
+                "a model that torch runs as it is: compiled code has other bits on other CPUs, and "
+                "after other shapes; leave torch.compile out."
+            ) from error
         if not (place or anywhere) or os.environ.get(TRACEBACK):
             raise
         reason = next(iter(str(error).splitlines()), "")

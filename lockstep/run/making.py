@@ -158,6 +158,7 @@ class Setup:
                 reseed_shard,
                 shards=settings.shards,
                 workers=self.workers,
+                precision=settings.precision,
             ),
             clip=settings.clip,
             clip_value=settings.clip_value,

@@ -152,6 +152,18 @@ def _layer(make: Callable[[], nn.Module], *shape: int) -> Case:
     return run
 
 
+def _layer_of_two(make: Callable[[], nn.Module], *shapes: tuple[int, ...]) -> Case:
+    """A layer of two inputs, forward and backward."""
+
+    def run() -> Any:
+        reseed(42)
+        layer = make()
+        inputs = [numbers(*shape, salt=salt) for salt, shape in enumerate(shapes)]
+        return _forward_and_back(layer, *inputs), layer.state_dict()
+
+    return run
+
+
 def _attention(**how: Any) -> Case:
     return lambda: _forward_and_back(
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **how),
@@ -214,6 +226,65 @@ def _in_place() -> Any:
     return [function(numbers(*_TABLE)) for function in functions]
 
 
+def _compared() -> Any:
+    """Which is larger, and what follows from it: exact, but with kernels of its own."""
+    x, y = numbers(*_TABLE), numbers(*_TABLE, salt=1)
+    new = [x > y, x >= y, x < y, x <= y, x == y, x != y, x.median(1), x.mode(1), x.unique()]
+    new += [x.aminmax(), x.cummax(1), x.cummin(1), x.kthvalue(3, 1), x.fmod(0.7), x.clamp(min=y)]
+    edges = numbers(5).sort()[0]
+    new += [torch.bucketize(x, edges), torch.searchsorted(edges, x), x.histc(5)]
+    new += [torch.bincount(whole(5, 20), positive(20)), x.nansum(1), x.clone().ceil_()]
+    return new
+
+
+def _packed() -> Any:
+    """Sequences of several lengths, as a recurrent layer takes them."""
+    x = numbers(3, 5, 9).requires_grad_()
+    lengths = torch.tensor([5, 3, 2])
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+    padded, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)
+    reseed(42)
+    last: torch.Tensor = nn.GRU(9, 8, batch_first=True)(packed)[1]
+    _one_number(last).backward()
+    return padded, last, x.grad
+
+
+def _diagonals() -> Any:
+    return [
+        _back(torch.diag, (5, 5))(),
+        _back(torch.diag_embed, (4, 5))(),
+        _back(lambda x: x.diagonal(), (5, 5))(),
+        _back(torch.trace, (5, 5))(),
+        _back(lambda x: x.rot90(1, (2, 3)), _PICTURES)(),
+    ]
+
+
+def _chosen_and_put() -> Any:
+    """Values taken and put where a mask says."""
+    mask = numbers(17, 33, salt=5) > 0
+    return [
+        _back(lambda x: x.masked_select(mask))(),
+        _back(lambda x: torch.zeros(_TABLE).masked_scatter(mask, x))(),
+        _back(lambda x, y: torch.linalg.cross(x, y), (5, 3), (5, 3))(),
+    ]
+
+
+def _reduced_at_places(how: str) -> Case:
+    index = whole(13, 17, 1).expand(17, 33)
+    return _back(lambda x: torch.zeros(13, 33).scatter_reduce(0, index, x, how))
+
+
+def _solved(function: Callable[..., torch.Tensor], size: int, *columns: int) -> Any:
+    """A function of a well-conditioned matrix, and of others with so many columns."""
+    matrix = numbers(size, size) + 2 * size * torch.eye(size)
+    return _forward_and_back(function, matrix, *(numbers(size, number) for number in columns))
+
+
+def _in_circles(function: Callable[[torch.Tensor], torch.Tensor], *shape: int) -> Case:
+    """A function whose values are complex, and the gradient of their real and imaginary parts."""
+    return _back(lambda x: torch.view_as_real(function(x)), shape)
+
+
 def _lists() -> Any:
     """Several tensors at once, as torch.optim and gradient clipping take them."""
     x, y = [numbers(5, 7), numbers(33)], [numbers(5, 7, salt=1), numbers(33, salt=1)]
@@ -224,6 +295,14 @@ def _lists() -> Any:
     torch._foreach_addcdiv_(x, y, [tensor.abs() + 1 for tensor in y], -0.01)
     torch._foreach_div_(x, 0.7)
     return x, torch._foreach_norm(x), torch._foreach_add(x, y), torch._foreach_mul(x, y)
+
+
+def _counted() -> Any:
+    """Numbers of steps, as torch.optim counts them."""
+    steps = [torch.zeros(()), torch.ones(3)]
+    torch._foreach_add_(steps, 1)
+    torch._foreach_sub_(steps, 0.1)
+    return steps
 
 
 def _rearranged() -> Any:
@@ -240,10 +319,17 @@ def _rearranged() -> Any:
 
 _PADDED = partial(F.conv2d, padding=1)
 _STRIDED = partial(F.conv2d, stride=2, padding=1)
-_OF_ANY = "abs exp exp2 expm1 sigmoid tanh sin cos tan sinh cosh erf relu atan"
-_ABOVE_ZERO = "log log1p log2 log10 reciprocal rsqrt sqrt"
-_BETWEEN = "asin acos erfinv"  # of what is between -1 and 1
-_ACTIVATIONS = "gelu silu softplus logsigmoid elu leaky_relu mish hardswish hardsigmoid relu6"
+_OF_ANY = "abs exp exp2 expm1 sigmoid tanh sin cos tan sinh cosh erf relu atan " + (
+    "erfc asinh sinc deg2rad trunc ceil frac nan_to_num"
+)
+_ABOVE_ZERO = "log log1p log2 log10 reciprocal rsqrt sqrt lgamma"
+_BETWEEN = "asin acos erfinv atanh"  # of what is between -1 and 1
+_ACTIVATIONS = "gelu silu softplus logsigmoid elu leaky_relu mish hardswish hardsigmoid relu6 " + (
+    "celu selu hardshrink softshrink softsign"
+)
+_SPACE = (2, 3, 4, 5, 4)
+_MANY = (151, 133)  # few values are rounded differently
+_LINE = (2, 6, 9)
 
 CASES: dict[str, Case] = {
     "convolution of one channel": _back(_PADDED, (4, 1, 8, 8), (16, 1, 3, 3), (16,)),
@@ -253,6 +339,9 @@ CASES: dict[str, Case] = {
     "convolution with stride": _back(_STRIDED, (2, 3, 13, 13), (8, 3, 5, 5), (8,)),
     "stride, channels last": _back(_STRIDED, (2, 16, 9, 9), (8, 16, 3, 3), last=True),
     "convolution 1 x 1": _back(F.conv2d, (2, 16, 7, 7), (24, 16, 1, 1)),
+    "convolution 1 x 1 with stride": _back(
+        partial(F.conv2d, stride=2), (2, 16, 8, 8), (24, 16, 1, 1), last=True
+    ),
     "convolution in groups": _back(partial(F.conv2d, groups=2), (2, 8, 9, 9), (16, 4, 3, 3), (16,)),
     "convolution by depth": _back(partial(F.conv2d, groups=8), (2, 8, 9, 9), (8, 1, 3, 3), (8,)),
     "convolution with dilation": _back(
@@ -263,6 +352,18 @@ CASES: dict[str, Case] = {
     ),
     "convolution in one dimension": _back(F.conv1d, (2, 8, 29), (12, 8, 5), (12,)),
     "convolution in three": _back(F.conv3d, (1, 3, 5, 6, 7), (4, 3, 3, 3, 3), (4,)),
+    "convolution in one dimension, transposed": _back(
+        partial(F.conv_transpose1d, stride=2), (2, 8, 9), (8, 6, 4)
+    ),
+    "convolution in three, transposed": _back(
+        partial(F.conv_transpose3d, stride=2), (1, 4, 3, 3, 3), (4, 3, 2, 2, 2)
+    ),
+    "convolution at mirrored edges": _layer(
+        lambda: nn.Conv2d(6, 8, 3, padding=1, padding_mode="reflect"), *_PICTURES
+    ),
+    "convolution at repeated edges": _layer(
+        lambda: nn.Conv2d(6, 8, 3, padding=1, padding_mode="replicate"), *_PICTURES
+    ),
     "matrix products": lambda: [
         numbers(n, k) @ numbers(k, m, salt=1)
         for n, k, m in ((3, 5, 7), (32, 65, 33), (64, 128, 10))
@@ -301,12 +402,36 @@ CASES: dict[str, Case] = {
     "softmax over the first axis": _back(lambda x: x.softmax(0)),
     "log of summed exp": _back(lambda x: x.logsumexp(1)),
     "cross-entropy": _back(lambda x: F.cross_entropy(x, whole(33, 17))),
+    "cross-entropy of pictures": _back(
+        lambda x: F.cross_entropy(x, whole(5, 2, 9, 9)), (2, 5, 9, 9)
+    ),
+    "cross-entropy of pictures, weighted": _back(
+        lambda x: F.cross_entropy(x, whole(5, 2, 9, 9), positive(5)), (2, 5, 9, 9), last=True
+    ),
+    "cross-entropy of tokens": _back(
+        lambda x: F.cross_entropy(x.mT, whole(11, 2, 7), ignore_index=0, reduction="none"),
+        (2, 7, 11),
+    ),
     "cross-entropy with smoothing": _back(
         lambda x: F.cross_entropy(x, whole(33, 17), label_smoothing=0.1)
     ),
     "binary cross-entropy": _back(
         lambda x: F.binary_cross_entropy_with_logits(x, positive(17, 33) / 2)
     ),
+    "binary cross-entropy of probabilities": _back(
+        lambda x: F.binary_cross_entropy(x.sigmoid(), positive(17, 33) / 2)
+    ),
+    "margin": _back(lambda x: F.multi_margin_loss(x, whole(33, 17))),
+    "alignment (CTC)": _back(
+        lambda x: F.ctc_loss(
+            x.log_softmax(2), whole(10, 2, 4) + 1, torch.tensor([12, 12]), torch.tensor([4, 3])
+        ),
+        (12, 2, 11),
+    ),
+    "cosine": _back(F.cosine_similarity, _TABLE, _TABLE),
+    "distances": _back(F.pairwise_distance, _TABLE, _TABLE),
+    "distances of few": _back(torch.cdist, (9, 5), (7, 5)),
+    "distances of many": _back(torch.cdist, (40, 5), (37, 5)),
     "squared error": _back(F.mse_loss, _TABLE, _TABLE),
     "absolute error": _back(F.l1_loss, _TABLE, _TABLE),
     "absolute error, smooth": _back(F.smooth_l1_loss, _TABLE, _TABLE),
@@ -317,6 +442,10 @@ CASES: dict[str, Case] = {
     "embedding": _back(lambda w: F.embedding(whole(13, 5, 9), w, padding_idx=2), (13, 16)),
     "bag of embeddings": _back(
         lambda w: F.embedding_bag(whole(13, 5, 9), w, mode="mean"), (13, 16)
+    ),
+    "bag of embeddings, weighted": _back(
+        lambda w, by: F.embedding_bag(whole(13, 5, 9), w, mode="sum", per_sample_weights=by),
+        *((13, 16), (5, 9)),
     ),
     "attention": _attention(),
     "attention, causal": _attention(is_causal=True),
@@ -332,13 +461,38 @@ CASES: dict[str, Case] = {
     ),
     "GRU": _layer(lambda: nn.GRU(9, 8, batch_first=True), 2, 5, 9),
     "LSTM": _layer(lambda: nn.LSTM(9, 8, batch_first=True), 2, 5, 9),
+    "GRU, packed": _packed,
     "largest of a window": _back(lambda x: F.max_pool2d(x, 3, 2, 1), _PICTURES),
     "largest, channels last": _back(lambda x: F.max_pool2d(x, 2), _PICTURES, last=True),
     "mean of a window": _back(lambda x: F.avg_pool2d(x, 3, 2, 1), _PICTURES),
     "mean of a picture": _back(lambda x: F.adaptive_avg_pool2d(x, 1), _PICTURES),
     "adaptive mean": _back(lambda x: F.adaptive_avg_pool2d(x, 4), _PICTURES),
+    "largest, adaptive": _back(lambda x: F.adaptive_max_pool2d(x, 4), _PICTURES),
+    "largest in three dimensions": _back(lambda x: F.max_pool3d(x, 2), _SPACE),
+    "mean in three dimensions": _back(lambda x: F.avg_pool3d(x, 2), _SPACE),
+    "adaptive mean in three": _back(lambda x: F.adaptive_avg_pool3d(x, 2), _SPACE),
     "enlarged": _back(lambda x: F.interpolate(x, (13, 15), mode="bilinear"), _PICTURES),
     "enlarged by copies": _back(lambda x: F.interpolate(x, (13, 15)), _PICTURES),
+    "enlarged smoothly": _back(lambda x: F.interpolate(x, (13, 15), mode="bicubic"), _PICTURES),
+    "reduced smoothly": _back(
+        lambda x: F.interpolate(x, (4, 5), mode="bilinear", antialias=True), _PICTURES
+    ),
+    "enlarged in one dimension": _back(lambda x: F.interpolate(x, 13, mode="linear"), _LINE),
+    "enlarged in three": _back(lambda x: F.interpolate(x, (7, 7, 7), mode="trilinear"), _SPACE),
+    "enlarged by copies, in one": _back(lambda x: F.interpolate(x, 13), _LINE),
+    "enlarged by copies, in three": _back(lambda x: F.interpolate(x, (7, 7, 7)), _SPACE),
+    "sampled at places": _back(
+        lambda x, at: F.grid_sample(x, at / 2, align_corners=False), _PICTURES, (2, 4, 4, 2)
+    ),
+    "places of an affine map": _back(
+        lambda x: F.affine_grid(x, [2, 3, 5, 5], align_corners=False), (2, 2, 3)
+    ),
+    "pixels shuffled": _back(lambda x: F.pixel_shuffle(x, 2), (2, 8, 5, 5)),
+    "patches": _back(lambda x: F.fold(F.unfold(x, 3, padding=1), (9, 9), 3, padding=1), _PICTURES),
+    "windows": _back(lambda x: x.unfold(2, 4, 2), _LINE),
+    "edges in one dimension": _back(
+        lambda x: F.pad(x, (2, 2), mode="reflect") + F.pad(x, (2, 2), mode="replicate"), _LINE
+    ),
     "sums": _back(lambda x: x.sum(0)[:17] + x.sum(1) + x.sum()),
     "means": _back(lambda x: x.mean(0)[:17] + x.mean(1) + x.mean()),
     "variances": _back(lambda x: x.var(0)[:17] + x.var(1) + x.var()),
@@ -392,7 +546,73 @@ CASES: dict[str, Case] = {
     **{name: _each(getattr(torch, name), positive) for name in _ABOVE_ZERO.split()},
     **{name: _each(getattr(torch, name), _between) for name in _BETWEEN.split()},
     **{name: _each(getattr(F, name)) for name in _ACTIVATIONS.split()},
+    "gated units": _back(lambda x: F.glu(x), (4, 32)),
+    "slopes that are learned": _back(F.prelu, _PICTURES, (6,)),
+    "slopes by chance": _drawn(_back(lambda x: F.rrelu(x, training=True))),
+    "threshold": _back(lambda x: F.threshold(x, 0.1, 0.0)),
+    "logit": _each(lambda x: torch.logit(x / 7 + 0.5)),
+    "powers of a number": _each(lambda x: 2**x),
+    "powers by pairs": _back(lambda x, y: (x.abs() + 0.1).pow(y), _MANY, _MANY),
+    "power 4": _each(lambda x: x**4),
+    "power -1": _each(lambda x: x**-1, positive),
+    "power 1.5": _each(lambda x: x**1.5, positive),
+    "angles": _back(torch.atan2, _MANY, _MANY),
+    "logs of added exps": _back(torch.logaddexp, _MANY, _MANY),
+    "logs of cumulated exps": _back(lambda x: x.logcumsumexp(1)),
+    "length of two sides": _back(torch.hypot, _MANY, _MANY),
+    "softmax in float64": _back(lambda x: x.double().softmax(1).float()),
+    "numbers in float16 and bfloat16": lambda: [
+        numbers(99).half().float(),
+        numbers(99).bfloat16().float(),
+    ],
     "gelu by tanh": _each(lambda x: F.gelu(x, approximate="tanh")),
+    "steps counted": _counted,
+    "comparisons": _compared,
+    "diagonals": _diagonals,
+    "masks": _chosen_and_put,
+    "means at places": _reduced_at_places("mean"),
+    "largest at places": _reduced_at_places("amax"),
+    "spread and mean": _back(lambda x: torch.stack(torch.var_mean(x, 1) + torch.std_mean(x, 1))),
+    "sums of products": _back(torch.addbmm, (3, 5), (2, 3, 4), (2, 4, 5)),
+    "sum of a product": _back(torch.addmv, (3,), (3, 4), (4,)),
+    "products of three": _layer_of_two(lambda: nn.Bilinear(5, 6, 4), (3, 5), (3, 6)),
+    "weights of norm 1": _layer(
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(9, 5)), 4, 9
+    ),
+    "weights by spectrum": _layer(
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(9, 5)), 4, 9
+    ),
+    "norm across channels": _back(lambda x: F.local_response_norm(x, 3), _PICTURES),
+    "dropout that keeps the spread": _drawn(
+        lambda: _forward_and_back(lambda x: F.alpha_dropout(x, 0.2, True), numbers(*_TABLE))
+    ),
+    "noise like a tensor": _drawn(
+        lambda: [torch.randn_like(numbers(99)), torch.rand_like(numbers(99))]
+    ),
+    "inverse": lambda: [_solved(torch.linalg.inv, size) for size in (5, 70)],
+    "equations": lambda: [_solved(torch.linalg.solve, size, 3) for size in (5, 70)],
+    "determinant": lambda: [_solved(lambda x: torch.linalg.slogdet(x)[1], n) for n in (5, 70)],
+    "Cholesky": lambda: [_solved(lambda x: torch.linalg.cholesky(x @ x.mT), n) for n in (5, 70)],
+    "triangular equations": lambda: [
+        _solved(lambda x, y: torch.linalg.solve_triangular(x.tril(), y, upper=False), n, 3)
+        for n in (5, 70)
+    ],
+    "eigenvalues": lambda: [_solved(lambda x: torch.linalg.eigvalsh(x @ x.mT), n) for n in (5, 70)],
+    "singular values": lambda: [_solved(torch.linalg.svdvals, n) for n in (5, 70)],
+    "orthogonal factor": lambda: [_solved(lambda x: torch.linalg.qr(x)[0], n) for n in (5, 70)],
+    "quantile": _back(lambda x: x.quantile(0.3, 1)),
+    "orthogonal weights": _drawn(
+        lambda: [nn.init.orthogonal_(torch.empty(n, n - 1)) for n in (5, 70)]
+    ),
+    "Fourier": _in_circles(torch.fft.rfft, 2, 16),
+    "Fourier of windows": _in_circles(
+        lambda x: torch.stft(x, 16, return_complex=True, window=torch.hann_window(16)), 2, 64
+    ),
+    "turned numbers": _in_circles(
+        lambda x: torch.view_as_complex(x) * torch.polar(torch.ones(5), numbers(5)), 3, 5, 2
+    ),
+    "real and imaginary parts": lambda: torch.view_as_real(torch.complex(numbers(9), numbers(9))),
+    "size of complex numbers": _back(lambda x: torch.view_as_complex(x).abs(), (3, 5, 2)),
     "power 2": _each(lambda x: x**2),
     "power 3": _each(lambda x: x**3),
     "power 0.5": _each(lambda x: x**0.5, positive),

@@ -3,7 +3,9 @@
 import ctypes
 import functools
 import os
+import sys
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,6 +45,7 @@ def enforce(profile: str, device: str) -> None:
             "training.device=cpu."
         )
     _products_by_onednn()
+    _refuse_compilation()
 
 
 def refuse_broken(model: nn.Module, device: str) -> None:
@@ -75,6 +78,28 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3
     mallopt(mmap_threshold, 1 << 30)
     mallopt(trim_threshold, 1 << 30)
+
+
+@functools.cache
+def _refuse_compilation() -> None:
+    """Have a call of what ``torch.compile`` makes raise an error, before anything is compiled.
+
+    Compiled code is of one CPU and one compiler, and of the shapes that a process saw first, so a
+    resumed run could have other bits. Libraries may still use torch.compile on what nobody calls.
+    The error is RuntimeError, whoever calls; loading torch's compiler to ask
+    for it takes a second, so that is left until somebody else has loaded it.
+    """
+    usual = torch.compile
+
+    @functools.wraps(usual)
+    def compiled(*words: Any, **options: Any) -> Any:
+        result = usual(*words, **options)
+        torch.compiler.set_stance("fail_on_recompile")
+        return result
+
+    torch.compile = compiled
+    if "torch._dynamo" in sys.modules:  # somebody may have used it already
+        torch.compiler.set_stance("fail_on_recompile")
 
 
 @functools.cache

@@ -18,7 +18,8 @@ class FlatParameters:
 
     The model works on as before, on views. One vector makes the optimizer, the sum over shards, the
     fingerprint and the copy for a checkpoint one operation each instead of one for each tensor.
-    Frozen parameters (without ``requires_grad``) stay where they are: nothing moves them.
+    Frozen parameters (without ``requires_grad``) are in none: nothing moves them. But they, too, lie
+    channels last, as in a Predictor: how weights lie decides the kernel, and so the bits.
 
     Parameters stand in the order of ``key``, a function of their names. Of equals those with two or
     more axes are first, so that what learns alike is one slice. ``row`` is what travels up the tree
@@ -63,6 +64,9 @@ class FlatParameters:
         for buffer, view in _views(buffers, self.buffers):
             view.copy_(buffer)
             buffer.data = view
+        for tensor in (*self.frozen.values(), *self.constants.values(), *self.counts):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
         self._places = {name: tensor.data_ptr() for name, tensor in self._known().items()}
         self._gradients = {n: p.grad for n, p in self.named.items()}
         ends = list(itertools.accumulate(parameter.numel() for parameter in parameters))

@@ -1,6 +1,7 @@
 """The updates of a step, as a program says them, over the parameters of its model."""
 
 import fnmatch
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from lockstep.program import Group, Update
 from lockstep.training.distributed import ALONE, Workers
 from lockstep.training.optimizer import ALL, Fused, Optimizer, Own, Part, by_axes
 from lockstep.training.parameters import FlatParameters
+from lockstep.training.precision import computed_in
 from lockstep.training.shards import ShardedGradient
 
 Make = Callable[[list[dict[str, Any]]], Any]
@@ -85,18 +87,20 @@ class Plan:
         *,
         shards: int,
         workers: Workers = ALONE,
+        precision: str = "float32",
     ) -> list[Move]:
         """Return the moves of a step; ``reseed(update, step, shard)`` seeds all generators."""
+        computed = functools.partial(computed_in, precision, flat.values.device.type)
         return [
             Move(
                 ShardedGradient(
                     self.model,
                     flat,
-                    update.loss,
+                    computed(update.loss),
                     lambda step, shard, number=number: reseed(number, step, shard),  # type: ignore[misc]
                     shards=shards,
                     workers=workers,
-                    represent=update.represent,
+                    represent=computed(update.represent) if update.represent else None,
                     moves=None if len(moved) == len(self.named) else frozenset(moved),
                 ),
                 self._optimizer(flat, moved, rule, update.optimizer or make, update.rate),

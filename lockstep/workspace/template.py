@@ -31,14 +31,16 @@ def write_model(name: str, like: str = DEFAULT, data: str | None = None) -> list
 
     def write(part: Path) -> None:
         for path in sorted(template.rglob("*")):
+            copy = part / path.relative_to(template)
             if path.suffix in (".py", ".yaml"):
                 text = path.read_text().replace(f"The {like} model", f"The {name} model")
                 text = text.replace(f"--model {like} ", f"--model {name} ")
                 if data and path.suffix == ".yaml":
                     text = _on_other_data(text, data)
-                copy = part / path.relative_to(template)
                 copy.parent.mkdir(exist_ok=True)
                 copy.write_text(text)
+            elif path.suffix == ".safetensors":
+                shutil.copy(path, copy)
 
     publish_folder(final, write)
     written = sorted(path for path in final.rglob("*") if path.is_file())

@@ -133,3 +133,16 @@ def test_each_example_has_the_same_bits_on_other_cpus(tmp_path: Path, cpu: str) 
 def test_each_example_promises_every_cpu(trained: Trained) -> None:
     lowered = {model: trained(model).finished_receipt()["level"]["lowered"] for model in MODELS}
     assert {model: reasons for model, reasons in lowered.items() if reasons} == {}
+
+
+def test_the_weights_that_examples_start_from_are_those_that_their_recipes_name(
+    tmp_path: Path,
+) -> None:
+    small = ("model.width=8", "model.hidden=32", "--workers=1")
+    process = lockstep("train", "digits/base", "--seed=42", *small, runs=tmp_path)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    weights = Run(next(tmp_path.glob("digits-*"))).folder / "weights.safetensors"
+    for model in ("tuned", "lora"):
+        folder = home.examples().folder_of(model)
+        assert (folder / "digits.safetensors").read_bytes() == weights.read_bytes()

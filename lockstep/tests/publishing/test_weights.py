@@ -399,3 +399,17 @@ def test_features_of_texts_are_those_of_the_model(
     found = features(inputs)
     assert torch.equal(whole.model.classifier(found), whole.model(inputs))
     assert (found.shape, found.requires_grad) == ((1, whole.preprocess.config.hidden), False)
+
+
+def test_a_run_starts_from_published_weights_and_goes_on_without_them(
+    folder: Path, finished_run: Run, train_briefly: Callable[..., Run]
+) -> None:
+    put(made(finished_run), open_storage(str(folder)))
+    setting = f"start.weights=digits@{version_of(finished_run)}"
+    sha256 = finished_run.finished_receipt()["results"]["weights_sha256"]
+    run = train_briefly("digits/base", setting, "training.lr=0")
+    assert run.experiment().get("start", {}).get("sha256") == sha256
+    assert run.finished_receipt()["results"]["weights_sha256"] == sha256
+    shutil.rmtree(folder)
+    pinned = (setting, f"start.sha256={sha256}", "training.lr=0.001")
+    assert train_briefly("digits/base", *pinned).receipt

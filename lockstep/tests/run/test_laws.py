@@ -11,6 +11,7 @@ from lockstep.ground import home
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
+from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.projects import NETWORK, Bring, Project
 
 PREPROCESS = (home.ENGINE / "examples" / "models" / "digits" / "preprocess.py").read_text()
@@ -112,3 +113,27 @@ def test_settings_that_load_torch_before_the_profile_native_are_refused_by_their
     assert native.returncode == 2
     assert native.stderr.startswith(f"error: {path}: loads torch, expected not to")
     assert train(project, *runs).returncode == 0
+
+
+COMPILED = {
+    "a part": NETWORK.replace("Linear(16, classes)", "Linear(16, classes)\n        self.compile()"),
+    "forward": NETWORK.replace("    def forward", "    @torch.compile\n    def forward"),
+    "loss": NETWORK.replace("def loss", "@torch.compile(dynamic=True)\ndef loss"),
+    "in a step": NETWORK.replace("self.classifier(self", "torch.compile(self.classifier)(self"),
+}
+
+
+@pytest.mark.parametrize("how", mostly_slow(list(COMPILED)))
+def test_a_model_that_is_compiled_is_refused_in_one_line_before_the_first_step(
+    bring: Bring, place: Place, how: str
+) -> None:
+    done = train(bring(model=COMPILED[how]))
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert line.startswith("error: loss or Model: calls what torch.compile makes (model.py, line ")
+
+
+@pytest.mark.slow
+def test_what_is_compiled_and_never_called_is_nobodys_concern(bring: Bring) -> None:
+    unused = "@torch.compile\ndef unused(inputs):\n    return inputs\n\n"
+    assert train(bring(model=NETWORK.replace("def loss", f"{unused}def loss"))).returncode == 0

@@ -7,9 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from lockstep.ground import home
 from lockstep.ground.errors import SettingError
 from lockstep.ground.place import Place
+from lockstep.ground.watch import Watch
 from lockstep.records.run import Run
+from lockstep.run.story import evaluate_run
 from lockstep.tests.projects import NETWORK, Bring, Project
 from lockstep.tests.run.test_rehearsal import digest, weights
 
@@ -70,6 +73,16 @@ def test_the_identity_has_the_weights_and_not_their_place(
     assert project.train(place, *elsewhere).folder != by_run.folder
 
 
+def test_a_file_in_the_models_folder_is_found_wherever_a_command_is_called(
+    project: Project, base: Run, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(base.folder / "weights.safetensors", project.model / "base.safetensors")
+    monkeypatch.chdir(tmp_path)
+    words = ("start.weights=base.safetensors", settings(base)[1])
+    run = project.train(place, *words)
+    assert torch.equal(weights(run)["features.1.weight"], weights(base)["features.1.weight"])
+
+
 @pytest.mark.slow
 def test_names_may_differ_at_their_beginning(bring: Bring, base: Run, place: Place) -> None:
     other = FROZEN.replace("self.features", "self.body")
@@ -84,6 +97,8 @@ WRONG = {
     "start.sha256=" + "0" * 64: "start.weights: .* has sha256 .*, start.sha256 expects 0000000",
     "start.weights=nowhere": "start.weights: nowhere: no such run",
     "start.weights=nowhere.safetensors": "start.weights: nowhere.safetensors: No such file",
+    "start.weights=brought@0.1.0": "start.weights: 0.1.0: not a version, expected one such as",
+    "start.weights=brought@0.1.0+12345678": "start.weights: team.*: not on this machine",
 }  # fmt: skip
 
 
@@ -104,3 +119,13 @@ def test_a_tensor_of_another_shape_is_refused_by_name(
         SettingError, match=r"start: features\.1\.bias is float32 \(16,\), the model"
     ):
         bring(model=wider).train(place, *settings(base))
+
+
+def test_frozen_convolutions_answer_as_they_did_in_training(bring: Bring, place: Place) -> None:
+    layers = "nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)"
+    frozen = f"*(one.requires_grad_(False) for one in ({layers})), nn.ReLU(), nn.Flatten()"
+    network = NETWORK.replace("nn.Flatten(), nn.Linear(64, 16), nn.ReLU()", frozen)
+    run = bring(model=network.replace("(16,", "(1024,")).train(place)
+    predictor = home.here().module("brought").Predictor.load(run.folder)
+    again, before = evaluate_run(run, predictor, place, Watch())
+    assert again == before

@@ -164,6 +164,57 @@ def test_the_same_operation_in_a_precision_not_tried_is_named() -> None:
     assert "aten.exp.default" not in operations.unverified()
 
 
+class Downsampled(nn.Module):
+    """A residual block that halves a picture, as in ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.short = nn.Conv2d(16, 32, 1, stride=2, bias=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.relu_(self.norm(self.first(inputs)) + self.short(inputs))
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "residual block": (Downsampled, (2, 16, 8, 8)),
+    "mirrored edges": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 4, 6, 6)),
+    "learned slopes": (lambda: nn.PReLU(4), (2, 4, 6, 6)),
+    "gates": (lambda: nn.GLU(1), (2, 4, 6)),
+    "in three dimensions": (
+        lambda: nn.Sequential(nn.Conv3d(2, 4, 3), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1)),
+        (2, 2, 8, 8, 8),
+    ),
+    "pixels shuffled": (lambda: nn.PixelShuffle(2), (2, 4, 6, 6)),
+    "enlarged smoothly": (lambda: nn.Upsample(scale_factor=2, mode="bicubic"), (2, 4, 6, 6)),
+    "weights of norm 1": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), (2, 6)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_usual_models_are_verified(name: str) -> None:
+    make, shape = LAYERS[name]
+    with Operations() as operations:
+        make()(numbers(*shape).requires_grad_()).sum().backward()
+    assert operations.unverified() == []
+
+
+def test_the_loss_of_language_models_and_segmentation_is_verified() -> None:
+    with Operations() as operations:
+        for shape in ((2, 5, 7), (2, 5, 6, 6)):
+            scores = numbers(*shape).requires_grad_()
+            nn.functional.cross_entropy(scores, whole(5, shape[0], *shape[2:])).backward()
+    assert operations.unverified() == []
+
+
+def test_what_changes_only_how_a_tensor_lies_needs_no_verification() -> None:
+    x = numbers(4, 6)
+    with Operations() as operations:
+        x.as_strided_((3, 2), (6, 1)).unsqueeze_(0).squeeze_().t_()
+    assert operations.names == set()
+
+
 def test_views_and_whole_numbers_need_no_verification() -> None:
     x = numbers(4, 6)
     with Operations() as operations:
