@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.verbs import Verbs
+from lockstep.ground.console import show
 from lockstep.ground.errors import SettingError
 from lockstep.ground.home import here
 
@@ -123,7 +124,7 @@ def list_(options: argparse.Namespace) -> None:
         rows.append(_facts(entry) | {"here": here})
     store.digests.save()
     if options.json:
-        print(json.dumps(rows, indent=2))
+        show(json.dumps(rows, indent=2))
         return
     head = ["data", "rows", "target", "labels", "MB", "decoder", "here", "licence"]
     table(
@@ -159,7 +160,7 @@ def fetch(options: argparse.Namespace) -> None:
     )
     done = _facts(entry) | {"arrays": dataset.digest}
     rows = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-    print(json.dumps(done) if options.json else f"{entry.reference} is ready: {rows}")
+    show(json.dumps(done) if options.json else f"{entry.reference} is ready: {rows}")
 
 
 def add(options: argparse.Namespace) -> None:
@@ -175,18 +176,18 @@ def add(options: argparse.Namespace) -> None:
     entry, new = put(request, _data(), here().catalog, console.watch().say)
     path = catalog.file_of(entry.name)
     if options.json:
-        print(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
+        show(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
         return
     if not new:
-        print(f"{entry.reference} already exists; nothing was changed")
+        show(f"{entry.reference} already exists; nothing was changed")
         return
     for label, count in zip(entry.labels, entry.counts, strict=False):
-        print(f"{count:>10,}  {label}")
+        show(f"{count:>10,}  {label}")
     if not entry.counts:
         names = f": {', '.join(entry.labels)}" if entry.labels else ""
-        print(f"target {entry.kind}{names}")
+        show(f"target {entry.kind}{names}")
     rows = ", ".join(f"{count:,} {split}" for split, count in entry.rows.items())
-    print(f"added {entry.reference}: {rows}\ncommit {path}, and push the bytes: data push")
+    show(f"added {entry.reference}: {rows}\ncommit {path}, and push the bytes: data push")
 
 
 def _as_utf8(value: Any) -> Any:
@@ -203,9 +204,9 @@ def verify(options: argparse.Namespace) -> int:
     done, altered = transfer.verify(_entries(options.name), _data(), here().catalog)
     if options.json:
         found = {"good": done.there, "missing": done.missing, "altered": altered}
-        print(json.dumps(found, indent=2))
+        show(json.dumps(found, indent=2))
     else:
-        print(f"{len(done.there)} good, {len(done.missing)} not here, {len(altered)} altered")
+        show(f"{len(done.there)} good, {len(done.missing)} not here, {len(altered)} altered")
         _print_some("not here", done.missing)
         _print_some("altered", altered)
     return 1 if altered else 0
@@ -248,7 +249,7 @@ def diff(options: argparse.Namespace) -> int:
         lambda missing: download(missing, folder, watch.say, watch.bar),
     )
     if options.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        show(json.dumps(found.as_dict(), indent=2))
     else:
         _print_difference(found)
     return 0 if found.same else 1
@@ -304,28 +305,28 @@ def _facts(entry: "Entry") -> dict[str, Any]:
 def _print_done(options: argparse.Namespace, done: "Done", sent: str, missing: str) -> None:
     if options.json:
         found = {sent: done.sent, "there": done.there, "missing": done.missing}
-        print(json.dumps(found | {"bytes": done.bytes}))
+        show(json.dumps(found | {"bytes": done.bytes}))
         return
     size = f"{done.bytes / 1e6:.1f} MB"
     verb = {"sent": "uploaded", "brought": "downloaded"}[sent]
-    print(f"{len(done.sent)} files {verb} ({size}), {len(done.there)} already there")
+    show(f"{len(done.sent)} files {verb} ({size}), {len(done.there)} already there")
     _print_some(missing, done.missing)
 
 
 def _print_some(title: str, lines: list[str]) -> None:
     for line in lines[:_SHOWN]:
-        print(f"{title}: {line}")
+        show(f"{title}: {line}")
     if len(lines) > _SHOWN:
-        print(f"{title}: and {len(lines) - _SHOWN:,} more (--json names all)")
+        show(f"{title}: and {len(lines) - _SHOWN:,} more (--json names all)")
 
 
 def _print_difference(found: "Difference") -> None:
     from lockstep.ground.console import table
 
     if found.same:
-        print(f"{found.a} and {found.b} have the same rows")
+        show(f"{found.a} and {found.b} have the same rows")
         return
-    print(f"A {found.a}, B {found.b}")
+    show(f"A {found.a}, B {found.b}")
     _print_some("removed", found.removed)
     _print_some("added", found.added)
     _print_some("relabelled", [f"{place}: {a} -> {b}" for place, a, b in found.relabelled])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.verbs import Verbs
+from lockstep.ground.console import show
 
 if TYPE_CHECKING:
     from lockstep.records.run import Run
@@ -50,12 +51,12 @@ def init(options: argparse.Namespace) -> None:
             "one, `init --name acme` renames this clone's package."
         )
     if options.json:
-        print(json.dumps(vars(made) | {"folder": str(made.folder)}, indent=2))
+        show(json.dumps(vars(made) | {"folder": str(made.folder)}, indent=2))
         return
-    print(f"{made.folder}: package {made.package}, engine in lockstep/")
+    show(f"{made.folder}: package {made.package}, engine in lockstep/")
     if not made.committed:
-        print(f"not committed yet: git -C {made.folder} commit -m 'Our models, with Lockstep'")
-    print(f"train: {made.folder / 'workbench'} train --seed 42")
+        show(f"not committed yet: git -C {made.folder} commit -m 'Our models, with Lockstep'")
+    show(f"train: {made.folder / 'workbench'} train --seed 42")
 
 
 def upgrade(options: argparse.Namespace) -> int:
@@ -97,9 +98,9 @@ def upgrade(options: argparse.Namespace) -> int:
         bits = _bits(kept, after)
     if options.json:
         content = {"upgrade": vars(report), "bits": bits and vars(bits), "tests": passed}
-        print(json.dumps(content | {"published": not options.dry_run}, indent=2))
+        show(json.dumps(content | {"published": not options.dry_run}, indent=2))
     else:
-        print("\n".join(_summary(report, bits, passed, options.dry_run)))
+        show("\n".join(_summary(report, bits, passed, options.dry_run)))
     return 1 if report.conflicts or passed is False else 0
 
 
