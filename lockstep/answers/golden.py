@@ -1,6 +1,7 @@
 """Golden answers: what a model answered to a few examples when it was trained, kept with it."""
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -107,6 +108,23 @@ def _bytes(row: torch.Tensor) -> bytes:
 def digests(outputs: "Outputs") -> list[str]:
     """The digest of a model's outputs, for each example."""
     return [digest_of(row) for row in bits(outputs)]
+
+
+def parsed(content: bytes) -> Golden:
+    """Return what a ``golden.json`` says. Raises ModelError for one with more than ``make`` writes.
+
+    All that it holds is computed at each load, so that a large one would take minutes.
+    """
+    golden: Golden = json.loads(content)
+    lists = {"inputs": golden["inputs"], "answers": golden["answers"]}
+    lists["outputs"] = golden.get("outputs", [])
+    for name, values in lists.items():
+        if len(values) > _EXAMPLES:
+            raise ModelError(
+                f"golden.json: found {len(values):,} {name}, expected {_EXAMPLES} at most; it was "
+                "altered. Restore a good copy."
+            )
+    return golden
 
 
 def examples(content: Golden) -> list[NDArray[Any]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from lockstep.answers.output import output_of
 from lockstep.bundles.opening import is_bundle, opened, readable, refuse_unsigned
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import DataError, ModelError
+from lockstep.ground.tensors import tensors
 from lockstep.program import Kind
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Predictor:
             raise ModelError(f"{folder}: found the model {stored!r}, expected {expected!r}.")
         predictor = cls.of(preprocess, weights)
         if answers:
-            predictor.golden = json.loads(_verified(folder / "golden.json", answers))
+            predictor.golden = golden.parsed(_verified(folder / "golden.json", answers))
             predictor.narrow(golden.examples(predictor.golden))
         return predictor
 
@@ -112,7 +112,7 @@ class Predictor:
         config_class, preprocess_class, model_class = cls.parts
         stored = json.loads(preprocess)
         model = model_class(config_class(**stored["config"]), len(stored["labels"]))
-        model.load_state_dict(safetensors.torch.load(weights))
+        model.load_state_dict(tensors(weights))
         predictor = cls(model, preprocess_class.from_state(stored), stored.get("kind", "class"))
         if isinstance(cls.takes, Numbers) and not cls.takes.names:
             predictor.takes = replace(cls.takes, names=tuple(stored.get("columns", ())))

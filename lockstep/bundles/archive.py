@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import IO, cast
 
 from lockstep.ground.errors import BundleError
+from lockstep.ground.names import unsafe
 
 MEMBERS, LARGEST, TOTAL = 1_000, 8 << 30, 16 << 30  # of an archive that is read, bytes
+# Weights hardly shrink. What unpacks to much more than this is there to fill a disk.
+_GROWTH, _ANYWAY = 10, 16 << 20  # times its own size, and bytes
 _BLOCK = 512  # what a tar is made of
 _STORED = 65_535  # bytes that a stored block of deflate holds at most
 _CHUNK = 1 << 20
@@ -91,7 +94,7 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]
     The headers are read here, as tarfile would keep extended ones in memory, however large.
     """
     seen: set[str] = set()
-    total = 0
+    total, most = 0, min(TOTAL, _GROWTH * path.stat().st_size + _ANYWAY)
     with gzip.GzipFile(fileobj=file, mode="rb") as unzipped:
         tar = cast(IO[bytes], unzipped)
         while any(block := _exactly(path, tar, _BLOCK)):
@@ -100,7 +103,7 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]
             except (tarfile.HeaderError, UnicodeError) as error:
                 raise BundleError(f"{path}: not readable as a bundle ({error}).") from error
             total += head.size
-            _refuse(path, head, seen, total)
+            _refuse(path, head, seen, total, most)
             seen.add(head.name)
             start = tar.tell()
             yield head.name, head.size, tar
@@ -117,20 +120,20 @@ def _exactly(path: Path, file: IO[bytes], size: int) -> bytes:
     return content
 
 
-def _refuse(path: Path, head: tarfile.TarInfo, seen: set[str], total: int) -> None:
+def _refuse(path: Path, head: tarfile.TarInfo, seen: set[str], total: int, most: int) -> None:
     parts = head.name.split("/")
     if head.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         problem = "is a link, a folder or a device, expected a plain file"
-    elif not head.name or {"", ".", ".."} & set(parts) or "\\" in head.name:
-        problem = "would be written outside of its folder"
+    elif why := unsafe(head.name):
+        problem = why
     elif any("/".join(parts[:n]) in seen for n in range(1, len(parts) + 1)) or any(
         other.startswith(f"{head.name}/") for other in seen
     ):
         problem = "occurs twice, or is a folder as well"
     elif len(seen) >= MEMBERS:
         problem = f"is one of more than {MEMBERS:,} files"
-    elif not 0 <= head.size <= LARGEST or total > TOTAL:
-        problem = f"is too large ({head.size:,} bytes; {LARGEST:,} at most, {TOTAL:,} in all)"
+    elif not 0 <= head.size <= LARGEST or total > most:
+        problem = f"is too large ({head.size:,} bytes; {LARGEST:,} at most, {most:,} in all)"
     else:
         return
     raise BundleError(f"{path}: {head.name[:100]!r} {problem}; nothing was unpacked.")

@@ -28,6 +28,7 @@ from lockstep.cli import (
 )
 from lockstep.cli.verbs import Verbs, attached, elsewhere, name_recipe
 from lockstep.ground import profiles
+from lockstep.ground.console import show
 from lockstep.ground.errors import (
     EnvironmentMismatch,
     Interrupted,
@@ -75,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> int:
             )
         )
     except KeyboardInterrupt:
-        print("interrupted; run the same command to resume", file=sys.stderr)
+        show("interrupted; run the same command to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
@@ -113,12 +114,12 @@ def _report(end: Exception) -> int:
     if launch.is_watched():  # the loss of another is told by who started both
         return _LOST if isinstance(end, WorkerLost) else launch.note(end)
     if isinstance(end, Interrupted):
-        print(end.message(), file=sys.stderr)
+        show(end.message(), file=sys.stderr)
         return 128 + end.signal
     if isinstance(end, WorkerLost):
-        print(f"{end}; start it again to resume from the last checkpoint", file=sys.stderr)
+        show(f"{end}; start it again to resume from the last checkpoint", file=sys.stderr)
         return _LOST
-    print(f"error: {end}", file=sys.stderr)
+    show(f"error: {end}", file=sys.stderr)
     return 2
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.verbs import Verbs, said
+from lockstep.ground.console import show
 from lockstep.ground.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ def predict(options: argparse.Namespace) -> None:
     named = [named for word in options.inputs for named in model.named_inputs(word)]
     names, answers = [name for name, _ in named], model.predict([one for _, one in named])
     if options.json:
-        print(json.dumps(answers, indent=2))
+        show(json.dumps(answers, indent=2))
     elif options.output and model.gives == "mask":
         _write_mask(options.output, answers)
     elif options.output:
         _write_table(options.output, model, names, answers)
     else:
         for name, answer in zip(names, answers, strict=True):
-            print(f"{name}: {_in_words(model, answer)}")
+            show(f"{name}: {_in_words(model, answer)}")
 
 
 def _in_words(model: "Predictor", answer: Any) -> str:
@@ -104,7 +105,7 @@ def _write_table(output: str, model: "Predictor", names: list[str], answers: lis
                 cells = [answer[key] for key in heads[model.gives]]
         rows.writerow((name, *cells))
     write_atomically(Path(output), text.getvalue().encode())
-    print(f"{output}: {len(answers)} answers")
+    show(f"{output}: {len(answers)} answers")
 
 
 def _write_mask(output: str, answers: list[Any]) -> None:
@@ -118,4 +119,4 @@ def _write_mask(output: str, answers: list[Any]) -> None:
             "and --json prints all."
         )
     write_atomically(Path(output), pictures.mask_png(answers[0]["mask"]))
-    print(f"{output}: 1 mask")
+    show(f"{output}: 1 mask")

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from lockstep.cli.verbs import Verbs, port
+from lockstep.ground.console import show
 from lockstep.ground.errors import ContainerError
 
 
@@ -24,7 +25,12 @@ def add_to(verbs: Verbs) -> None:
 
 
 def in_image(
-    options: argparse.Namespace, words: list[str], *, gpus: bool, keeps: bool = False
+    options: argparse.Namespace,
+    words: list[str],
+    *,
+    gpus: bool,
+    keeps: bool = False,
+    network: bool = True,
 ) -> int:
     """Run the same verb in an image with this machine's runs and data; return its exit code."""
     from lockstep.ground import console
@@ -33,7 +39,9 @@ def in_image(
 
     place = Place.default(options.runs)
     words += ["--runs", str(place.runs.absolute()), *(["--json"] if options.json else [])]
-    return containers.run(options.image, words, place, console.watch(), gpus=gpus, keeps=keeps)
+    return containers.run(
+        options.image, words, place, console.watch(), gpus=gpus, keeps=keeps, network=network
+    )
 
 
 def image(options: argparse.Namespace) -> int:
@@ -55,7 +63,7 @@ def image(options: argparse.Namespace) -> int:
         done = {"pushed": containers.push(options.name, options.stage, torch, watch)}
     else:
         done = {"built": containers.build(options.stage, torch, watch, offline=options.offline)}
-    print(json.dumps(done) if options.json else "\n".join(f"{k} {v}" for k, v in done.items()))
+    show(json.dumps(done) if options.json else "\n".join(f"{k} {v}" for k, v in done.items()))
     return 0
 
 
@@ -72,10 +80,10 @@ def parity(options: argparse.Namespace) -> int:
     wrong = {recipe: differences(trials) for recipe, trials in found.items()}
     if options.json:
         rows = {recipe: [trial.as_dict() for trial in trials] for recipe, trials in found.items()}
-        print(json.dumps({"trials": rows, "differences": wrong}, indent=2))
+        show(json.dumps({"trials": rows, "differences": wrong}, indent=2))
     else:
         for recipe, trials in found.items():
-            print(recipe)
+            show(recipe)
             console.table(HEAD, [trial.row() for trial in trials])
-            print("\n".join(wrong[recipe]) or "no difference")
+            show("\n".join(wrong[recipe]) or "no difference")
     return 1 if any(wrong.values()) else 0

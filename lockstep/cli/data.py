@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.verbs import Verbs
+from lockstep.ground.console import show
 from lockstep.ground.errors import SettingError
 from lockstep.ground.home import here
 
@@ -32,9 +33,9 @@ def add_to(verbs: Verbs) -> None:
         return added
 
     action(list_, "list")
-    shown = action(show, "show")
-    shown.add_argument("name", metavar="NAME[@VERSION]")
-    shown.add_argument("--page", type=Path, metavar="FILE", help="also write a page with examples")
+    viewed = action(show_, "show")
+    viewed.add_argument("name", metavar="NAME[@VERSION]")
+    viewed.add_argument("--page", type=Path, metavar="FILE", help="also write a page with examples")
     action(fetch, "fetch").add_argument("name", metavar="NAME[@VERSION]")
     _add_add(action(add, "add"))
     action(verify, "verify").add_argument("name", nargs="?", metavar="NAME[@VERSION]")
@@ -127,7 +128,7 @@ def list_(options: argparse.Namespace) -> None:
         rows.append(_facts(entry) | {"here": here})
     store.digests.save()
     if options.json:
-        print(json.dumps(rows, indent=2))
+        show(json.dumps(rows, indent=2))
         return
     head = ["data", "rows", "target", "labels", "MB", "decoder", "here", "licence"]
     table(
@@ -148,7 +149,7 @@ def list_(options: argparse.Namespace) -> None:
     )
 
 
-def show(options: argparse.Namespace) -> None:
+def show_(options: argparse.Namespace) -> None:
     """Show what a data set has: labels by split, ranges of values, lengths, examples."""
     from lockstep.data import overview
     from lockstep.ground import console
@@ -160,14 +161,14 @@ def show(options: argparse.Namespace) -> None:
         shown = overview.examples(dataset, view.form)
         write_atomically(options.page, overview.page(view, shown).encode())
     if options.json:
-        print(json.dumps(view.json(), indent=2))
+        show(json.dumps(view.json(), indent=2))
         return
     rows = ", ".join(f"{count:,} {split}" for split, count in view.rows.items())
-    print(f"{view.data}: {view.title} ({view.licence})")
-    print(f"each {view.example} of shape {view.shape}; target: {view.kind}; {rows}")
+    show(f"{view.data}: {view.title} ({view.licence})")
+    show(f"each {view.example} of shape {view.shape}; target: {view.kind}; {rows}")
     if view.lengths:
         lengths = ", ".join(f"{name} {count:,}" for name, count in view.lengths.items())
-        print(f"bytes of a text: {lengths}")
+        show(f"bytes of a text: {lengths}")
     if view.labels:
         unit = "pixels" if view.kind == "mask" else "examples"
         total = {label: sum(counts.values()) for label, counts in view.labels.items()}
@@ -194,7 +195,7 @@ def show(options: argparse.Namespace) -> None:
             ],
         )
     if options.page:
-        print(f"page: {options.page}")
+        show(f"page: {options.page}")
 
 
 def fetch(options: argparse.Namespace) -> None:
@@ -202,7 +203,7 @@ def fetch(options: argparse.Namespace) -> None:
     entry, dataset = _opened(options.name)
     done = _facts(entry) | {"arrays": dataset.digest}
     rows = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-    print(json.dumps(done) if options.json else f"{entry.reference} is ready: {rows}")
+    show(json.dumps(done) if options.json else f"{entry.reference} is ready: {rows}")
 
 
 def _opened(name: str) -> "tuple[Entry, Dataset]":
@@ -234,19 +235,19 @@ def add(options: argparse.Namespace) -> None:
     entry, new = put(request, _data(), here().catalog, console.watch().say)
     path = catalog.file_of(entry.name)
     if options.json:
-        print(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
+        show(json.dumps(_facts(entry) | {"new": new, "file": str(path)}))
         return
     if not new:
-        print(f"{entry.reference} already exists; nothing was changed")
+        show(f"{entry.reference} already exists; nothing was changed")
         return
     for label, count in zip(entry.labels, entry.counts, strict=False):
-        print(f"{count:>10,}  {label}")
+        show(f"{count:>10,}  {label}")
     if not entry.counts:
         names = f": {', '.join(entry.labels)}" if entry.labels else ""
-        print(f"target {entry.kind}{names}")
+        show(f"target {entry.kind}{names}")
     rows = ", ".join(f"{count:,} {split}" for split, count in entry.rows.items())
-    print(f"added {entry.reference}: {rows}")
-    print(f"commit {path}; share its files: invoke data push {entry.name} --to STORAGE")
+    show(f"added {entry.reference}: {rows}")
+    show(f"commit {path}; share its files: invoke data push {entry.name} --to STORAGE")
 
 
 def _as_utf8(value: Any) -> Any:
@@ -263,9 +264,9 @@ def verify(options: argparse.Namespace) -> int:
     done, altered = transfer.verify(_entries(options.name), _data(), here().catalog)
     if options.json:
         found = {"good": done.there, "missing": done.missing, "altered": altered}
-        print(json.dumps(found, indent=2))
+        show(json.dumps(found, indent=2))
     else:
-        print(f"{len(done.there)} good, {len(done.missing)} not here, {len(altered)} altered")
+        show(f"{len(done.there)} good, {len(done.missing)} not here, {len(altered)} altered")
         _print_some("not here", done.missing)
         _print_some("altered", altered)
     return 1 if altered else 0
@@ -308,7 +309,7 @@ def diff(options: argparse.Namespace) -> int:
         lambda missing: download(missing, folder, watch.say, watch.bar),
     )
     if options.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        show(json.dumps(found.as_dict(), indent=2))
     else:
         _print_difference(found)
     return 0 if found.same else 1
@@ -364,28 +365,28 @@ def _facts(entry: "Entry") -> dict[str, Any]:
 def _print_done(options: argparse.Namespace, done: "Done", sent: str, missing: str) -> None:
     if options.json:
         found = {sent: done.sent, "there": done.there, "missing": done.missing}
-        print(json.dumps(found | {"bytes": done.bytes}))
+        show(json.dumps(found | {"bytes": done.bytes}))
         return
     size = f"{done.bytes / 1e6:.1f} MB"
     verb = {"sent": "uploaded", "brought": "downloaded"}[sent]
-    print(f"{len(done.sent)} files {verb} ({size}), {len(done.there)} already there")
+    show(f"{len(done.sent)} files {verb} ({size}), {len(done.there)} already there")
     _print_some(missing, done.missing)
 
 
 def _print_some(title: str, lines: list[str]) -> None:
     for line in lines[:_SHOWN]:
-        print(f"{title}: {line}")
+        show(f"{title}: {line}")
     if len(lines) > _SHOWN:
-        print(f"{title}: and {len(lines) - _SHOWN:,} more (--json names all)")
+        show(f"{title}: and {len(lines) - _SHOWN:,} more (--json names all)")
 
 
 def _print_difference(found: "Difference") -> None:
     from lockstep.ground.console import table
 
     if found.same:
-        print(f"{found.a} and {found.b} have the same rows")
+        show(f"{found.a} and {found.b} have the same rows")
         return
-    print(f"A {found.a}, B {found.b}")
+    show(f"A {found.a}, B {found.b}")
     _print_some("removed", found.removed)
     _print_some("added", found.added)
     _print_some("relabelled", [f"{place}: {a} -> {b}" for place, a, b in found.relabelled])

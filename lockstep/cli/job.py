@@ -4,6 +4,7 @@ import argparse
 import os
 
 from lockstep.cli.verbs import Verbs
+from lockstep.ground.console import show
 
 
 def add_to(verbs: Verbs) -> None:
@@ -29,7 +30,7 @@ def container(options: argparse.Namespace) -> int:
         lambda: served(source),
         "0.0.0.0",
         int(os.environ.get("SAGEMAKER_BIND_TO_PORT") or 8080),
-        lambda line: print(line, flush=True),
+        lambda line: show(line, flush=True),
         guarded=True,  # by the service, which asks who calls
     )
     return 0

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lockstep.cli.verbs import Verbs, run_of
+from lockstep.cli.verbs import Verbs, run_of, said
+from lockstep.ground.console import show
 from lockstep.ground.errors import RunError, SettingError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def accept(options: argparse.Namespace) -> int:
             {"measure": one.measure, "found": one.value, "wanted": one.expected, "met": one.met}
             for one in findings
         ]
-        print(json.dumps({"run": run.name, "accepted": accepted, "budgets": rows}, indent=2))
+        show(json.dumps({"run": run.name, "accepted": accepted, "budgets": rows}, indent=2))
     else:
         verdict = {True: "met", False: "NOT met"}
         cells = [
@@ -63,7 +64,7 @@ def accept(options: argparse.Namespace) -> int:
             for one in findings
         ]
         console.table(["measure", "found", "expected", ""], cells)
-        print("accepted" if accepted else "NOT accepted")
+        show("accepted" if accepted else "NOT accepted")
     return 0 if accepted else 1
 
 
@@ -78,6 +79,7 @@ def checkout(options: argparse.Namespace) -> None:
     place, folder = Place.default(options.runs), Path(options.folder)
     chosen = run_of(options.run, place.runs)
     where = lay_out(chosen, folder)
+    _say_whose_code(chosen)
     python = f"{shlex.quote(sys.executable)} -m lockstep"
     data = f"LOCKSTEP_DATA={shlex.quote(str(place.data.absolute()))}"
     run = shlex.quote(str(where.relative_to(folder.resolve())))
@@ -93,10 +95,24 @@ def checkout(options: argparse.Namespace) -> None:
         go = shlex.quote(str(folder.resolve() / command["folder"]))
         commands = {"go": f"cd {go}", "run": f"{python} {shlex.join(words)}"}
     if options.json:
-        print(json.dumps({"folder": str(folder.resolve()), "run": str(where)} | commands, indent=2))
+        show(json.dumps({"folder": str(folder.resolve()), "run": str(where)} | commands, indent=2))
     else:
-        print(f"checked out {where.name} with its source; to use it:")
-        print("\n".join(commands.values()))
+        show(f"checked out {where.name} with its source; to use it:")
+        show("\n".join(commands.values()))
+
+
+def _say_whose_code(run: "Run") -> None:
+    """Say which files of a run that was checked out nobody here has seen before they run."""
+    from lockstep.records import provenance
+    from lockstep.script import reproducing
+
+    names = reproducing.unknown(run) if run.script else provenance.unknown(run, engine=True)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        said(
+            f"warning: {', '.join(names[:3])}{more} not known in this checkout; the commands below "
+            "run that code with all that you may do, so read it first."
+        )
 
 
 def delete(options: argparse.Namespace) -> int:
@@ -122,7 +138,7 @@ def delete(options: argparse.Namespace) -> int:
         for run in found:
             trash.refuse_undeletable(run)
     if found and not options.yes and not _agreed(question, found):
-        print("nothing was deleted", file=sys.stderr)
+        show("nothing was deleted", file=sys.stderr)
         return 1
     if options.purge:
         trash.purge(found, folder)
@@ -135,14 +151,14 @@ def _agreed(question: str, found: Sequence["Run"]) -> bool:
     names = ", ".join(run.name for run in found)
     if not sys.stdin.isatty():
         raise RunError(f"delete: no terminal to ask on; with --yes it would {question}: {names}.")
-    print(f"{question}: {names}? [y/N] ", end="", file=sys.stderr, flush=True)
+    show(f"{question}: {names}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _tell(options: argparse.Namespace, done: str, what: Sequence[str]) -> int:
     if options.json:
-        print(json.dumps({done: list(what)}, indent=2))
+        show(json.dumps({done: list(what)}, indent=2))
     else:
         for one in what or ["nothing: the trash is empty"]:
-            print(f"{done} {one}")
+            show(f"{done} {one}")
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.verbs import Verbs
+from lockstep.ground.console import show
 
 if TYPE_CHECKING:
     from lockstep.records.run import Run
@@ -51,14 +52,14 @@ def init(options: argparse.Namespace) -> None:
             "one, `init --name acme` renames this clone's package."
         )
     if options.json:
-        print(json.dumps(vars(made) | {"folder": str(made.folder)}, indent=2))
+        show(json.dumps(vars(made) | {"folder": str(made.folder)}, indent=2))
         return
     folder = made.folder
-    print(f"{folder}: package {made.package}, engine in lockstep/")
+    show(f"{folder}: package {made.package}, engine in lockstep/")
     if not made.committed:
         commit = f"git -C {shlex.quote(str(folder))} commit -m 'Our models, with Lockstep'"
-        print(f"not committed yet: {commit}")
-    print(f"train: {shlex.quote(str(folder / 'workbench'))} train --seed 42")
+        show(f"not committed yet: {commit}")
+    show(f"train: {shlex.quote(str(folder / 'workbench'))} train --seed 42")
 
 
 def upgrade(options: argparse.Namespace) -> int:
@@ -100,9 +101,9 @@ def upgrade(options: argparse.Namespace) -> int:
         bits = _bits(kept, after)
     if options.json:
         content = {"upgrade": vars(report), "bits": bits and vars(bits), "tests": passed}
-        print(json.dumps(content | {"published": not options.dry_run}, indent=2))
+        show(json.dumps(content | {"published": not options.dry_run}, indent=2))
     else:
-        print("\n".join(_summary(report, bits, passed, options.dry_run)))
+        show("\n".join(_summary(report, bits, passed, options.dry_run)))
     return 1 if report.conflicts or passed is False else 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lockstep.cli.verbs import Verbs, run_of
+from lockstep.ground.console import show
 
 if TYPE_CHECKING:
     from lockstep.ground.place import Place
@@ -50,9 +51,9 @@ def bundle(options: argparse.Namespace) -> None:
     made.write(path)
     if options.json:
         told = {"path": str(path), "sha256": made.sha256, "signed": made.signed}
-        print(json.dumps(told | {"manifest_sha256": made.manifest_sha256} | made.facts, indent=2))
+        show(json.dumps(told | {"manifest_sha256": made.manifest_sha256} | made.facts, indent=2))
         return
-    print(f"bundle {path}\nversion {made.facts['version']}\nsha256 {made.sha256}\n{signed(made)}")
+    show(f"bundle {path}\nversion {made.facts['version']}\nsha256 {made.sha256}\n{signed(made)}")
 
 
 def publish(options: argparse.Namespace) -> None:
@@ -74,10 +75,10 @@ def publish(options: argparse.Namespace) -> None:
     with moving(f"publishing to {storage}", len(made.content), console.watch()) as moved:
         entry, new = put(made, storage, moved)
     if options.json:
-        print(json.dumps(vars(entry) | {"key": entry.key, "new": new}, indent=2))
+        show(json.dumps(vars(entry) | {"key": entry.key, "new": new}, indent=2))
         return
     state = "published" if new else "was published before"
-    print(f"{entry.model} {entry.version} {state}\n{storage}/{entry.key}\n{signed(entry)}")
+    show(f"{entry.model} {entry.version} {state}\n{storage}/{entry.key}\n{signed(entry)}")
 
 
 def keys(options: argparse.Namespace) -> None:
@@ -86,10 +87,10 @@ def keys(options: argparse.Namespace) -> None:
 
     private, public = make_keys(options.output)
     if options.json:
-        print(json.dumps({"private": str(private), "public": str(public)}, indent=2))
+        show(json.dumps({"private": str(private), "public": str(public)}, indent=2))
         return
-    print(f"private key {private} (keep it; LOCKSTEP_SIGNING_KEY={private} signs)")
-    print(f"public key {public} (hand it out; LOCKSTEP_PUBLIC_KEY={public} checks)")
+    show(f"private key {private} (keep it; LOCKSTEP_SIGNING_KEY={private} signs)")
+    show(f"public key {public} (hand it out; LOCKSTEP_PUBLIC_KEY={public} checks)")
 
 
 def audit(options: argparse.Namespace) -> int:
@@ -106,7 +107,7 @@ def audit(options: argparse.Namespace) -> int:
     finally:
         watch.end()
     if options.json:
-        print(json.dumps([vars(finding) for finding in findings], indent=2))
+        show(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
         rows = [["ok" if one.ok else "FIX", one.check, one.found] for one in findings]
         console.table(["", "check", "found"], rows)

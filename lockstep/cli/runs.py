@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lockstep.cli.containers import in_image
 from lockstep.cli.verbs import Verbs, add_image, count, run_of, said
 from lockstep.ground import home
+from lockstep.ground.console import show
 from lockstep.ground.errors import RunError, nearest, printable
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def add_to(verbs: Verbs) -> None:
     verb.add_argument(
         "--trust-code",
         action="store_true",
-        help="run the command line of another engine that this checkout does not know",
+        help="run code of the run that this checkout does not know, without asking",
     )
     add_image(verb)
 
@@ -62,7 +63,7 @@ def runs(options: argparse.Namespace) -> None:
     shown = len(found) if options.all or options.json else 50
     lines = [line() for line in found[:shown]]
     if options.json:
-        print(json.dumps(lines, indent=2))
+        show(json.dumps(lines, indent=2))
     elif lines:
         rows = [
             ["" if value is None else printable(str(value)) for value in line.values()]
@@ -71,11 +72,11 @@ def runs(options: argparse.Namespace) -> None:
         table(list(lines[0]), rows)
         if more := len(found) - len(lines):
             order = "more" if options.sort else "older"
-            print(f"and {more:,} {order}; --all lists them", file=sys.stderr)
+            show(f"and {more:,} {order}; --all lists them", file=sys.stderr)
     elif everything:
-        print(f"none of the {len(everything):,} runs in {folder} is so")
+        show(f"none of the {len(everything):,} runs in {folder} is so")
     else:
-        print(f"no runs in {folder}; `invoke train --seed 42` makes one")
+        show(f"no runs in {folder}; `invoke train --seed 42` makes one")
 
 
 def _chosen(
@@ -143,7 +144,7 @@ def compare(options: argparse.Namespace) -> int:
     if options.report:
         write_atomically(Path(options.report), comparing.page(a, b, found))
     if options.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        show(json.dumps(found.as_dict(), indent=2))
     else:
         _print_comparison(found)
     return 0 if found.same else 1
@@ -156,7 +157,7 @@ def _compare_outputs(options: argparse.Namespace, a: "Run", b: "Run") -> int:
     if options.report:
         raise RunError("--report: there is a page for runs of models only; leave out --report.")
     if options.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        show(json.dumps(found.as_dict(), indent=2))
     else:
         _print_verdict(found, found.details())
     return 0 if found.same else 1
@@ -174,9 +175,9 @@ def diff(options: argparse.Namespace) -> None:
     found = differences(run_of(options.a, folder), run_of(options.b, folder))
     if options.json:
         patch = {"patch": found.patch} if options.source else {}
-        print(json.dumps(found.as_dict() | patch, indent=2))
+        show(json.dumps(found.as_dict() | patch, indent=2))
     elif options.source:
-        print(found.patch, end="")
+        show(found.patch, end="")
     else:
         _print_differences(found)
 
@@ -188,6 +189,8 @@ def reproduce(options: argparse.Namespace) -> int:
 
     place = Place.default(options.runs)
     run, watch = run_of(options.run, place.runs), console.watch()
+    if not options.trust_code:
+        options.trust_code = _is_trusted(run)
     if run.script:
         return _reproduce_script(options, run, place)
     from lockstep.data.arrays import prepared
@@ -196,7 +199,10 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.image:
         words = ["reproduce", run.name, *(["--steps", str(options.steps)] if options.steps else [])]
         words += ["--trust-code"] if options.trust_code else []
-        return in_image(options, words, gpus=run.parts["profile"]["device"] == "cuda", keeps=True)
+        gpus = run.parts["profile"]["device"] == "cuda"
+        # Code of others, which needs a network for its data at most.
+        network = run.parts["data"] not in prepared(place.data / "arrays")
+        return in_image(options, words, gpus=gpus, keeps=True, network=network)
     done = train_again(
         run,
         place.data,
@@ -206,12 +212,29 @@ def reproduce(options: argparse.Namespace) -> int:
         trust=options.trust_code,
     )
     if options.json:
-        print(json.dumps(done.as_dict(), indent=2))
+        show(json.dumps(done.as_dict(), indent=2))
         return 0 if done.found.same else 1
     _print_comparison(done.found)
     if not done.found.same:
-        print(f"reproduced run  {done.kept}\ndifferences     {done.page}")
+        show(f"reproduced run  {done.kept}\ndifferences     {done.page}")
     return 0 if done.found.same else 1
+
+
+def _is_trusted(run: "Run") -> bool:
+    """Whether a person at the terminal lets code of a run that this checkout does not know run."""
+    from lockstep.records import provenance
+    from lockstep.records.verify import refuse_altered
+    from lockstep.script import reproducing
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    refuse_altered(run)
+    if not (names := (reproducing if run.script else provenance).unknown(run)):
+        return False
+    for name in names:
+        said(f"not known in this checkout: {name}")
+    show(f"run this code of {run.name} here? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _reproduce_script(options: argparse.Namespace, run: "Run", place: "Place") -> int:
@@ -220,13 +243,13 @@ def _reproduce_script(options: argparse.Namespace, run: "Run", place: "Place") -
     for option, value in (("--steps", options.steps), ("--in", options.image)):
         if value:
             raise RunError(f"{option}: {run.name} is the run of a script; leave out {option}.")
-    done = run_again(run, place, said)
+    done = run_again(run, place, said, trust=options.trust_code)
     if options.json:
-        print(json.dumps(done.as_dict(), indent=2))
+        show(json.dumps(done.as_dict(), indent=2))
         return 0 if done.found.same else 1
     _print_verdict(done.found, done.found.details())
     if done.kept:
-        print(f"reproduced run  {done.kept}")
+        show(f"reproduced run  {done.kept}")
     return 0 if done.found.same else 1
 
 
@@ -241,9 +264,9 @@ def _print_verdict(
 ) -> None:
     from lockstep.ground.console import table
 
-    print(found.verdict)
+    show(found.verdict)
     for name, text in details:
-        print(f"{name}  {text}")
+        show(f"{name}  {text}")
     if found.differences:
         rows = [[f"{row.part} {row.name}", row.a, row.b] for row in found.differences]
         table(["what can explain it", *_heads(found.names)], rows)
@@ -265,7 +288,7 @@ def _print_differences(found: "Differences") -> None:
         table(["what differs", *_heads(found.names)], rows)
     else:
         names = " and ".join(map(printable, found.names))
-        print(f"nothing that is recorded of {names} differs")
+        show(f"nothing that is recorded of {names} differs")
 
 
 def _heads(names: tuple[str, str]) -> list[str]:

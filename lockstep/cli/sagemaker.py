@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.publishing import add_what, bundled, signed
 from lockstep.cli.verbs import Verbs
+from lockstep.ground.console import show
 from lockstep.ground.errors import DeploymentError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def deploy(options: argparse.Namespace) -> int:
         watch.end()
     code = _tell(options, stack, outcome, _facts(plan) | {"uploaded": plan.uploads})
     if code == 0 and not options.json:
-        print(signed(made))
+        show(signed(made))
     return code
 
 
@@ -107,16 +108,16 @@ def _foretell(
     if options.json:
         told = {"stack": stack.name, "would": action, "uploads": plan.uploads, **facts}
         told["changes"] = [vars(change) for change in changes or ()]
-        print(json.dumps(told | {"parameters": differ}, indent=2))
+        show(json.dumps(told | {"parameters": differ}, indent=2))
         return 0
-    print(f"stack {stack.name}: would " + ("change nothing" if action == "nothing" else action))
-    print(f"bundle {facts['bundle']}: " + ("would upload" if plan.uploads else "is there"))
+    show(f"stack {stack.name}: would " + ("change nothing" if action == "nothing" else action))
+    show(f"bundle {facts['bundle']}: " + ("would upload" if plan.uploads else "is there"))
     if changes:
         rows = [[one.action, one.resource, one.type, one.replacement] for one in changes]
         table(["action", "resource", "type", "replaced"], rows)
     if rows := [[name, *pair.values()] for name, pair in differ.items() if name not in _LONG]:
         table(["parameter", "before", "after"], rows)
-    print("dry run: nothing was uploaded, nothing was changed")
+    show("dry run: nothing was uploaded, nothing was changed")
     return 0
 
 
@@ -138,19 +139,19 @@ def _tell(
     failed = outcome.action == "failed"
     endpoint = None if failed else stack.endpoint()
     if options.json:
-        print(
+        show(
             json.dumps(
                 {"stack": stack.name, "endpoint": endpoint, **vars(outcome), **facts}, indent=2
             )
         )
     if failed:
-        print(
+        show(
             f"error: stack {stack.name}: {outcome.reason}; {_move(outcome, stack)}", file=sys.stderr
         )
         return 1
     if not options.json:
-        print(f"stack {stack.name} {outcome.action}\nendpoint {endpoint}")
-        print(f"bundle {facts['bundle']}\nrun {facts['run']}, version {facts['version']}")
+        show(f"stack {stack.name} {outcome.action}\nendpoint {endpoint}")
+        show(f"bundle {facts['bundle']}\nrun {facts['run']}, version {facts['version']}")
     return 0
 
 
@@ -183,14 +184,14 @@ def _delete(options: argparse.Namespace, name: str) -> int:
     before = state.parameters if state else {}
     kept = f"s3://{before['ModelBucket']}/models/" if "ModelBucket" in before else None
     if options.json:
-        print(json.dumps({"stack": name, **vars(outcome), "kept": kept}, indent=2))
+        show(json.dumps({"stack": name, **vars(outcome), "kept": kept}, indent=2))
     if outcome.action == "failed":
-        print(
+        show(
             f"error: stack {name}: {outcome.reason}; it is {outcome.status}, fix that and run the "
             "same command again.",
             file=sys.stderr,
         )
         return 1
     if not options.json:
-        print(f"stack {name} deleted" + (f"\nits bundles stay in {kept}" if kept else ""))
+        show(f"stack {name} deleted" + (f"\nits bundles stay in {kept}" if kept else ""))
     return 0

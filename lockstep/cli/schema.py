@@ -6,6 +6,7 @@ import sys
 
 from lockstep.cli.verbs import Verbs
 from lockstep.ground import home
+from lockstep.ground.console import show
 from lockstep.ground.errors import LockstepError
 
 
@@ -19,7 +20,7 @@ def schema(options: argparse.Namespace) -> None:
     from lockstep.config import editor
 
     paths = [str(path) for path in editor.write()]
-    print(json.dumps(paths, indent=2) if options.json else "\n".join(paths))
+    show(json.dumps(paths, indent=2) if options.json else "\n".join(paths))
 
 
 def refresh(model: str) -> None:
@@ -29,4 +30,4 @@ def refresh(model: str) -> None:
     try:
         editor.refresh(home.here(), model)
     except LockstepError as error:
-        print(f"warning: schemas for the editor: {error}", file=sys.stderr)
+        show(f"warning: schemas for the editor: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lockstep.cli.verbs import Verbs, count, said
+from lockstep.ground.console import show
 
 if TYPE_CHECKING:
     from lockstep.script.story import Done
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     for line in _lines(done):
         said(line)
     if options.json and not done.code:
-        print((done.run.folder / "receipt.json").read_text(), end="")
+        show((done.run.folder / "receipt.json").read_text(), end="")
     if followed and (problem := follower.problem(place.runs)):
         said(f"warning: not in MLflow yet: {problem}")
     return done.code

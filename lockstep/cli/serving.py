@@ -4,6 +4,7 @@ import argparse
 import os
 
 from lockstep.cli.verbs import Verbs, port, said
+from lockstep.ground.console import show
 from lockstep.ground.errors import RunError
 
 
@@ -46,6 +47,6 @@ def serve(options: argparse.Namespace) -> None:
         lambda: served(source, onnx=options.onnx),
         options.host,
         options.port,
-        lambda line: print(line, flush=True),
+        lambda line: show(line, flush=True),
         os.environ.get("LOCKSTEP_TOKEN"),
     )

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from lockstep.cli.verbs import Verbs, port
+from lockstep.ground.console import show
 from lockstep.ground.errors import public
 
 
@@ -30,9 +31,9 @@ def track(options: argparse.Namespace) -> None:
     sent = follower.send(folder, console.watch())
     address = public(view.address(folder))
     if options.json:
-        print(json.dumps({"address": address, "sent": sent}, indent=2))
+        show(json.dumps({"address": address, "sent": sent}, indent=2))
     else:
-        print(f"{len(sent)} run{'s' * (len(sent) != 1)} sent to {address}")
+        show(f"{len(sent)} run{'s' * (len(sent) != 1)} sent to {address}")
 
 
 def ui(options: argparse.Namespace) -> None:
@@ -42,4 +43,4 @@ def ui(options: argparse.Namespace) -> None:
     from lockstep.tracking import page
 
     folder = Place.default(options.runs).runs
-    page.show(folder, options.port, console.watch(), lambda line: print(line, flush=True))
+    page.show(folder, options.port, console.watch(), lambda line: show(line, flush=True))

@@ -9,6 +9,7 @@ from lockstep.cli import schema
 from lockstep.cli.containers import in_image
 from lockstep.cli.verbs import Verbs, add_image, add_recipe, run_of
 from lockstep.ground import home
+from lockstep.ground.console import show
 from lockstep.ground.errors import SettingError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def train(options: argparse.Namespace) -> int:
     followed = not launch.is_watched() and not launch.rank() and follower.start(folder)
     code = _train(options, experiment)
     if followed and (problem := follower.problem(folder)):
-        print(f"warning: not in MLflow yet: {problem}", file=sys.stderr)
+        show(f"warning: not in MLflow yet: {problem}", file=sys.stderr)
     return code
 
 
@@ -95,18 +96,18 @@ def _train(options: argparse.Namespace, experiment: "Experiment") -> int:
         return 0
     receipt = run.receipt
     if receipt is None:
-        print(f"run {run.folder}\n{run.state}, as --until says")
+        show(f"run {run.folder}\n{run.state}, as --until says")
     elif options.json:
-        print((run.folder / "receipt.json").read_text(), end="")
+        show((run.folder / "receipt.json").read_text(), end="")
     else:
         results = receipt["results"]
-        print(f"run {run.folder}")
-        print(f"weights sha256 {results['weights_sha256']}")
+        show(f"run {run.folder}")
+        show(f"weights sha256 {results['weights_sha256']}")
         monitor = monitor_of(receipt, run.settings)
-        print(f"test {monitor} {number(metrics_of(receipt)[f'test.{monitor}'])}")
+        show(f"test {monitor} {number(metrics_of(receipt)[f'test.{monitor}'])}")
         if receipt["environment"]["notebook"]:
             again = f"`invoke reproduce {run.name}` trains it again from its source alone"
-            print(f"trained from a notebook; {again}")
+            show(f"trained from a notebook; {again}")
     return 0
 
 
@@ -124,9 +125,9 @@ def evaluate(options: argparse.Namespace) -> int:
 
     found, expected = evaluate_run(run, predictor, place, console.watch())
     if options.json:
-        print(json.dumps({"test": found, "as_in_receipt": found == expected}, indent=2))
+        show(json.dumps({"test": found, "as_in_receipt": found == expected}, indent=2))
     else:
         shown = [f"{name} {console.number(value)}" for name, value in figures(found).items()]
-        print(f"test {'  '.join(shown)}")
-        print("as in the receipt" if found == expected else "NOT as in the receipt")
+        show(f"test {'  '.join(shown)}")
+        show("as in the receipt" if found == expected else "NOT as in the receipt")
     return 0 if found == expected else 1

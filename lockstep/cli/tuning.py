@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lockstep.cli.verbs import Verbs, add_recipe, count
 from lockstep.ground import home
+from lockstep.ground.console import show
 
 if TYPE_CHECKING:
     from lockstep.config.experiment import Experiment
@@ -60,16 +61,16 @@ def tune(options: argparse.Namespace) -> None:
     if best:
         _write_recipe(options, study, path, monitor)
     if options.json:
-        print(json.dumps(_listed(study, options.trials), indent=2))
+        show(json.dumps(_listed(study, options.trials), indent=2))
         return
-    print(f"report {page}")
+    show(f"report {page}")
     if best:
         run = best.user_attrs["run"]
         value = console.number(best.value)
-        print(f"best trial {best.number}: validation {monitor} {value}, run {run}")
-        print(f"recipe {path}")
+        show(f"best trial {best.number}: validation {monitor} {value}, run {run}")
+        show(f"recipe {path}")
     else:
-        print("no trial was trained to its end")
+        show("no trial was trained to its end")
 
 
 def _experiment(options: argparse.Namespace, overrides: list[str]) -> "Experiment":

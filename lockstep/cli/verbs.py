@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lockstep.ground import home
+from lockstep.ground.console import show
 from lockstep.ground.errors import SettingError, WriteError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def run_of(name: str, folder: Path) -> "Run":
 
 def said(line: str) -> None:
     """Say a line to people, aside from the output."""
-    print(line, file=sys.stderr)
+    show(line, file=sys.stderr)
 
 
 def attached(words: Sequence[str]) -> list[str]:

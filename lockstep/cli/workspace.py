@@ -6,6 +6,7 @@ import json
 from lockstep.cli import schema
 from lockstep.cli.training import resolved
 from lockstep.cli.verbs import Verbs, add_recipe
+from lockstep.ground.console import show
 
 
 def add_to(verbs: Verbs) -> None:
@@ -24,7 +25,7 @@ def config(options: argparse.Namespace) -> None:
 
     lines = explain(*resolved(options))
     if options.json:
-        print(json.dumps([vars(line) for line in lines], indent=2))
+        show(json.dumps([vars(line) for line in lines], indent=2))
         return
     from lockstep.ground.console import table
 
@@ -38,10 +39,10 @@ def doctor(options: argparse.Namespace) -> int:
 
     findings = examine()
     if options.json:
-        print(json.dumps([vars(finding) for finding in findings], indent=2))
+        show(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{'ok  ' if finding.ok else 'FIX '}  {finding.name}: {finding.text}")
+            show(f"{'ok  ' if finding.ok else 'FIX '}  {finding.name}: {finding.text}")
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -53,6 +54,6 @@ def new_model(options: argparse.Namespace) -> None:
     if options.data:
         catalog.entry(options.data)
     for path in write_model(options.name, options.like or DEFAULT, options.data):
-        print(path)
+        show(path)
     schema.refresh(options.name)
-    print(f"train it: invoke train --model {options.name}")
+    show(f"train it: invoke train --model {options.name}")

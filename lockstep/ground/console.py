@@ -6,7 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from lockstep.ground.errors import harmless
 from lockstep.ground.watch import Row, Watch
+
+
+def show(
+    text: object = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False
+) -> None:
+    """Print for people, who may read it on a terminal: what would command that is escaped."""
+    print(harmless(str(text)), file=file, end=end, flush=flush)
 
 
 def watch() -> Watch:
@@ -22,7 +30,7 @@ class Lines(Watch):
 
     def say(self, line: str) -> None:
         try:
-            print(line, file=self._stream, flush=True)
+            show(line, file=self._stream, flush=True)
         except BrokenPipeError:  # the reader is gone, which is no reason to end a training
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
@@ -80,15 +88,15 @@ class _Bar(Watch):
         self._drawn = 0.0
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(harmless(line), markup=False, highlight=False)
 
     def doing(self, line: str) -> None:
         from rich.markup import escape
 
         if self._status is None:
-            self._status = self._console.status(escape(line))
+            self._status = self._console.status(escape(harmless(line)))
             self._status.start()
-        self._status.update(escape(line))
+        self._status.update(escape(harmless(line)))
 
     def bar(self, title: str) -> Any:
         return _DownloadBar(self._console, title)
@@ -199,14 +207,16 @@ class _DownloadBar:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: lines and colours on a terminal, tabs-free aligned columns elsewhere."""
+    head, *rows = ([harmless(cell) for cell in row] for row in (head, *rows))
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
+        from rich.text import Text
 
-        drawn = Table(*head, box=box.SIMPLE_HEAD)
+        drawn = Table(*(Column(Text(name)) for name in head), box=box.SIMPLE_HEAD)
         for row in rows:
-            drawn.add_row(*row)
+            drawn.add_row(*map(Text, row))
         Console().print(drawn)
         return
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

@@ -25,6 +25,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+# Control characters but tab and line end, separators of lines, overrides of direction, surrogates.
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
 
 def public(text: str) -> str:
     """A text with addresses, without the passwords in them."""
@@ -34,6 +39,14 @@ def public(text: str) -> str:
 def printable(text: str) -> str:
     """Return a text in one line, with escapes for what cannot be printed, as in odd file names."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def harmless(text: str) -> str:
+    """Return a text with escapes for what would command a terminal or turn its letters around.
+
+    Lines and tabs stay. Names, receipts and messages from files of others may hold anything.
+    """
+    return _COMMANDS.sub(lambda one: one[0].encode("unicode_escape").decode(), text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -46,7 +59,7 @@ class LockstepError(Exception):
     """An error that the user can fix; the message is one line, or one line for each problem."""
 
     def __str__(self) -> str:
-        return public(super().__str__())
+        return harmless(public(super().__str__()))
 
     def _render_traceback_(self) -> list[str]:  # what IPython shows of it in a notebook
         return [f"error: {self}"]
@@ -95,7 +108,9 @@ class WriteError(LockstepError):
         self.path, self.reason, self.remedy = path, reason, remedy
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}; {self.remedy}, then run the same command again."
+        return harmless(
+            f"{self.path}: {self.reason}; {self.remedy}, then run the same command again."
+        )
 
 
 class ContainerError(LockstepError):

@@ -1,5 +1,6 @@
 """YAML as people write it: plain values, each key once, numbers and truth as in YAML 1.2."""
 
+import math
 import re
 from typing import Any, ClassVar
 
@@ -19,6 +20,9 @@ _PLAIN = {
         "-+.0123456789",
     ),
 }
+
+
+_MOST_VALUES = 100_000  # of a text with aliases
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
@@ -47,14 +51,36 @@ for _kind, (_form, _first) in _PLAIN.items():
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _form, list(_first))
 
 
-def load(text: str | bytes) -> Any:
-    """Return what a YAML text says, as plain values. Raises yaml.YAMLError."""
+def load(text: str | bytes, loader: Any = _Loader) -> Any:
+    """Return what a YAML text says, as plain values. Raises yaml.YAMLError.
+
+    ``loader`` is PyYAML's class for it. Where there are aliases, they may stand for so many values
+    only: aliases of aliases could stand for more than any memory holds.
+    """
     try:
-        return _Loader(text).get_single_data()
+        reader = loader(text)
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        counted: dict[int, float] = {}
+        values = _values(node, counted)
+        if values > max(len(counted), _MOST_VALUES):
+            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES:,} values")
+        return reader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # !!int x, !!timestamp x
         raise yaml.YAMLError(str(error)) from error
+
+
+def _values(node: Any, counted: dict[int, float]) -> float:
+    """The number of values that a node stands for, with those of its aliases each time."""
+    if id(node) not in counted:
+        counted[id(node)] = math.inf  # until it is known: it may be a part of itself
+        inside = node.value if not isinstance(node, yaml.ScalarNode) else ()
+        pairs = (one if isinstance(one, tuple) else (one,) for one in inside)
+        counted[id(node)] = 1 + sum(_values(one, counted) for pair in pairs for one in pair)
+    return counted[id(node)]
 
 
 def dump(content: Any, **style: Any) -> str:

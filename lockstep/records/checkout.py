@@ -39,11 +39,11 @@ def checkout(run: Run, folder: Path) -> Path:
         if run.script:
             lay_out(source.unpacked(run.folder / "source.zip"), part)
             if (run.folder / OUTPUTS).is_dir():  # a script may write nothing
-                shutil.copytree(run.folder / OUTPUTS, copy / OUTPUTS)
+                shutil.copytree(run.folder / OUTPUTS, copy / OUTPUTS, ignore=_links)
         else:
             restore(run, part)
         for path in run.folder.iterdir():
-            if path.is_file() and path.name[0] != ".":
+            if path.is_file() and path.name[0] != "." and not path.is_symlink():
                 shutil.copy(path, copy)
         refuse_altered(Run(copy))  # what was copied is what the receipt names
         for path in part.rglob("*"):
@@ -51,6 +51,11 @@ def checkout(run: Run, folder: Path) -> Path:
 
     publish_folder(folder, write)
     return folder / place
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """The links in a folder: they may lead to any file of this machine."""
+    return [name for name in names if Path(folder, name).is_symlink()]
 
 
 def package_of(run: Run) -> str:

@@ -5,7 +5,8 @@ Who forges a run could have them print anything, so none of them runs unless it 
 """
 
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from lockstep.ground import environment, home
 from lockstep.ground.errors import RunError
@@ -22,8 +23,8 @@ def code_of(run: Run, *, trust: bool = False) -> dict[str, bytes]:
 
     If its engine is this tree's, they are those of the identity, from the run's archive, and this
     tree's for the rest. A run of another engine needs its own command line: it is taken if the
-    run's commit has the same files, or with ``trust``. Raises RunError that names the files
-    otherwise.
+    run's commit has the same files, or with ``trust``. So is code of the project that neither this
+    tree nor the commit has. Raises RunError that names the files otherwise.
     """
     files, counted = source.unpacked(run.folder / "source.zip"), run.parts["source"]
     covered = {name: content for name, content in files.items() if name in counted}
@@ -37,18 +38,74 @@ def code_of(run: Run, *, trust: bool = False) -> dict[str, bytes]:
         )
     catalogs = {name: content for name, content in rest.items() if name.endswith(".yaml")}
     ours = source.of_verb(home.here()) | _in_tree(files)
+    if not trust:
+        refuse_unknown(run.name, unknown(run))
     if _same_engine(covered):
         return catalogs | {n: c for n, c in ours.items() if n.startswith(_ENGINE)} | covered
-    unknown = [n for n in rest if n not in catalogs and ours.get(n) != rest[n]]
-    if not trust and (unknown := [n for n in unknown if _committed(run, n) != rest[n]]):
-        commit = run.finished_receipt()["environment"]["git"]["commit"]
+    commit = run.finished_receipt()["environment"]["git"]["commit"]
+    odd = [n for n in rest if n not in catalogs and ours.get(n) != rest[n]]
+    odd = [n for n in odd if _committed(environment.ROOT, commit, n) != rest[n]]
+    if odd and not trust:
         raise RunError(
             f"{run.name}: made by another engine, whose command line would run here, and "
-            f"{len(unknown)} of its files are in no identity and not known in this checkout "
-            f"({', '.join(unknown[:3])}); fetch commit {(commit or 'of the run')[:12]}, or add "
+            f"{len(odd)} of its files are in no identity and not known in this checkout "
+            f"({', '.join(odd[:3])}); fetch commit {(commit or 'of the run')[:12]}, or add "
             "--trust-code if you trust who made the run."
         )
     return files
+
+
+def unknown(run: Run, *, engine: bool = False) -> list[str]:
+    """Return the files of a run's code that are not known in this checkout.
+
+    They are those of its identity but the engine's, or with ``engine`` all files of its archive.
+    They are as they are neither in this tree nor in the commit that the receipt names.
+    """
+    files, counted = source.unpacked(run.folder / "source.zip"), run.parts["source"]
+    own = {name: files[name] for name in counted if name in files and not _is_engine(name)}
+    own = files if engine else own
+    commit = run.finished_receipt()["environment"]["git"]["commit"]
+    ours = home.here()
+    base = ours.folder.parents[ours.package.count(".")]
+    return not_known(own, (environment.ROOT, base), commit)
+
+
+def not_known(files: Mapping[str, bytes], folders: Iterable[Path], commit: str | None) -> list[str]:
+    """Return the names of files that do something else in each of the folders and in the commit."""
+    places = list(dict.fromkeys(folders))
+    return [
+        name
+        for name, content in sorted(files.items())
+        if not any(
+            _does_the_same(name, content, other)
+            for place in places
+            for other in (_content(place / name), _committed(place, commit, name))
+        )
+    ]
+
+
+def refuse_unknown(run: str, names: Sequence[str]) -> None:
+    """Raise RunError that names files of a run that nobody here has seen, if there are any."""
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise RunError(
+            f"{run}: its code would run here, and {', '.join(names[:3])}{more} is not known in "
+            f"this checkout; read it (`invoke checkout {run} DIR`), and add --trust-code if you "
+            "trust who made the run."
+        )
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _does_the_same(name: str, content: bytes, other: bytes | None) -> bool:
+    if content == other or other is None or not name.endswith(".py"):
+        return content == other
+    try:
+        return source.essence(content, messages=True) == source.essence(other, messages=True)
+    except RunError:  # one of them is no Python
+        return False
 
 
 def differing(run: Run) -> dict[str, str]:
@@ -83,10 +140,9 @@ def _is_engine(name: str) -> bool:
     return name.startswith(_ENGINE) and not name.startswith(f"{_ENGINE}examples/")
 
 
-def _committed(run: Run, name: str) -> bytes | None:
-    """A file as the run's commit has it, if this checkout knows the commit."""
-    commit = run.finished_receipt()["environment"]["git"]["commit"]
-    command = ["git", "-C", str(environment.ROOT), "cat-file", "blob", f"{commit}:{name}"]
+def _committed(folder: Path, commit: str | None, name: str) -> bytes | None:
+    """A file as a commit has it, if the checkout in a folder knows the commit."""
+    command = ["git", "-C", str(folder), "cat-file", "blob", f"{commit}:{name}"]
     try:
         done = subprocess.run(command, capture_output=True)
     except OSError:  # no git here

@@ -16,7 +16,7 @@ from typing import Any
 from lockstep.ground import environment, wheels
 from lockstep.ground.errors import Interrupted, RunError
 from lockstep.ground.files import held, remove_abandoned, write_atomically
-from lockstep.ground.processes import follow_parent
+from lockstep.ground.processes import follow_parent, variables_for_others
 from lockstep.records import compare, provenance, source
 from lockstep.records.checkout import package_of, restore
 from lockstep.records.compare import Comparison
@@ -58,9 +58,9 @@ def reproduce(
 
     ``data`` is the folder of the data, ``prepared`` the digests of the data sets that lie ready in
     it. ``say`` is first told every difference between the receipt and this machine, and whether the
-    run's level covers it. Code that is in no identity is this tree's; ``trust`` runs that of a run
-    of another engine that this checkout does not know. Raises RunError for a run that was altered
-    or is not finished, or whose code imports a package that is not installed.
+    run's level covers it. Code that is in no identity is this tree's; ``trust`` runs code that this
+    checkout does not know. It gets few of our variables: no keys and tokens. Raises RunError for a
+    run that was altered or is not finished, or whose code imports a package that is not installed.
     """
     refuse_altered(run)
     receipt = run.finished_receipt()
@@ -168,7 +168,7 @@ def _command(words: list[str], folder: Path, lock: int, data: Path, package: str
     child = subprocess.Popen(
         [sys.executable, "-m", module, *words],
         cwd=folder,
-        env=os.environ
+        env=variables_for_others()
         | variables
         | {"LOCKSTEP_DATA": str(data.absolute()), "LOCKSTEP_TRACK": "off"}
         | {"LOCKSTEP_PROJECT": package},

@@ -12,6 +12,7 @@ from lockstep.ground import console
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import RunError, nearest, printable
 from lockstep.ground.files import is_held
+from lockstep.ground.names import unsafe
 from lockstep.ground.watch import Row
 from lockstep.records import identity, receipt
 from lockstep.records.identity import Deciding, Identity, Parts
@@ -119,7 +120,13 @@ class Run:
         """The content of ``experiment.yaml``."""
         self._refuse_script()
         path = self.folder / "experiment.yaml"
-        return shaped(path, _yaml(path, _yaml_bytes(path)), Experiment)
+        experiment = shaped(path, _yaml(path, _yaml_bytes(path)), Experiment)
+        package = experiment.get("package", "project")
+        names = {"name": experiment["name"], "recipe": experiment["recipe"]}
+        for key, name in (names | {"package": package.replace(".", "/")}).items():
+            if unsafe(name) or ("/" in name and key != "package"):
+                raise Altered(path, f"{key}: found {name!r:.80}, expected the name of one")
+        return experiment
 
     @property
     def settings(self) -> Deciding:
@@ -274,17 +281,17 @@ def _is_too_deep(content: bytes) -> bool:
 def _yaml(path: Path, content: bytes) -> object:
     import yaml
 
+    from lockstep.ground import yaml_text
+
     if _is_too_deep(content):
         raise Altered(path, "not readable as YAML (nested too deeply)")
     # What yaml.safe_load does, by libyaml: ten times as fast, for conditions on many runs.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return loader(content).get_single_data()
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return yaml_text.load(content, loader)
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise Altered(path, f"not readable as YAML ({reason})") from error
-    except RecursionError as error:
-        raise Altered(path, "not readable as YAML (nested too deeply)") from error
 
 
 def runs(folder: Path) -> list[Run]:

@@ -11,6 +11,7 @@ from lockstep.ground import environment
 from lockstep.ground.digests import digest_of
 from lockstep.ground.environment import Facts
 from lockstep.ground.errors import RunError
+from lockstep.ground.names import unsafe
 from lockstep.records import identity, source
 from lockstep.records.identity import Packages, Profile
 from lockstep.records.reading import Altered, json_object, refuse_newer, shaped
@@ -120,7 +121,13 @@ class Script:
     @property
     def named(self) -> Named:
         """Its name, its command, and where it ran."""
-        return shaped(path := self.folder / SCRIPT, _content(path), Named)
+        named = shaped(path := self.folder / SCRIPT, _content(path), Named)
+        for folder in (named["command"]["folder"], *named["folders"]):
+            if folder not in ("", ".") and (why := unsafe(folder)):
+                raise Altered(path, f"folder {folder!r:.80} {why}")
+        if unsafe(named["name"]) or "/" in named["name"]:
+            raise Altered(path, f"name: found {named['name']!r:.80}, expected a name")
+        return named
 
     @property
     def parts(self) -> Parts:

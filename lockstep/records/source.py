@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from lockstep.ground.digests import canonical_json, digest_of
-from lockstep.ground.errors import RunError
+from lockstep.ground.errors import RunError, printable
 from lockstep.ground.home import ENGINE, Home
+from lockstep.ground.names import unsafe
 from lockstep.records.reading import content_of
 
 # The root of what makes bits: a run's set-up and training. An edit outside of what it imports, as
@@ -20,6 +21,7 @@ MAKING = "lockstep.run.making"
 _GIVEN_BY_NAME = {"lockstep.model.pictures": "lockstep.ground.pictures"}
 # It says what version the engine is, which decides no bit.
 _VERSION = "lockstep/__init__.py"
+_LISTED = 4 << 20  # bytes of an archive's list of files; 10,000 have about 1 MB
 _NOT_READ = ("__pycache__", "recipes")  # folders of a model that its code does not depend on
 
 Find = Callable[[str], tuple[str, bytes] | None]
@@ -301,15 +303,36 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def unpacked(path: Path) -> dict[str, bytes]:
-    """The files of an archive. Raises RunError if a byte of the zip is not as ``archive`` wrote."""
+    """The files of an archive, none of which leads out of a folder, or into git's.
+
+    Raises RunError if a byte of the zip is not as ``archive`` wrote it; no more memory is taken for
+    that than the file has bytes.
+    """
     try:
         content = content_of(path)
+        _refuse_many(path, content)
         with zipfile.ZipFile(io.BytesIO(content)) as file:
-            files = {name: file.read(name) for name in file.namelist()}
+            members = file.infolist()
+            stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+            if not stored or sum(member.file_size for member in members) > len(content):
+                raise RunError(f"{path.name}: found compressed files, expected them as they are")
+            files = {member.filename: file.read(member) for member in members}
+    except RunError:
+        raise
     except Exception as error:  # whatever an altered head makes of the rest
         raise RunError(f"{path.name}: not readable as an archive ({error})") from error
     if archive(files) != content:
         raise RunError(f"{path.name}: its bytes are not those of its files")
-    if bad := [n for n in files if n.startswith("/") or ".." in PurePosixPath(n).parts]:
-        raise RunError(f"{path.name}: {bad[0]} would be written outside of the folder")
+    for name in files:
+        if why := unsafe(name):
+            raise RunError(f"{path.name}: {printable(name)} {why}")
+        if above := [str(up) for up in PurePosixPath(name).parents if str(up) in files]:
+            raise RunError(f"{path.name}: {printable(above[0])} is a file and a folder")
     return files
+
+
+def _refuse_many(path: Path, content: bytes) -> None:
+    """Raise RunError for an archive whose list of files takes long to read."""
+    end, zip64 = content[-22:], content[-42:-38] == b"PK\x06\x07"
+    if zip64 or int.from_bytes(end[12:16], "little") > _LISTED:
+        raise RunError(f"{path.name}: found more files than the source of a run has")

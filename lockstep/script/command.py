@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lockstep.ground import profiles
 from lockstep.ground.errors import RunError, SettingError, nearest
+from lockstep.ground.processes import variables_for_others
 from lockstep.records.script import Command
 
 _PYTHON = re.compile(r"python(3(\.\d+)?)?")
@@ -51,9 +52,10 @@ class Program:
     def variables(self, watch: Path, confined: Sequence[Path] = ()) -> dict[str, str]:
         """Return the variables of the process, whose notes go to the folder ``watch``.
 
-        It can write below the folders ``confined`` only, if there are any.
+        It can write below the folders ``confined`` only, if there are any, and then sees few of
+        our variables.
         """
-        result = dict(os.environ)
+        result = variables_for_others() if confined else dict(os.environ)
         for name, (_, expected) in profiles.differing("native").items():
             result.pop(name, None)
             if expected is not None:
@@ -79,7 +81,7 @@ def program(words: Sequence[str], folder: Path, *, seed: int, threads: int, name
     """
     base, folder = repository(folder), folder.resolve()
     words = _python_words(list(words), folder)
-    place = _place_of_program(words)
+    place = place_of_program(words)
     what = words[place + 1] if words[place] == "-m" else Path(words[place]).stem
     if not re.fullmatch(r"[\w.-]+", name or what):
         raise SettingError(
@@ -117,8 +119,11 @@ def _python_words(words: list[str], folder: Path) -> list[str]:
     return words[1:]
 
 
-def _place_of_program(words: list[str]) -> int:
-    """The place of the file, or of ``-m``, behind the options of Python itself."""
+def place_of_program(words: list[str]) -> int:
+    """Return the place of the file, or of ``-m``, behind the options of Python itself.
+
+    Raises RunError for words that name no file and no module.
+    """
     place = 0
     while place < len(words) and words[place].startswith("-"):
         option = words[place]

@@ -1,5 +1,6 @@
 """Run a recorded script again from its source and inputs, and compare its outputs."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from lockstep.ground import environment, wheels
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import RunError
 from lockstep.ground.place import Place
-from lockstep.records import outputs, source
+from lockstep.records import outputs, provenance, source
 from lockstep.records.checkout import lay_out
 from lockstep.records.differences import Difference, between_environments, between_packages
 from lockstep.records.outputs import OutputComparison, script_of
@@ -20,8 +21,10 @@ from lockstep.records.reproduce import temporary_folder
 from lockstep.records.run import Run
 from lockstep.records.script import Script
 from lockstep.records.verify import refuse_altered
-from lockstep.script.command import Program, repository
+from lockstep.script.command import Program, place_of_program, repository
 from lockstep.script.story import run_script
+
+_IMPORTED = (".py", ".pyc", ".so", ".pth")
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,21 @@ class Reproduction:
         }
 
 
-def reproduce(run: Run, place: Place, say: Callable[[str], None]) -> Reproduction:
+def reproduce(
+    run: Run, place: Place, say: Callable[[str], None], *, trust: bool = False
+) -> Reproduction:
     """Run a finished script again in a new folder, from its recorded source, and compare.
 
     Its inputs are taken from where they were, or from the repository at hand, and must be what they
     were. The program can write in the new folder only. ``say`` is first told every difference
-    between the receipt and this machine. Raises RunError for a run that was altered or not
-    finished, and for inputs that are missing or have changed.
+    between the receipt and this machine. ``trust`` runs code that the repository at hand does not
+    know. Raises RunError for a run that was altered or not finished, and for inputs that are
+    missing or have changed.
     """
     script = script_of(run)
     refuse_altered(run)
+    if not trust:
+        provenance.refuse_unknown(run.name, unknown(run))
     receipt, parts = script.finished_receipt(), script.parts
     packages = environment.packages(
         "default", "develop", environment.torch_category(environment.installed())
@@ -83,6 +91,26 @@ def reproduce(run: Run, place: Place, say: Callable[[str], None]) -> Reproductio
             return Reproduction(found, before, None)
         kept = folder.rename(folder.with_name(folder.name.removesuffix(".part")))
     return Reproduction(found, before, kept / done.run.folder.relative_to(folder))
+
+
+def unknown(run: Run) -> list[str]:
+    """Return the code of a script's run that the repository at hand does not know.
+
+    It is the program that its command names, and what Python may import of the archive. The rest is
+    read by these.
+    """
+    script = script_of(run)
+    files, command = source.unpacked(run.folder / "source.zip"), script.parts["command"]
+    words = command["words"]
+    place = place_of_program(words)
+    named = words[place] if words[place] != "-m" else f"{words[place + 1].replace('.', '/')}.py"
+    begun = os.path.normpath(Path(command["folder"], named))
+    if words[place] == "-m" and begun not in files:
+        begun = begun.removesuffix(".py") + "/__main__.py"
+    code = {n: c for n, c in files.items() if n == begun or Path(n).suffix in _IMPORTED}
+    commit = script.finished_receipt()["environment"]["git"]["commit"]
+    names = provenance.not_known(code, [repository(Path.cwd())], commit)
+    return names if begun in files else [f"the command python {' '.join(words)}", *names]
 
 
 def _originals(script: Script, files: Mapping[str, bytes]) -> dict[str, Path]:

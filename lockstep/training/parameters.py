@@ -18,8 +18,8 @@ class FlatParameters:
 
     The model works on as before, on views. One vector makes the optimizer, the sum over shards, the
     fingerprint and the copy for a checkpoint one operation each instead of one for each tensor.
-    Frozen parameters (without ``requires_grad``) are in none: nothing moves them. But they, too, lie
-    channels last, as in a Predictor: how weights lie decides the kernel, and so the bits.
+    Frozen parameters (without ``requires_grad``) are in none: nothing moves them. But they, too,
+    lie channels last, as in a Predictor: how weights lie decides the kernel, and so the bits.
 
     Parameters stand in the order of ``key``, a function of their names. Of equals those with two or
     more axes are first, so that what learns alike is one slice. ``row`` is what travels up the tree

@@ -3,11 +3,11 @@
 import fnmatch
 from collections.abc import Mapping, Sequence
 
-import safetensors.torch
 import torch
 from torch import nn
 
 from lockstep.ground.errors import SettingError, nearest
+from lockstep.ground.tensors import tensors as tensors_of
 
 
 def fill(
@@ -20,7 +20,7 @@ def fill(
     SettingError for a pattern without a tensor, for a tensor that the model does not have, and for
     one of another shape or type.
     """
-    tensors = {_renamed(name, rename): one for name, one in safetensors.torch.load(content).items()}
+    tensors = {_renamed(name, rename): one for name, one in tensors_of(content).items()}
     chosen = set[str]()
     for pattern in patterns:
         fitting = {name for name in tensors if fnmatch.fnmatchcase(name, pattern)}

@@ -160,13 +160,15 @@ def run(
     *,
     gpus: bool = False,
     keeps: bool = False,
+    network: bool = True,
     stdout: int | None = None,
 ) -> int:
     """Run ``python -m lockstep`` with these words in this tree's train image; return its exit code.
 
     It runs as the user who calls. Only the folders of ``place``, which have the same names inside,
     and a temporary folder are writable; that one outlives the container if it ``keeps`` something
-    there. SIGTERM and SIGINT are passed on. Raises ContainerError.
+    there. SIGTERM and SIGINT are passed on. Without ``network`` it reaches no other machine. Raises
+    ContainerError.
     """
     image = build("train", torch, watch)
     if gpus:
@@ -178,6 +180,7 @@ def run(
     command = ["docker", "run", "--rm", "--init", "--name", name, "--user", _user(folders[0])]
     command += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     command += ["--shm-size", "1g", "--sig-proxy=false", *(["--gpus", "all"] if gpus else [])]
+    command += [] if network else ["--network", "none"]
     if sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty():
         command += ["--interactive", "--tty"]
     for folder in folders:

@@ -88,7 +88,7 @@ def test_a_run_of_a_dirty_tree_is_reproduced_from_another_tree_and_place(tmp_pat
 
     runs = f"--runs={tmp_path / 'moved'}"
     temporary = str(tmp_path / "temporary")
-    done = project(ROOT, "reproduce", run.name, runs, TMPDIR=temporary)
+    done = project(ROOT, "reproduce", run.name, runs, "--trust-code", TMPDIR=temporary)
     assert moved.receipt
     weights = moved.receipt["results"]["weights_sha256"]
     told = f"same bits: 3 steps, weights sha256 {weights}\n"
@@ -109,7 +109,7 @@ def test_a_run_that_does_not_come_out_the_same_is_told_and_kept(tmp_path: Path) 
     )
     run = trained(tree)
     (tmp_path / "temporary").mkdir()
-    words = ("reproduce", str(run.folder), "--json")
+    words = ("reproduce", str(run.folder), "--json", "--trust-code")
     done = project(ROOT, *words, TMPDIR=str(tmp_path / "temporary"))
     found = json.loads(done.stdout)
     assert (done.returncode, found["same"]) == (1, False), done.stderr

@@ -158,9 +158,12 @@ def test_reproduce_needs_no_more_than_the_run_and_its_large_inputs(clone: Clone)
     for path in ("train.py", "rate.json"):
         (clone.folder / path).write_text("other")
     done = clone.give("reproduce", name)
+    told = f"error: {name}: its code would run here, and train.py is not known in this checkout; "
+    assert (done.returncode, done.stderr.startswith(told)) == (2, True)
+    done = clone.give("reproduce", name, "--trust-code")
     assert (done.returncode, done.stdout) == (0, "same bits: 2 outputs\n"), done.stderr
     (clone.folder / "data" / "rows.txt").write_text("changed")
-    done = clone.give("reproduce", name)
+    done = clone.give("reproduce", name, "--trust-code")
     told = f"error: {name}: inputs have changed or are missing: data/rows.txt (sha256 "
     assert (done.returncode, done.stderr.startswith(told)) == (2, True)
 
