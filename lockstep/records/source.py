@@ -195,12 +195,23 @@ def digests(files: Mapping[str, bytes]) -> dict[str, str]:
     trees = {name: _parsed(name, code) for name, code in files.items() if name not in plain}
     trees.pop(_VERSION, None)
     caught = {top for name, tree in trees.items() if _binds(tree) for top in [_top(name)]}
-    found = {name: digest_of(code) for name, code in plain.items()}
+    found = {name: digest_of(_with_lf(code)) for name, code in plain.items()}
     for name, tree in trees.items():
         # Our own code never decides by the text of an error; a team's may.
         messages = _top(name) != "lockstep" and _top(name) in caught
         found[name] = digest_of(_essence(tree, messages=messages).encode())
     return dict(sorted(found.items()))
+
+
+def _with_lf(content: bytes) -> bytes:
+    """A text with LF lines, as git may have made CRLF of them; what is no text as it is."""
+    if b"\0" in content:
+        return content
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return content
+    return content.replace(b"\r\n", b"\n")
 
 
 def _top(name: str) -> str:
