@@ -38,7 +38,7 @@ def run(*command: str) -> None:
 def engine(*words: str) -> None:
     """``python -m lockstep ...`` from wherever the user stands."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    run(sys.executable, "-m", "lockstep", *words)
+    run(sys.executable, "-P", "-m", "lockstep", *words)  # -P: no module of the user's folder
 
 
 def tool(name: str, *words: str) -> None:

@@ -19,7 +19,16 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))  # python -I leaves it out
 
 from image import COMPILE, lighten, remove_times
-from installers import PIP, default_index, pip_settings, tool, torch_addresses, uv_settings
+from installers import (
+    PIP,
+    default_index,
+    pip_settings,
+    pip_variables,
+    tool,
+    torch_addresses,
+    uv_settings,
+)
+from interpreter import is_fit, oldest
 from lockfile import entries, export, normal, parsed, pipfile_digest
 from process import (
     LOCK,
@@ -104,6 +113,11 @@ def set_up(image: Image | None = None) -> None:
         raise SetUpError(
             f"{sys.executable}: module ensurepip not found; add it (Debian: apt-get install"
             " python3.11-venv) or set LOCKSTEP_PYTHON to another Python 3.11"
+        )
+    if not is_fit():
+        raise SetUpError(
+            f"{sys.executable}: found Python {platform.python_version()}, expected {oldest()} or a"
+            " newer 3.11, which packages of Pipfile.lock need; set LOCKSTEP_PYTHON to one"
         )
     started = time.monotonic()
     dev = () if image and not image.dev else ("dev-packages",)
@@ -226,8 +240,7 @@ def with_pipenv(lock: dict[str, Any], categories: Sequence[str]) -> None:
         PIPENV_IGNORE_VIRTUALENVS="1",
         PIPENV_DONT_LOAD_ENV="1",
         PIPENV_NOSPIN="1",
-        PIP_FIND_LINKS=" ".join(links),
-        PIP_ONLY_BINARY=":all:",
+        **pip_variables() | {"PIP_FIND_LINKS": " ".join(links), "PIP_ONLY_BINARY": ":all:"},
     )
     locked = {normal(name) for name in entries(lock, categories)}
     present = {normal(one.name) for one in importlib.metadata.distributions(path=[str(SITE)])}

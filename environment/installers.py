@@ -21,6 +21,13 @@ from process import (
 
 PIP: tuple[str | Path, ...] = (TOOLS / "bin" / "python", "-m", "pip")
 
+# pip's settings of where packages come from.
+_SOURCES = (
+    *("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "keyring-provider"),
+    *("cert", "client-cert", "proxy", "timeout", "default-timeout", "retries"),
+    *("cache-dir", "no-cache-dir", "use-feature", "use-deprecated"),
+)
+
 # The one address of the project: the PyTorch project's CPU wheels. As find-links, not as an index,
 # so that it can offer nothing but torch; asked only where pip's own settings offer no +cpu wheel.
 TORCH_CPU = "https://download.pytorch.org/whl/cpu"
@@ -35,7 +42,7 @@ def tool(name: str) -> Path:
         requirements = TOOLS / "requirements.txt"
         requirements.write_text(chosen)
         how = ("--no-compile", "--only-binary", ":all:", "--require-hashes", "-r", requirements)
-        run(f"fetching {name}", (*PIP, "install", *how))
+        run(f"fetching {name}", (*PIP, "install", *how), **pip_variables())
         write_atomically(done, chosen)
     if not runs(program):
         raise NotOfferedError(f"{name}: does not run on this machine")
@@ -64,6 +71,18 @@ def pip_settings() -> dict[str, str]:
         for name, value in re.findall(rf"^{section}\.(\S+?)=(.+)$", listed, re.MULTILINE):
             settings[name] = str(ast.literal_eval(value))
     return settings
+
+
+def pip_variables() -> dict[str, str | None]:
+    """Variables that keep pip's settings of where packages come from, and none of its others.
+
+    One that says where they go, or which files are acceptable, is not meant for `.venv`.
+    """
+    pip = {name: value for name, value in pip_settings().items() if name in _SOURCES}
+    others = dict.fromkeys(name for name in os.environ if name.startswith("PIP_"))
+    kept = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in pip.items()}
+    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return others | kept | own
 
 
 def default_index() -> str:

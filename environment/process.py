@@ -112,6 +112,7 @@ def environment(**variables: str | None) -> dict[str, str]:
     changed = dict.fromkeys(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))
     # Some hosts have pip install elsewhere (Gitpod sets PIP_USER); here it installs into .venv.
     changed |= dict.fromkeys(("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")) | {"PIP_USER": "0"}
+    changed |= dict.fromkeys(("UV_CONSTRAINT", "UV_EXCLUDE_NEWER", "UV_NO_BINARY", "UV_OVERRIDE"))
     changed |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"} | variables
     merged = {**os.environ, **changed}
     return {name: value for name, value in merged.items() if value is not None}

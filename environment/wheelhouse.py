@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import process
-from installers import PIP, tool_pins, tools_python, torch_addresses
+from installers import PIP, pip_variables, tool_pins, tools_python, torch_addresses
 from lockfile import entries, export, normal, parsed
 from process import ROOT, VENV, SetUpError, remove, run, say
 
@@ -111,7 +111,7 @@ def download(lock: dict[str, Any], categories: Sequence[str], folder: Path) -> N
     for number, (what, pins) in enumerate(sets.items()):
         requirements = folder / f"{number}.txt"
         requirements.write_text(pins)
-        run(f"downloading {what}", [*PIP, "download", *how, "-r", requirements])
+        run(f"downloading {what}", [*PIP, "download", *how, "-r", requirements], **pip_variables())
 
 
 def sums_of(folder: Path) -> dict[str, str]:

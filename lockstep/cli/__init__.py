@@ -91,10 +91,19 @@ def main(words: Sequence[str] | None = None) -> int:
         return launch.note_bug(traceback.format_exc())
 
 
+def reach_this_machine() -> None:
+    """Let no proxy stand between the processes of this machine, as a tracker and its page."""
+    if any(name.lower().endswith("_proxy") for name in os.environ):
+        listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        names = [name for name in (listed, "localhost", "127.0.0.1", "::1") if name]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
+
+
 def entry() -> NoReturn:
     """The process ``python -m lockstep`` or ``lockstep``, from its words to its exit code."""
     # Before a model's code is read, which may load NumPy or torch; a recipe may ask for another.
     profiles.prefer("portable")
+    reach_this_machine()
     # Output is UTF-8 also where the locale is C: names and labels may have accents.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":

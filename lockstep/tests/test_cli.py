@@ -118,6 +118,19 @@ def test_the_exit_code_is_that_of_the_process() -> None:
     assert found == [2, 0, 2]
 
 
+def test_no_proxy_stands_between_the_processes_of_this_machine() -> None:
+    code = "from urllib.request import proxy_bypass; from lockstep import cli; import os\n"
+    code += "cli.reach_this_machine()\n"
+    code += "print([bool(proxy_bypass(host)) for host in ('127.0.0.1', 'localhost', 'a.b', 'c')])"
+    names = ("no_proxy", "NO_PROXY", "http_proxy")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    for variables in ({"NO_PROXY": "a.b"}, {"no_proxy": "a.b"}):
+        variables |= {"http_proxy": "http://127.0.0.1:9"}
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, env=kept | variables, cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "[True, True, True, False]\n", done.stderr
+
+
 def test_help_names_every_verb_and_what_it_is_for(call: Call) -> None:
     code, out, _ = call("--help")
     told = " ".join(out.split())

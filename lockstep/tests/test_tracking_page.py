@@ -42,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Iterato
     process = subprocess.Popen(
         [INVOKE, "ui", "--port", str(port), "--runs", str(folder)],
         cwd=ROOT,
-        env=plain_environment() | PLAIN,
+        env=plain_environment() | PLAIN | {"http_proxy": "http://127.0.0.1:9"},  # not for us
         stdout=subprocess.PIPE,
         text=True,
     )

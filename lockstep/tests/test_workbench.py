@@ -2,12 +2,15 @@
 
 import contextlib
 import importlib.metadata
+import json
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -377,19 +380,144 @@ def lacking(tree: Tree, folder: Path, *patterns: str) -> dict[str, str]:
     }
 
 
+def other_pythons(folder: Path, *more: str) -> str:
+    """A PATH with Pythons that are not fit, and some programs."""
+    folder.mkdir()
+    for name, version in (("python3", "3.9.2"), ("python", "2.7.18")):
+        (folder / name).write_text(f"#!/bin/sh\necho {version}\nexit 1\n")
+        (folder / name).chmod(0o755)
+    for name in ("readlink", *more):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    return str(folder)
+
+
+NEXT = (
+    "install it (Debian, Ubuntu: apt-get install python3-venv, and ./workbench downloads one;"
+    " macOS: brew install python@3.11) or set LOCKSTEP_PYTHON to one\n"
+)
+
+
 def test_without_python_3_11_one_line_names_what_was_found(tree: Tree, tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, version in (("python3", "3.9"), ("python", "2.7")):
-        (programs / name).write_text(f"#!/bin/sh\necho {version}\n")
-        (programs / name).chmod(0o755)
-    settings = {"PATH": str(programs), "LOCKSTEP_PYTHON": ""}
-    line = "workbench: Python 3.11: not found (%s); install it or set LOCKSTEP_PYTHON to one\n"
-    found = "python3.11 is missing, python3 is 3.9, python is 2.7"
-    assert tree.call("packages", **settings) == (2, "", line % found)
-    settings["LOCKSTEP_PYTHON"] = str(programs / "python3")
-    assert tree.call("packages", **settings) == (2, "", line % f"{programs / 'python3'} is 3.9")
+    settings = {"PATH": other_pythons(tmp_path / "bin"), "LOCKSTEP_PYTHON": ""}
+    line = "workbench: Python 3.11: not found (%s); " + NEXT
+    seen = "python3.11 is missing, python3 is 3.9.2, python is 2.7.18"
+    assert tree.call("packages", **settings) == (2, "", line % seen)
+    settings["LOCKSTEP_PYTHON"] = str(tmp_path / "bin" / "python3")
+    seen = f"{tmp_path / 'bin' / 'python3'} is 3.9.2"
+    assert tree.call("packages", **settings) == (2, "", line % seen)
     assert not tree.venv.exists()
+
+
+def test_a_python_that_is_older_than_a_locked_package_needs_is_refused_before_anything_is_made(
+    tree: Tree,
+) -> None:
+    here = ".".join(map(str, sys.version_info[:3]))
+    lock = tree.folder / "Pipfile.lock"
+    content = json.loads(lock.read_text())
+    content["develop"] = content["default"] | {
+        "gamma": {"version": "==1.0", "hashes": [], "markers": "python_full_version >= '3.11.99'"}
+    }
+    lock.write_text(json.dumps(content))
+    seen = f"{sys.executable} is {here}"
+    assert tree.call("packages") == (2, "", f"workbench: Python 3.11: not found ({seen}); {NEXT}")
+    code, err = tree.image()
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        f"workbench: {sys.executable}: found Python {here}, expected 3.11.99 or a newer 3.11, which"
+        " packages of Pipfile.lock need; set LOCKSTEP_PYTHON to one",
+    )
+    assert not (tree.venv / "bin").exists()
+
+
+@pytest.mark.slow
+def test_where_no_python_fits_the_pinned_uv_installs_one_and_says_so(
+    tree: Tree, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").write_text(  # another Python, which can make environments
+        f'#!/bin/sh\ncase "$*" in *interpreter.py) echo 3.13.5; exit 1; esac\n'
+        f'exec {sys._base_executable} "$@"\n'  # type: ignore[attr-defined]
+    )
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    settings = {"LOCKSTEP_PYTHON": "", "PATH": f"{tmp_path / 'bin'}:/none", "PIP_USER": "1"}
+    for name in ("readlink", "cmp"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
+    settings |= {
+        "UV_PYTHON_INSTALL_DIR": str(tmp_path / "pythons"),
+        "UV_PYTHON_DOWNLOADS_JSON_URL": str(download_of_this_python(tmp_path)),
+    }
+    code, out, err = tree.call("packages", **settings)
+    assert (code, set(out.split())) == (0, FIRST), err
+    seen = "python3.11 is missing, python3 is 3.13.5, python is missing"
+    assert err.splitlines()[0] == (
+        f"workbench: Python >=3.11.0,<3.12: not found ({seen}); installing one with uv"
+    )
+    shutil.rmtree(tmp_path / "pythons")
+    shutil.rmtree(tree.venv)
+    (tmp_path / "cpython.tar.gz").unlink()
+    code, out, err = tree.call("packages", **settings)
+    _, line = err.splitlines()
+    assert (code, out, tree.venv.exists()) == (2, "", False)
+    assert line.startswith("workbench: Python 3.11: could not be installed (uv python install ")
+    assert "set UV_PYTHON_INSTALL_MIRROR to a mirror" in line
+
+
+def download_of_this_python(folder: Path) -> Path:
+    """The list of downloads that uv reads, of an archive of a Python that is the one here."""
+    python = folder / "python"
+    library = python / "lib" / "python3.11"
+    library.mkdir(parents=True)
+    settings = "# system configuration generated and used by the sysconfig module\n"
+    settings += "build_time_vars = {}\n"
+    (library / "_sysconfigdata__linux_x86_64-linux-gnu.py").write_text(settings)
+    (python / "bin").mkdir()
+    program = python / "bin" / "python3.11"
+    program.write_text(f'#!/bin/sh\nexec {sys._base_executable} "$@"\n')  # type: ignore[attr-defined]
+    program.chmod(0o755)
+    with tarfile.open(folder / "cpython.tar.gz", "w:gz") as archive:
+        archive.add(python, "python")
+    machine = platform.machine()
+    download = {
+        **{"name": "cpython", "arch": {"family": machine, "variant": None}, "os": "linux"},
+        **{"libc": "gnu", "major": 3, "minor": 11, "patch": 99, "prerelease": "", "variant": None},
+        **{"url": (folder / "cpython.tar.gz").as_uri(), "sha256": None, "build": "20261110"},
+    }
+    listed = folder / "downloads.json"
+    listed.write_text(json.dumps({f"cpython-3.11.99-linux-{machine}-gnu": download}))
+    return listed
+
+
+@pytest.mark.slow
+def test_the_launcher_works_by_links_in_the_folder_of_who_calls_it(
+    whole: Tree, tmp_path: Path
+) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "first").symlink_to(whole.folder / "workbench")
+    (tmp_path / "second").symlink_to("links/first")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "invoke.py").write_text("raise SystemExit('the wrong invoke')\n")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for words in ((tmp_path / "second",), ("../second",), ("second",), ("sh", "../second")):
+        done = subprocess.run(
+            [*words, "folder"],
+            cwd=tmp_path / "here",
+            env=whole.environment(LOCKSTEP_PYTHON="/no/python", PATH=path),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.stderr) == (f"{tmp_path / 'here'}\n", "")
+
+
+@pytest.mark.slow
+def test_variables_that_are_meant_for_another_python_do_not_show(
+    whole: Tree, tmp_path: Path
+) -> None:
+    (tmp_path / "alpha.py").write_text("raise SystemExit('the wrong alpha')\n")
+    strange = dict.fromkeys(("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"), str(tmp_path))
+    strange |= {"PYTHONSTARTUP": "/none.py", "PYTHONINSPECT": "1", "PYTHONWARNINGS": "error"}
+    strange |= {"PYTHONOPTIMIZE": "2", "PYTHONSAFEPATH": "1", "http_proxy": "http://127.0.0.1:9"}
+    assert whole.call("prefix", **strange) == (0, f"{whole.venv}\n", "")
+    assert whole.call("versions", **strange) == (0, "1.0\n", "")
 
 
 def test_a_setting_out_of_its_range_is_refused(tree: Tree) -> None:

@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LOCK = json.loads((ROOT / "Pipfile.lock").read_text())
 TASKS = """
-import importlib.metadata, sys
+import importlib.metadata, os, sys
 from invoke import task
 
 @task
@@ -33,6 +33,15 @@ def packages(_):
 @task
 def prefix(_):
     print(sys.prefix)
+
+@task
+def folder(_):
+    print(os.getcwd())
+
+@task
+def versions(_):
+    import alpha
+    print(alpha.version)
 """
 
 INVOKE = f"invoke{LOCK['default']['invoke']['version']}"
