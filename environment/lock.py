@@ -214,6 +214,8 @@ def compose(text: str, chosen: Mapping[str, Pins], before: Lock, moving: Set[str
             entry = dict(written.get(one) or known[one])
             if one in written and pin.marker:
                 entry["markers"] = pin.marker
+            if category == "gpu" and name != TORCH and name not in chosen.get("cpu", {}):
+                entry["markers"] = on_linux(entry.get("markers", ""))
             # The files of a version are added to, never taken away.
             entry["hashes"] = sorted({*entry["hashes"], *known.get(one, entry)["hashes"]})
             # Three equals signs stay, as 2.13.0+cpu would satisfy two.
@@ -227,6 +229,13 @@ def compose(text: str, chosen: Mapping[str, Pins], before: Lock, moving: Set[str
     return lock | {
         "_meta": {"hash": digest, "pipfile-spec": 6, "requires": requires, "sources": []}
     }
+
+
+def on_linux(marker: str) -> str:
+    """The marker of a package that CUDA's torch alone needs: it is for Linux."""
+    if "sys_platform" in marker or "platform_system" in marker:
+        return marker
+    return " and ".join([*([marker] if marker else []), "sys_platform == 'linux'"])
 
 
 def entries_of(

@@ -88,6 +88,8 @@ def pins_of(lock: dict[str, Any], categories: Sequence[str]) -> list[Pin]:
     for name, entry in entries(lock, categories).items():
         hashes = {digest.removeprefix("sha256:") for digest in entry["hashes"]}
         marker = entry.get("markers", "")
+        if sys.platform == "linux":  # so what is for Linux is needed here
+            marker = re.sub(r"sys_platform == 'linux'|platform_system == 'Linux'", "", marker)
         everywhere = "platform" not in marker and "os_name" not in marker
         pins.append(Pin(name, entry["version"].lstrip("="), hashes, everywhere))
     for pin in tool_pins():

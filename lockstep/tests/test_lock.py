@@ -298,3 +298,11 @@ def test_killed_while_it_locks_it_leaves_both_files_as_they_were(tree: Path) -> 
     os.killpg(adding.pid, signal.SIGKILL)
     adding.communicate()
     assert [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")] == before
+
+
+def test_what_only_the_torch_of_cuda_needs_is_locked_for_linux_alone() -> None:
+    lock = json.loads((ROOT / "Pipfile.lock").read_text())
+    only = {name: lock["gpu"][name] for name in lock["gpu"].keys() - lock["cpu"].keys()}
+    markers = {name: entry.get("markers", "") for name, entry in only.items()}
+    assert [name for name, marker in markers.items() if "inux'" not in marker] == []
+    assert "linux" not in lock["gpu"]["torch"].get("markers", "")
