@@ -94,4 +94,7 @@ def test_the_launcher_of_a_clone_that_makes_crlf_starts(clone: Path) -> None:
     (venv / "Pipfile.lock").write_bytes((clone / "Pipfile.lock").read_bytes())
     (venv / "stamp").write_text(f"{clone}\ncpu\n")
     done = run(clone, "./workbench", "train")
-    assert (done.returncode, done.stdout) == (0, "-m invoke train\n"), done.stderr
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"-P -m invoke --search-root {clone} train\n",
+    ), done.stderr
