@@ -1,11 +1,13 @@
 """The networks that every loop here trains, with the other names of a model."""
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
+
+from lockstep import model
 
 # Of the training pictures' pixels, scaled to 0 to 1; the constants that everyone writes.
 MEAN, DEVIATION = 0.2860, 0.3530
@@ -54,25 +56,16 @@ class Mean(nn.Module):
         return inputs.mean(dim=1)
 
 
-class Preprocess:
-    """Turns raw pixels of 0 to 255 into the inputs that the other loops use."""
-
-    @classmethod
-    def fit(cls, config: Any, inputs: NDArray[Any], labels: list[str]) -> Self:  # noqa: ARG003
-        """Fit nothing: the constants are known."""
-        return cls()
+class Preprocess(model.Preprocess):
+    """Turns raw pixels of 0 to 255 into the inputs that the other loops use; nothing is fitted."""
 
     def __call__(self, raw: NDArray[Any]) -> torch.Tensor:
         """Pixels (n, 28, 28) to inputs (n, 1, 28, 28) float32."""
         pixels = torch.from_numpy(raw).float()
         return pixels.sub_(255 * MEAN).div_(255 * DEVIATION).unsqueeze(1)
 
-    def augment(self, inputs: torch.Tensor, _: torch.Generator) -> torch.Tensor:
-        """None, as in the other loops."""
-        return inputs
 
-
-def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def loss(network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Cross-entropy of a batch, a scalar."""
     inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels)
+    return F.cross_entropy(network(inputs), labels)
