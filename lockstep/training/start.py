@@ -20,7 +20,10 @@ def fill(
     SettingError for a pattern without a tensor, for a tensor that the model does not have, and for
     one of another shape or type.
     """
-    tensors = {_renamed(name, rename): one for name, one in tensors_of(content).items()}
+    try:
+        tensors = {_renamed(name, rename): one for name, one in tensors_of(content).items()}
+    except ValueError as error:
+        raise SettingError(f"start.weights: {error}; restore a good copy.") from error
     chosen = set[str]()
     for pattern in patterns:
         fitting = {name for name in tensors if fnmatch.fnmatchcase(name, pattern)}

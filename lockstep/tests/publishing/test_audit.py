@@ -1,5 +1,6 @@
 """The audit: nothing passes that could not be checked."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -138,6 +139,19 @@ def test_who_knows_of_no_advisory_at_all_is_not_believed(
         False,
         "not checked: the database does not list jinja2==2.4.1 as vulnerable",
     )
+
+
+def test_the_digest_of_a_file_is_no_secret_and_other_hex_numbers_are(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(b"weights").hexdigest()
+    recipe = clone / "recipe.yaml"
+    recipe.write_text(f"start:\n  weights: base.safetensors\n  sha256: {digest}\n")
+    subprocess.run(["git", "add", "recipe.yaml"], cwd=clone, check=True)
+    assert found(clone, monkeypatch, "http://127.0.0.1:9/")["secrets"][0] is True
+    recipe.write_text(f"start:\n  token: {digest}\n")
+    ok, told = found(clone, monkeypatch, "http://127.0.0.1:9/")["secrets"]
+    assert (ok, "recipe.yaml:2 (Hex High Entropy String)" in told) == (False, True)
 
 
 def test_a_secret_in_a_tracked_file_does_not_pass(

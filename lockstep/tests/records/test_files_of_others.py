@@ -248,9 +248,9 @@ def test_golden_answers_are_as_few_as_they_were_made() -> None:
 def test_a_list_of_more_tensors_than_any_model_has_is_not_read() -> None:
     one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     head = json.dumps({f"tensor{number}": one for number in range(100_000)}).encode()
-    with pytest.raises(ModelError, match="found a list of tensors of"):
+    with pytest.raises(ValueError, match="found a list of tensors of"):
         tensors(struct.pack("<Q", len(head)) + head)
-    with pytest.raises(ModelError, match="not readable as safetensors"):
+    with pytest.raises(ValueError, match="no safetensors"):
         tensors(b"\x02" + bytes(7) + b"{]")
     content = safetensors.torch.save({"a": torch.ones(2)})
     assert tensors(content)["a"].tolist() == [1, 1]
