@@ -93,6 +93,7 @@ def test_words_that_are_no_numbers_are_refused_in_one_line(
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_a_mask_is_written_as_a_picture_of_class_numbers(
     call: Call, finished: Finished, tmp_path: Path
 ) -> None:

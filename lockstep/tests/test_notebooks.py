@@ -111,6 +111,7 @@ def check(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_each_notebook_has_its_script_and_nothing_that_its_script_does_not_make() -> None:
     files = {path.name for path in NOTEBOOKS.iterdir() if path.is_file()}
     assert files == {name + end for name in PICTURES for end in (".ipynb", ".py")}

@@ -55,6 +55,7 @@ def test_the_second_line_is_the_cost_and_what_it_brings(model: str, path: Path) 
     assert re.match(COST, path.read_text().splitlines()[1])
 
 
+@pytest.mark.slow
 @each
 def test_a_recipe_promises_every_cpu(model: str, path: Path) -> None:
     """Its kernels, from the examples to the update, are among those tried on other CPUs."""

@@ -165,6 +165,7 @@ def test_its_packages_are_those_of_the_lock_with_every_digest(bundle: Bundle) ->
     assert "| pillow | 13.0.0 | MIT-CMU |" in licences and "CC BY 4.0" in licences
 
 
+@pytest.mark.slow
 def test_a_container_gives_the_answers_of_the_predictor_bit_for_bit(
     bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
