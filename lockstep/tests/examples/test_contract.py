@@ -5,6 +5,7 @@ from lockstep.examples.models import (
     characters,
     digits,
     forge,
+    lora,
     outlines,
     pairs,
     prices,
@@ -12,6 +13,7 @@ from lockstep.examples.models import (
     squeeze,
     tags,
     teacher,
+    tuned,
 )
 from lockstep.ground import home
 from lockstep.model import Parts
@@ -21,6 +23,7 @@ PARTS: dict[str, Parts] = {
     "characters": characters,
     "digits": digits,
     "forge": forge,
+    "lora": lora,
     "outlines": outlines,
     "pairs": pairs,
     "prices": prices,
@@ -28,6 +31,7 @@ PARTS: dict[str, Parts] = {
     "squeeze": squeeze,
     "tags": tags,
     "teacher": teacher,
+    "tuned": tuned,
 }
 
 
