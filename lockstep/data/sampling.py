@@ -4,6 +4,7 @@ All are functions of the seed, the epoch and the position, so that a run resumes
 the same batches with any number of workers. No list of an epoch's samples is ever made.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -110,10 +111,13 @@ class _Groups:
         if missing:
             raise ModelError(f"Balanced: group {missing[0]} has no share, expected one for each.")
         parts = np.array([float(shares[name]) if shares else 1.0 for name in names.tolist()])
-        if not (parts >= 0).all() or not parts.sum() > 0:
-            raise ModelError("Balanced: expected shares of at least 0, some of them above it.")
+        total = math.fsum(parts)  # rounded once, whatever the CPU
+        if not (parts >= 0).all() or not 0 < total < math.inf:
+            raise ModelError(
+                "Balanced: expected finite shares of at least 0, some of them above it."
+            )
         # The largest remainders round up, so that all draws together are as many as the samples.
-        exact = parts / parts.sum() * len(groups)
+        exact = parts / total * len(groups)
         draws = np.floor(exact).astype(np.int64)
         rest = np.argsort(draws - exact, kind="stable")[: len(groups) - draws.sum()]
         draws[rest] += 1

@@ -109,23 +109,23 @@ class Setup:
 
     def _sampling(self, parts: Any, split: Split) -> Sampling | None:
         """Return what the program says of the examples' order, or else the recipe."""
-        wish, own = self.experiment.data.sampling, getattr(parts, "sampling", None)
-        if own and wish != "shuffled":
+        choice, own = self.experiment.data.sampling, getattr(parts, "sampling", None)
+        if own and choice != "shuffled":
             raise SettingError(
-                f"data.sampling: found {wish}, expected shuffled with the model's own function "
+                f"data.sampling: found {choice}, expected shuffled with the model's own function "
                 "`sampling`; leave one of them out."
             )
         if own:
             rule: Sampling | None = own(self.experiment.settings, split.inputs, split.target)
             return rule
-        if wish == "sequential":
+        if choice == "sequential":
             return Sorted(range(len(split)))
-        if wish == "balanced" and self.dataset.kind != "class":
+        if choice == "balanced" and self.dataset.kind != "class":
             raise SettingError(
                 f"data.sampling: found balanced for targets of kind {self.dataset.kind}, expected "
                 "classes; write the model's own function `sampling` with Balanced of its groups."
             )
-        return Balanced(split.target) if wish == "balanced" else None
+        return Balanced(split.target) if choice == "balanced" else None
 
     def _training(self, parts: Any) -> Training:
         """Lay out the model's numbers, with the updates that the program says, or its one loss."""
