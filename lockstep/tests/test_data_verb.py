@@ -171,7 +171,7 @@ def test_invoke_takes_the_words_that_are_given() -> None:
         (("data", "fetch", "digits"), (0, "")),
         (("data", "diff", "digits", "digits"), (0, "")),
         (("data", "lst"), (2, "invalid choice: 'lst'")),
-        (("data",), (2, "{list,fetch,add,verify,push,pull,diff}")),
+        (("data",), (2, "{list,show,fetch,add,verify,push,pull,diff}")),
         (("image", "push", "localhost:1/x", "--stage", "none"), (2, "invalid choice: 'none'")),
     ):
         done = subprocess.run([invoke, *words], cwd=ROOT, capture_output=True, text=True)
