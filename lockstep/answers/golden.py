@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from lockstep.ground import home
-from lockstep.ground.digests import digest_of, readable_json
+from lockstep.ground.digests import digest_of, key_of, readable_json
 from lockstep.ground.errors import Diverged, LockstepError, ModelError
+from lockstep.ground.generators import reseed
 
 if TYPE_CHECKING:
     from lockstep.answers.predictor import Outputs, Predictor
@@ -64,14 +65,35 @@ def make(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> b
     return readable_json(content)
 
 
-def rehearse(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> None:
+def rehearse(
+    model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any], fitted: Any
+) -> None:
     """Try, before a training, that the model's Predictor can be made and answers two examples.
 
-    Raises ModelError, in one line, for whatever it would meet at the end.
+    Two are made, each under other seeds: what is stored must be all that decides their answers,
+    and they preprocess as the ``fitted`` one of the training does. Raises ModelError, in one line,
+    for whatever it would meet at the end.
     """
+    few = [np.ascontiguousarray(row) for row in rows[:2]]
     try:
-        predictor = home.here().module(model).Predictor.of(preprocess, weights)
-        predictor.answered(predictor.outputs([np.ascontiguousarray(row) for row in rows[:2]]))
+        predictors, found, inputs = [], [], []
+        for number in range(2):
+            reseed(key_of(number, "predictor"))
+            predictor = home.here().module(model).Predictor.of(preprocess, weights)
+            predictors.append(predictor)
+            for one in (predictor.preprocess, fitted):
+                reseed(key_of(0, "predictor"))
+                inputs.append(_bits_of(one(np.stack(few))))
+            outputs = predictor.outputs(few)
+            predictor.answered(outputs)
+            found.append(bits(outputs))
+        if len({*map(tuple, inputs)}) > 1:
+            raise ModelError(
+                f"{model}: Preprocess.from_state makes other inputs of an example than the fitted "
+                "one; return all that was fitted from state()."
+            )
+        if found[0] != found[1]:
+            raise ModelError(_undecided(model, *(one.model for one in predictors)))
     except LockstepError:
         raise
     except Exception as error:
@@ -80,6 +102,38 @@ def rehearse(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) 
             f"{model}: Predictor cannot answer an example of the test split "
             f"({type(error).__name__}: {reason:.200}); correct it, and train then."
         ) from error
+
+
+def _bits_of(inputs: Any) -> list[bytes]:
+    """The bits of a batch's inputs: a tensor, or tensors by name."""
+    fields = inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]
+    return [name.encode() + _bytes(torch.as_tensor(field).cpu()) for name, field in fields]
+
+
+def _undecided(model: str, one: torch.nn.Module, other: torch.nn.Module) -> str:
+    """Say that weights do not decide the answers, and which part is not among them, if it shows."""
+    for (place, module), (_, twin) in zip(one.named_modules(), other.named_modules(), strict=True):
+        start = f"{model}: {place}." if place else f"{model}: "
+        for name, value in vars(module).items():
+            values = list(value.values()) if isinstance(value, dict) else value
+            if name.startswith("_"):
+                continue
+            if isinstance(values, list | tuple) and any(
+                isinstance(item, torch.nn.Module) for item in values
+            ):
+                return (
+                    f"{start}{name}: found layers in a {type(value).__name__}, which are neither "
+                    "trained nor stored; expected nn.ModuleList or nn.ModuleDict."
+                )
+            if isinstance(value, torch.Tensor) and not torch.equal(value, getattr(twin, name)):
+                return (
+                    f"{start}{name}: found a tensor that Model.__init__ draws and that is not "
+                    "stored; expected self.register_buffer, or nn.Parameter if it is trained."
+                )
+    return (
+        f"{model}: two Predictors of the same weights answer differently; Model.__init__ draws "
+        "something that is neither a parameter nor a stored buffer (self.register_buffer)."
+    )
 
 
 def _are_finite(predictor: "Predictor", rows: Sequence[NDArray[Any]]) -> list[bool]:

@@ -38,6 +38,8 @@ from lockstep.ground.errors import (
     nearest,
 )
 
+# Verbs that compute with a model's code.
+_COMPUTE = ("train", "tune", "evaluate", "predict", "reproduce", "accept", "bundle", "publish")
 _LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed
 
 
@@ -99,8 +101,21 @@ def reach_this_machine() -> None:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
+def fix_hashes(words: Sequence[str]) -> None:
+    """Start Python again with fixed hashes of texts, for a verb that computes with a model.
+
+    Else the order of a set, or what hash() returns, would differ in each process. Not for serve,
+    whose callers could send texts that collide: there answers are compared with those of training.
+    """
+    ignored = os.environ.get("PYTHONHASHSEED") == "0"  # of a Python that takes none, as with -I
+    if words[:1] and words[0] in _COMPUTE and sys.flags.hash_randomization and not ignored:
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"PYTHONHASHSEED": "0"})
+
+
 def entry() -> NoReturn:
     """The process ``python -m lockstep`` or ``lockstep``, from its words to its exit code."""
+    fix_hashes(sys.argv[1:])
     # Before a model's code is read, which may load NumPy or torch; a recipe may ask for another.
     profiles.prefer("portable")
     reach_this_machine()

@@ -1,10 +1,13 @@
 """The level of a run: on which machines the same identity has the same bits, and why."""
 
+import ast
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from lockstep.config.experiment import Training
-from lockstep.ground import environment, profiles
+from lockstep.ground import environment, home, profiles
 from lockstep.program import rows_of
 from lockstep.records.receipt import Level, level
 from lockstep.run.making import Setup
@@ -49,6 +52,27 @@ def doubts(setup: Setup) -> set[str]:
     setup.workers.meet()  # after a rehearsal, which takes as long as the program's code takes
     if setup.workers.all_gather(np.array([bool(found)], np.float32)).any() and not found:
         found.add("another worker of the run has doubts")
+    return found
+
+
+def surroundings(files: Mapping[str, bytes]) -> set[str]:
+    """Return which of the project's source files read environment variables, in no identity."""
+    start = home.here().package.replace(".", "/") + "/"
+    found = set()
+    for name, content in files.items():
+        if not (name.startswith(start) and name.endswith(".py")):
+            continue
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                reads = node.value.id == "os" and node.attr in ("environ", "environb", "getenv")
+            elif isinstance(node, ast.ImportFrom):
+                reads = node.module == "os" and any(
+                    alias.name in ("environ", "environb", "getenv") for alias in node.names
+                )
+            else:
+                continue
+            if reads:
+                found.add(f"{name}: reads environment variables, which are in no identity")
     return found
 
 

@@ -34,7 +34,7 @@ from lockstep.run.keeping import (
     what_decides,
     write,
 )
-from lockstep.run.level import doubts
+from lockstep.run.level import doubts, surroundings
 from lockstep.run.making import Setup, evaluation_of, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
 from lockstep.run.rehearsal import Inspection, agree, rehearse
@@ -94,7 +94,7 @@ def run_experiment(
                         experiment, dataset, weights, workers, files, place
                     )
                     recorder = Recorder(run, setup, watch, origin, owner)
-                    _train_to_receipt(setup, check, recorder, until, passed)
+                    _train_to_receipt(setup, check, recorder, until, passed, surroundings(files))
     return run
 
 
@@ -118,7 +118,9 @@ def _set_up(
             setup.rehearse_evaluation()
         witness.refuse_unknown()
         examples = dataset.splits["test"].inputs
-        golden.rehearse(experiment.model, setup.stored(), setup.weights(), examples)
+        golden.rehearse(
+            experiment.model, setup.stored(), setup.weights(), examples, setup.preprocess
+        )
         return inspect
 
     return setup, origin, check
@@ -130,13 +132,14 @@ def _train_to_receipt(
     recorder: Recorder,
     until: int,
     passed: Callable[[], None],
+    reasons: set[str],
 ) -> None:
     began = time.monotonic()  # not by the clock, which people and machines set back
     environment.git()  # remembered now, because people commit while a run trains
 
     def checked() -> Inspection:
         inspect = check()
-        recorder.doubt(doubts(setup))  # comes back when all workers have come so far
+        recorder.doubt(doubts(setup) | reasons)  # comes back when all workers have come so far
         passed()
         return inspect
 

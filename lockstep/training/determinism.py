@@ -49,11 +49,17 @@ def enforce(profile: str, device: str) -> None:
 
 
 def refuse_broken(model: nn.Module, device: str) -> None:
-    """Raise ModelError for a layer whose gradient oneDNN writes beyond its memory.
+    """Raise ModelError for lazy layers, and for one whose gradient oneDNN writes out of bounds.
 
     That is a 1 x 1 convolution with a stride, on fewer than 8 channels that lie last, with AVX2
     kernels (uxlfoundation/oneDNN, issue 6035).
     """
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(parameter):
+            raise ModelError(
+                f"{name}: found a tensor without a shape, of a lazy layer, expected one; state the "
+                "layer's sizes in Model.__init__."
+            )
     for name, layer in model.named_modules():
         if (
             device == "cpu"

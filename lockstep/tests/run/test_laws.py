@@ -1,5 +1,6 @@
 """Laws that only whole trainings of brought models show: nothing of a state is lost at a stop."""
 
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,41 @@ def test_chance_in_an_evaluation_is_the_same_each_time(bring: Bring, place: Plac
     run = bring(model=NOISY).train(place)
     lowered = run.finished_receipt()["level"]["lowered"]
     assert [reason for reason in lowered if reason.startswith("validation")] == []
+
+
+def test_a_model_that_reads_the_environment_lowers_the_level_by_name(
+    bring: Bring, place: Place
+) -> None:
+    text = f"import os\n{NETWORK}".replace(
+        "self.classifier(self", "float(os.environ.get('GAIN', 1)) * self.classifier(self"
+    )
+    project = bring(model=text)
+    level = project.train(place).finished_receipt()["level"]
+    name = f"{project.package}/models/brought/model.py"
+    assert level == {
+        "promise": "same bits on this machine",
+        "lowered": [f"{name}: reads environment variables, which are in no identity"],
+    }
+
+
+@pytest.mark.slow
+def test_the_order_of_a_set_is_the_same_in_each_process(
+    bring: Bring, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = "self.scales = [float(len(word)) for word in {'a', 'bcd', 'efghi', 'jklmnop'}]"
+    text = NETWORK.replace(
+        "        self.classifier", f"        {order}\n        self.classifier", 1
+    ).replace("self.classifier(self", "self.scales[0] * self.classifier(self")
+    project, receipts = bring(model=text), []
+    monkeypatch.setenv("LOCKSTEP_DATA", str(data_folder))
+    for seed in ("1", "2", "random"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        monkeypatch.setenv("LOCKSTEP_RUNS", str(tmp_path / seed))
+        done = train(project, "training.epochs=1")
+        assert done.returncode == 0, done.stderr
+        (path,) = (tmp_path / seed).glob("*/receipt.json")
+        receipts.append(json.loads(path.read_bytes())["results"])
+    assert receipts[0] == receipts[1] == receipts[2]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a brought model may do, and what is refused by name before the first step."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -458,3 +459,71 @@ def test_a_loss_may_be_a_value_for_each_example(bring: Bring, place: Place) -> N
     runs = [bring(model=text).train(place, "training.shards=1") for text in (model(), each)]
     metrics = [run.metrics()[-1]["validation"] for run in runs]
     assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-3)
+
+
+# What Model.__init__ makes beside weights: state that a checkpoint and an answer do not have.
+BESIDE_WEIGHTS = {
+    "layers in a list": (
+        "self.more = [nn.Linear(16, 16)]",
+        "self.more[0](self.features(inputs))",
+        "more: found layers in a list, which are neither trained nor stored; expected nn.ModuleL",
+    ),
+    "layers in a dict": (
+        'self.more = {"a": nn.Linear(16, 16)}',
+        'self.more["a"](self.features(inputs))',
+        "more: found layers in a dict, which are neither trained nor stored; expected nn.ModuleL",
+    ),
+    "a tensor": (
+        "self.more = torch.randn(16)",
+        "self.more * self.features(inputs)",
+        "more: found a tensor that Model.__init__ draws and that is not stored; expected self.reg",
+    ),
+    "a buffer that is not stored": (
+        'self.register_buffer("more", torch.randn(16), persistent=False)',
+        "self.more * self.features(inputs)",
+        "two Predictors of the same weights answer differently; Model.__init__ draws something",
+    ),
+    "a number": (
+        "self.more = float(torch.rand(()))",
+        "self.more * self.features(inputs)",
+        "two Predictors of the same weights answer differently; Model.__init__ draws something",
+    ),
+    "a lazy layer": (
+        "self.more = nn.LazyLinear(16)",
+        "self.more(self.features(inputs))",
+        "more.weight: found a tensor without a shape, of a lazy layer, expected one; state",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE_WEIGHTS)
+def test_what_answers_need_and_weights_do_not_hold_is_refused_before_the_first_step(
+    bring: Bring, place: Place, kind: str
+) -> None:
+    made, used, message = BESIDE_WEIGHTS[kind]
+    text = NETWORK.replace(
+        "        self.classifier", f"        {made}\n        self.classifier", 1
+    ).replace("self.features(inputs)", used)
+    with pytest.raises(ModelError, match=re.escape(message)):
+        bring(model=text).train(place)
+    assert not list(place.runs.glob("*/trace.bin"))
+
+
+def test_a_constant_that_is_made_alike_each_time_is_no_state(bring: Bring, place: Place) -> None:
+    made = "self.more = torch.randn(16, generator=torch.Generator().manual_seed(3))"
+    text = NETWORK.replace(
+        "        self.classifier", f"        {made}\n        self.classifier", 1
+    ).replace("self.features(inputs)", "self.more * self.features(inputs)")
+    assert bring(model=text).train(place).receipt
+
+
+def test_preprocessing_that_stores_less_than_it_fitted_is_refused(
+    bring: Bring, place: Place
+) -> None:
+    whole = PREPROCESS.read_text()
+    forgets = whole.replace('state["deviation"])', "1.0)")
+    assert forgets != whole
+    with pytest.raises(
+        ModelError, match=r"Preprocess\.from_state makes other inputs of an example"
+    ):
+        bring(preprocess=forgets).train(place)
