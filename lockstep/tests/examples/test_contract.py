@@ -5,6 +5,7 @@ from lockstep.examples.models import (
     characters,
     digits,
     forge,
+    lora,
     outlines,
     pairs,
     prices,
@@ -12,15 +13,17 @@ from lockstep.examples.models import (
     squeeze,
     tags,
     teacher,
+    tuned,
 )
-from lockstep.ground import home
 from lockstep.model import Parts
+from lockstep.tests.conftest import EXAMPLES
 
 PARTS: dict[str, Parts] = {
     "apparel": apparel,
     "characters": characters,
     "digits": digits,
     "forge": forge,
+    "lora": lora,
     "outlines": outlines,
     "pairs": pairs,
     "prices": prices,
@@ -28,8 +31,9 @@ PARTS: dict[str, Parts] = {
     "squeeze": squeeze,
     "tags": tags,
     "teacher": teacher,
+    "tuned": tuned,
 }
 
 
 def test_the_packages_that_are_checked_are_all_examples() -> None:
-    assert [*PARTS] == home.examples().models()
+    assert [*PARTS] == EXAMPLES
