@@ -3,10 +3,11 @@
     Model, loss = program(lambda config, classes: BertForSequenceClassification(...))
 
 Inputs are what ``Preprocess`` makes: a dict of the model's own arguments by name, or a tensor, its
-main input. Labels are among these, or they are the target. A mean over tokens is that of the whole
-batch: each shard counts by its labels that are not -100.
+main input. The target is its ``labels`` if none are among the inputs; a target of several fields
+is more arguments. A mean over tokens is that of the whole batch: each shard counts by its labels.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from lockstep.ground.errors import ModelError
 from lockstep.program import Batch, Losses, rows_of
 
-_IGNORED = -100  # a label that no loss counts
+_IGNORED = -100  # a label that a loss leaves out, unless the model's config names another
 
 
 def program(make: Callable[[Any, int], Any]) -> tuple[Callable[..., Any], ...]:
@@ -27,10 +28,13 @@ def program(make: Callable[[Any, int], Any]) -> tuple[Callable[..., Any], ...]:
 
     def model(config: Any, classes: int) -> nn.Module:
         inner = make(config, classes)
+        name = type(inner).__name__
         if not hasattr(inner, "main_input_name"):
-            raise ModelError(f"{type(inner).__name__}: expected a model of transformers.")
+            raise ModelError(f"{name}: expected a model of transformers.")
         if getattr(inner, "is_quantized", False):
-            raise ModelError(f"{type(inner).__name__}: is quantized, expected float32 weights.")
+            raise ModelError(f"{name}: is quantized, expected float32 weights.")
+        if not getattr(inner.config, "return_dict", True):
+            raise ModelError(f"{name}: found return_dict=False in its config, expected True.")
         return Scores(inner)
 
     return model, loss
@@ -56,29 +60,37 @@ class Scores(nn.Module):
 
 def loss(model: Scores, batch: Batch) -> Losses:
     """Return the model's loss of a shard, counted by its labels."""
-    fields, rows, name = (
-        model.named(batch.inputs),
-        rows_of(batch.inputs),
-        type(model.inner).__name__,
-    )
-    labels = fields.setdefault("labels", batch.target)
-    if not labels.numel():
-        raise ModelError(f"{name}: found no labels; have Preprocess make a dict with `labels`.")
-    result = model.inner(**fields)
+    inner: Any = model.inner
+    fields, rows, name = model.named(batch.inputs), rows_of(batch.inputs), type(inner).__name__
+    if isinstance(batch.target, Mapping):
+        fields |= batch.target
+    elif "labels" in inspect.signature(inner.forward).parameters:
+        fields.setdefault("labels", batch.target)
+    labels = fields.get("labels")
+    if labels is not None:
+        if not labels.numel():
+            raise ModelError(f"{name}: found no labels; have Preprocess make a dict with `labels`.")
+        several = getattr(inner.config, "problem_type", None) == "multi_label_classification"
+        if not labels.is_floating_point():  # a data set has bytes, for classes and for 0 and 1
+            fields["labels"] = labels = labels.float() if several else labels.long()
+    result = inner(**fields)
     if getattr(result, "loss", None) is None:
         raise ModelError(
             f"{name}: returned no loss; take the class of your task, such as "
             "...ForSequenceClassification."
         )
-    if labels.is_floating_point() or labels.dim() == 1:
+    if labels is None or labels.is_floating_point():
         return Losses(result.loss.expand(rows))
-    count = ((labels[:, 1:] if _is_of_the_next(model.inner) else labels) != _IGNORED).sum()
+    counted = labels[:, 1:] if labels.dim() > 1 and _is_of_the_next(inner) else labels
+    count = (counted != getattr(inner.config, "semantic_loss_ignore_index", _IGNORED)).sum()
     # A shard without a label has no mean: 0 / 0.
     mean = result.loss if count else 0 * result.logits.sum()
     return Losses(mean.expand(rows), (count / rows).expand(rows))
 
 
-def _is_of_the_next(inner: nn.Module) -> bool:
-    """Whether a model shifts its labels by one place: those of the first count for nothing."""
-    by_name = type(inner).__name__.endswith(("LMHeadModel", "ForCausalLM"))
-    return by_name or getattr(inner, "loss_type", None) == "ForCausalLM"
+def _is_of_the_next(inner: Any) -> bool:
+    """Whether a model shifts its labels by one place, so that those of the first count nothing."""
+    code = inspect.unwrap(type(inner).forward).__code__
+    by_library = "loss_function" in code.co_names
+    shifts = by_library and inner.loss_function.__name__ == "ForCausalLMLoss"
+    return shifts or "shift_labels" in code.co_varnames

@@ -113,32 +113,51 @@ class Loader(Plain):
 class Several(Plain):
     def configure_optimizers(self):
         return [super().configure_optimizers(), super().configure_optimizers()]
+class Momentum(Plain):
+    def configure_optimizers(self):
+        own = super().configure_optimizers()
+        own.param_groups[0]["momentum"] = 0.9
+        return [own], [torch.optim.lr_scheduler.OneCycleLR(own, 0.5, 9)]
+class Old(Plain):
+    def training_epoch_end(self, outputs): pass
+class Nothing(L.LightningModule):
+    def configure_optimizers(self): pass
+class Truth(Plain):
+    def training_step(self, batch, batch_idx):
+        return None if batch_idx else super().training_step(batch, 0)
 class Plateau(Plain):
     def configure_optimizers(self):
         own = super().configure_optimizers()
         return [own], [torch.optim.lr_scheduler.ReduceLROnPlateau(own)]
 
-for kind in (Plain, Hook, Loaders, Manual, Epoch, Number, Loader, Several, Plateau):
+for kind in (Plain, Hook, Loaders, Manual, Epoch, Number, Truth, Loader, Several, Plateau,
+             Momentum, Old, Nothing, torch.nn.Identity):
     make, loss, optimizer, schedule = program(lambda config, classes: kind())
     try:
         model = make(None, 2)
         loss(model, Batch(torch.ones(3, 2), torch.ones(3)))
         loss(model.eval(), Batch(torch.ones(3, 2), torch.ones(3)))
         optimizer(None, [{"lr": 1.0}])
+        schedule(None, 4, 2)
         print(kind.__name__, "taken")
     except ModelError as error:
         print(kind.__name__, error)
 """
 REFUSED = """
 Plain taken
-Hook Hook: found on_train_epoch_end, which needs a trainer; leave it out.
-Loaders Loaders: found val_dataloader, which needs a trainer; leave it out.
-Manual Manual: found automatic_optimization = False, which needs a trainer; leave it out.
-Epoch LightningModule: found trainer.current_epoch in a step, expected no trainer.
-Number LightningModule: found batch_idx in a step, expected its batch alone.
-Loader validation_step: takes dataloader_idx, expected one data loader.
-Several configure_optimizers: expected one optimizer, and a scheduler of steps.
-Plateau configure_optimizers: expected one optimizer, and a scheduler of steps.
+Hook found on_train_epoch_end, which a trainer would call
+Loaders found val_dataloader, which a trainer would call
+Manual found automatic_optimization = False
+Epoch uses trainer.current_epoch, but there is no trainer
+Number uses batch_idx; a step may depend on its batch alone.
+Truth uses batch_idx; a step may depend on its batch alone.
+Loader validation_step: takes dataloader_idx, expected a batch and batch_idx.
+Several found SGD, SGD, expected one optimizer
+Plateau expected one scheduler, a function of the step.
+Momentum moves more than the rate, expected that alone
+Old found training_epoch_end, which a trainer would call
+Nothing found no training_step, expected a LightningModule
+Identity found no training_step, expected a LightningModule
 """
 
 
@@ -149,7 +168,44 @@ def printed(code: str) -> list[str]:
 
 
 def test_what_a_module_leaves_to_a_trainer_is_refused_by_name(libraries: None) -> None:
-    assert printed(MODULES) == REFUSED.strip().splitlines()
+    for line, expected in zip(printed(MODULES), REFUSED.strip().splitlines(), strict=True):
+        kind, _, words = expected.partition(" ")
+        assert line.startswith(f"{kind} ") and words in line
+
+
+CHOSEN = """
+import lightning as L, torch
+from lockstep.adapters.lightning import program
+from lockstep.program import Batch
+
+class Module(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+    def training_step(self, batch, batch_idx=0):
+        return {"loss": (self.layer(batch["x"]) - batch["y"]).square().mean()}
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return self.layer(batch["x"])  # answers, which are no loss
+    def configure_optimizers(self):
+        steps = self.trainer.estimated_stepping_batches
+        own = torch.optim.SGD(self.parameters(), lr=0.5)
+        rates = torch.optim.lr_scheduler.LambdaLR(own, lambda step: step / steps)
+        return {"optimizer": own, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+    def on_train_start(self): raise RuntimeError
+
+make, loss, optimizer, schedule = program(
+    lambda config, classes: Module(), batch=lambda x, y: {"x": x, "y": y}, without=["on_train_start"]
+)
+model, examples = make(None, 1), Batch(torch.ones(3, 2), torch.ones(3, 1))
+own, rate = optimizer(None, [{"lr": 1.0}]), schedule(None, 4, 2)
+with torch.no_grad():
+    print(torch.equal(loss(model, examples), loss(model.eval(), examples)))
+print([rate(step) * own.param_groups[0]["factor"] for step in range(4)])
+"""
+
+
+def test_a_step_gets_its_own_kind_of_batch_and_a_schedule_knows_the_steps(libraries: None) -> None:
+    assert printed(CHOSEN) == ["True", "[0.0, 0.125, 0.25, 0.375]"]
 
 
 RATES = """
@@ -166,7 +222,7 @@ class Module(L.LightningModule):
         own = torch.optim.AdamW(self.parameters(), lr=0.5)
         if self.interval == "epoch":
             return [own], [StepLR(own, 1, 0.5)]
-        how = {"scheduler": OneCycleLR(own, 0.5, 12), "interval": "step"}
+        how = {"scheduler": OneCycleLR(own, 0.5, 12, cycle_momentum=False), "interval": "step"}
         return {"optimizer": own, "lr_scheduler": how}
 
 for interval in ("epoch", "step"):
@@ -195,14 +251,18 @@ def test_rates_are_those_of_the_modules_own_scheduler(libraries: None) -> None:
 
 TOKENS = """
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers import BartConfig, BartForCausalLM, BertConfig, BertForMaskedLM, BertModel
+from transformers import GPT2Config, GPT2LMHeadModel
 from lockstep.adapters.transformers import program
 from lockstep.ground.errors import ModelError
 from lockstep.program import Batch
 
 small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 causal = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=16)
-for kind, config in ((GPT2LMHeadModel, causal), (BertForMaskedLM, BertConfig(**small))):
+bart = BartConfig(vocab_size=40, d_model=16, decoder_layers=1, decoder_attention_heads=2)
+for kind, config in (
+    (GPT2LMHeadModel, causal), (BertForMaskedLM, BertConfig(**small)), (BartForCausalLM, bart)
+):
     make, loss = program(lambda *_: kind(config))
     model = make(None, 0).eval()
     ids = torch.arange(8 * 9).reshape(8, 9) % 40
@@ -226,5 +286,6 @@ def test_a_mean_over_tokens_is_that_of_the_whole_batch_however_it_is_cut(librari
     assert printed(TOKENS) == [
         "GPT2LMHeadModel True",
         "BertForMaskedLM True",
+        "BartForCausalLM True",  # labels stay where they are, whatever its name says
         "BertModel: found no labels; have Preprocess make a dict with `labels`.",
     ]
