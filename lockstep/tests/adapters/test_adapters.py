@@ -194,7 +194,9 @@ class Module(L.LightningModule):
     def on_train_start(self): raise RuntimeError
 
 make, loss, optimizer, schedule = program(
-    lambda config, classes: Module(), batch=lambda x, y: {"x": x, "y": y}, without=["on_train_start"]
+    lambda config, classes: Module(),
+    batch=lambda x, y: {"x": x, "y": y},
+    without=["on_train_start"],
 )
 model, examples = make(None, 1), Batch(torch.ones(3, 2), torch.ones(3, 1))
 own, rate = optimizer(None, [{"lr": 1.0}]), schedule(None, 4, 2)
