@@ -71,6 +71,10 @@ def _add_add(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--id", metavar="COLUMN", help="of a table: the id that a row keeps when it changes"
     )
+    text = "of a table: rows with one value in it stay in one split, as those of a patient"
+    verb.add_argument("--group", metavar="COLUMN", help=text)
+    text = "of a table: the latest rows are for test, those before them for validation"
+    verb.add_argument("--time", metavar="COLUMN", help=text)
     verb.add_argument(
         "--size", type=height_x_width, metavar="HxW", help="pictures are scaled to it"
     )

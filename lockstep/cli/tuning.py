@@ -91,7 +91,7 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     """The study of the options, and the metric that it goes by."""
     from lockstep.ground.errors import SettingError
     from lockstep.ground.watch import Watch
-    from lockstep.run.keeping import files_that_make, open_data, what_decides
+    from lockstep.run.keeping import files_that_make, fold_of, open_data, what_decides
     from lockstep.run.making import objective
     from lockstep.tuning import space as spaces
     from lockstep.tuning.study import Study
@@ -101,7 +101,7 @@ def _study(options: argparse.Namespace, place: "Place") -> tuple["Study", str]:
     if twice := [o for o in options.overrides if o.partition("=")[0].strip() in space]:
         raise SettingError(f"override: {twice[0]}: is searched by the recipe's section `tune`.")
     experiment = _experiment(options, [])
-    dataset = open_data(experiment.data.name, place, Watch())
+    dataset = open_data(experiment.data.name, place, Watch(), fold_of(experiment))
     files = files_that_make(experiment.model)
     decides = what_decides(experiment, dataset, files, place)
     monitor, lower = objective(experiment, dataset)

@@ -49,6 +49,18 @@ class Data:
         choices=(_SHUFFLED, "balanced", "sequential"),
     )
     drop_last: bool = setting(False, "leave out an epoch's last batch if it is smaller")
+    folds: int = setting(0, "parts of the examples that are not for test; 0 = no folds", low=0)
+    fold: int = setting(1, "which of these parts validates; the others train", low=1)
+
+    def __post_init__(self) -> None:
+        if self.folds == 1:
+            raise ValueError("data.folds: found 1, expected 2 or more, or 0 for none")
+        if self.fold > max(self.folds, 1):
+            raise ValueError(
+                f"data.fold: found {self.fold}, expected 1 to {self.folds} (data.folds)"
+                if self.folds
+                else f"data.fold: found {self.fold} of no folds; set data.folds, such as 5"
+            )
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,8 @@ class Experiment:
         if not self.start.weights:
             del plain["start"]
         # As in runs from before there was another choice, which so keep their identities.
+        if not self.data.folds:
+            del plain["data"]["folds"], plain["data"]["fold"]
         if self.training.precision == _USUAL:
             del plain["training"]["precision"]
         if self.data.sampling == _SHUFFLED:

@@ -111,10 +111,30 @@ def _looked_at(request: Request, source: Source, files: tuple[SourceFile, ...]) 
         reading=reading,
     )
     target.inspect(entry, examples, name, problems)
-    if source.decoder != "windows":  # of which many may be alike
+    _inspect_blocks(entry, examples, rows, name, problems)
+    if source.decoder != "windows" and not examples.times:  # of which many may be alike
         _inspect_rows(examples, rows, problems, unique="id" in reading)
     problems.refuse(request.name)
     return entry
+
+
+def _inspect_blocks(
+    entry: Entry, examples: Examples, rows: dict[str, Any], name: str, problems: Problems
+) -> None:
+    """Report splits that whole groups, or rows of one time, leave empty or without a class."""
+    column = entry.reading.get("group") or entry.reading.get("time")
+    if not column or problems:
+        return
+    values = len({*(examples.groups or examples.times)})
+    for split, chosen in rows.items():
+        if not len(chosen):
+            problems.add(name, f"column {column} has {values} values, which leave none for {split}")
+    if entry.kind == "class":
+        learned = {examples.labels[row] for row in rows["train"]}
+        for label in (one for one in entry.labels if one not in learned):
+            problems.add(
+                name, f"class {label} is in no row for training, as {column} divides the rows"
+            )
 
 
 def _inspect_rows(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lockstep.data import decode as decoding
 from lockstep.data.catalog import SPLITS, Entry
 from lockstep.data.dataset import Dataset, Split
+from lockstep.data.split import Fold
 from lockstep.data.store import signature
 from lockstep.ground.digests import canonical_json, digest_of, readable_json
 from lockstep.ground.errors import DataError, WriteError
@@ -29,16 +30,17 @@ def open_dataset(
     folder: Path,
     fetch: Callable[[Entry], dict[str, Path]],
     say: Callable[[str], None] = print,
+    fold: Fold | None = None,
 ) -> Dataset:
-    """Map the arrays of a data set, preparing them first if this machine has not yet.
+    """Map the arrays of a data set, or of a fold of it, prepared first if they are not here yet.
 
     Nothing is read here but a manifest; pages come in as they are used. Arrays whose size or time
     changed since they were last checked are hashed again. Raises DataError if they were altered.
     """
-    home = folder / _name(entry)
+    home = folder / _name(entry, fold)
     with write_errors(home):
         if not (home / "manifest.json").exists():
-            _prepare(entry, home, fetch, say)
+            _prepare(entry, home, fetch, say, fold)
         manifest = _manifest(entry, home)
         _verify(entry, home, manifest, say)
         splits = {
@@ -61,10 +63,11 @@ def _fields(entry: Entry) -> tuple[str, str]:
     return "inputs", "labels" if entry.kind == "class" else "target"
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: Entry, fold: Fold | None) -> str:
     """Name the arrays by what decides them: the files' digests and the decoding code."""
     code = [digest_of(path) for path in decoding.FILES]
-    return digest_of(canonical_json([entry.digest, code]))[:32]
+    parts = [entry.digest, code, *([str(fold)] if fold else [])]
+    return digest_of(canonical_json(parts))[:32]
 
 
 def _prepare(
@@ -72,10 +75,11 @@ def _prepare(
     home: Path,
     fetch: Callable[[Entry], dict[str, Path]],
     say: Callable[[str], None],
+    fold: Fold | None,
 ) -> None:
     def write(part: Path) -> None:
         sizes = {}
-        for split, pair in decoding.decode(entry, fetch(entry)).items():
+        for split, pair in decoding.decode(entry, fetch(entry), fold).items():
             for field, array in zip(_fields(entry), pair, strict=True):
                 path = part / f"{split}-{field}.npy"
                 with path.open("wb") as file:

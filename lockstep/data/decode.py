@@ -12,7 +12,7 @@ from lockstep.data import archive, derived, problems, raw, table, target, window
 from lockstep.data.catalog import SPLITS, Entry
 from lockstep.data.idx import idx_array, unpacked
 from lockstep.data.order import Order
-from lockstep.data.split import Examples
+from lockstep.data.split import Examples, Fold, held_out
 from lockstep.ground.errors import DataError
 
 Pair = tuple[NDArray[Any], NDArray[Any]]  # inputs (rows, *shape) and targets (rows, ...)
@@ -35,29 +35,58 @@ NAMES = (
 FILES = [Path(__file__).parent / f"{name}.py" for name in NAMES]
 
 
-def decode(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
-    """The examples of each split as ``(inputs, targets)``.
+def decode(entry: Entry, paths: dict[str, Path], fold: Fold | None = None) -> dict[str, Pair]:
+    """The examples of each split as ``(inputs, targets)``; with a fold, that one validates.
 
     Raises DataError if a file does not hold what the catalog says: another shape, another number
     of rows, none at all, or a label that is not in the list; for an added data set, with
     every problem, each with its file and row.
     """
     if entry.decoder in READERS:
-        splits = _split(entry, paths)
+        splits = _split(entry, paths, fold)
     else:
         splits = DECODERS[entry.decoder](entry, paths)
+        splits = _folded(entry, splits, fold) if fold else splits
+    rows = entry.rows
+    if fold:
+        sizes = {name: len(splits[name][0]) for name in SPLITS}
+        if not sizes["validation"] or not sizes["train"]:
+            part = "training" if sizes["validation"] else "validation"
+            raise DataError(
+                f"data.folds: fold {fold} has no example for {part}; choose " "fewer folds."
+            )
+        rows = sizes if sum(sizes.values()) == sum(rows.values()) else rows
     for name in SPLITS:
-        _check(entry, name, *splits[name])
+        _check(entry, name, rows[name], *splits[name])
     return splits
 
 
-def _split(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
+def _split(entry: Entry, paths: dict[str, Path], fold: Fold | None) -> dict[str, Pair]:
     found = problems.Problems()
     examples = READERS[entry.decoder](entry, paths, found)
     targets = target.array_of(entry, examples, found)
     found.refuse(entry.name)
-    rows = examples.split(entry.reading["shares"], by_class=entry.kind == "class")
+    if fold and examples.times:
+        raise DataError(
+            f"data.folds: found fold {fold}, but {entry.reference} is split by time "
+            f"({entry.reading['time']}): later rows would be learned from; omit data.folds."
+        )
+    rows = examples.split(entry.reading["shares"], by_class=entry.kind == "class", fold=fold)
     return {name: (examples.inputs[chosen], targets[chosen]) for name, chosen in rows.items()}
+
+
+def _folded(entry: Entry, splits: dict[str, Pair], fold: Fold) -> dict[str, Pair]:
+    """Splits of which others have drawn the test: the rest in folds, each class in equal parts."""
+    train, validation = splits["train"], splits["validation"]
+    rest = [np.concatenate([train[part], validation[part]]) for part in (0, 1)]
+    shuffled = Order(len(rest[0]), seed=0, epoch=0).at(0, len(rest[0])).tolist()
+    classes: dict[Any, list[list[int]]] = {}
+    for row in shuffled:
+        of = int(rest[1][row]) if entry.kind == "class" else 0
+        classes.setdefault(of, []).append([row])
+    found = held_out(classes.values(), fold)
+    chosen = {name: (rest[0][rows], rest[1][rows]) for name, rows in found.items()}
+    return splits | chosen
 
 
 def _idx(entry: Entry, paths: dict[str, Path]) -> dict[str, Pair]:
@@ -127,7 +156,14 @@ def _table(entry: Entry, paths: dict[str, Path], found: problems.Problems) -> Ex
     # Several labels in one column are named by the catalog, not by it.
     several = tuple(answer.get("columns", [answer["column"]] if "column" in answer else []))
     columns = table.Columns(
-        entry.kind, several, text, numbers, reading.get("id"), answer.get("separator", "")
+        entry.kind,
+        several,
+        text,
+        numbers,
+        reading.get("id"),
+        answer.get("separator", ""),
+        reading.get("group"),
+        reading.get("time"),
     )
     return table.read(path, name, columns, found)
 
@@ -195,9 +231,11 @@ def _stratified(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _check(entry: Entry, split: str, inputs: NDArray[Any], targets: NDArray[Any]) -> None:
+def _check(
+    entry: Entry, split: str, rows: int, inputs: NDArray[Any], targets: NDArray[Any]
+) -> None:
     _check_pair(entry, split, inputs, targets)
-    rows, kind = entry.rows[split], entry.kind
+    kind = entry.kind
     for what, found, expected in (
         ("inputs", inputs.shape, (rows, *entry.shape)),
         (

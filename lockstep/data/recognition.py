@@ -20,9 +20,10 @@ class Request:
 
     ``label`` names the columns of the label: one with a class, or several of 0 and 1;
     ``labels_from`` a column with several labels, with a ``separator``; ``target`` those of numbers;
-    ``no_target`` says that there is none. ``classes`` has the names of the values of masks, or of
-    labels in arrays. ``size`` (height, width) and ``rgb`` are for pictures, ``window``, in bytes,
-    for texts; ``validation`` and ``test`` are the shares of those splits.
+    ``no_target`` says that there is none. Of a table, rows with one value in the column ``group``,
+    or in ``time``, stay in one split, and the latest are for test. ``classes`` has the names of the
+    values of masks, or of labels in arrays. ``size`` (height, width) and ``rgb`` are for pictures,
+    ``window``, in bytes, for texts; ``validation`` and ``test`` are the shares of those splits.
     """
 
     path: Path
@@ -36,6 +37,8 @@ class Request:
     text: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     id: str | None = None
+    group: str | None = None
+    time: str | None = None
     size: tuple[int, int] | None = None
     rgb: bool = False
     window: int | None = None
@@ -64,6 +67,11 @@ def recognised(request: Request, packed: Path, say: Callable[[str], None]) -> So
     suffix = path.suffix.lower()
     if path.is_file() and suffix in TABLES:
         return _table(request)
+    for option, column in (("--group", request.group), ("--time", request.time)):
+        if column:
+            raise DataError(
+                f"{option}: found {column}, expected it for tables alone, whose columns have names."
+            )
     if (path.is_file() and suffix in TEXTS) or (path.is_dir() and _texts(path)):
         return _windows(request)
     if path.is_dir() and (pairs := raw.pairs(path)):
@@ -116,7 +124,10 @@ def _table(request: Request) -> Source:
     answer = {*request.label, *request.target, request.labels_from}
     if both := [one for one in (*request.text, *request.numbers) if one in answer]:
         raise DataError(f"column {both[0]}: found as input and as target, expected one of them.")
-    reading |= {"id": request.id} if request.id else {}
+    if request.group and request.time:
+        raise DataError(f"--group {request.group}, --time {request.time}: expected one of them.")
+    places = {"id": request.id, "group": request.group, "time": request.time}
+    reading |= {what: column for what, column in places.items() if column}
     return Source("table", reading | {"shares": _shares(request)}, {_name(path): path})
 
 

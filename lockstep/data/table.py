@@ -1,6 +1,8 @@
 """Tables with a target: CSV and Parquet, of text or of numbers."""
 
 import csv
+import datetime
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +28,8 @@ Row = tuple[str, dict[str, Any]]  # its place, as "line 7", and its cells by col
 class Columns:
     """The columns that count: either ``text`` or ``numbers``, the target's, and perhaps an id.
 
-    Several labels are either columns of 0 and 1, or one column of labels with a ``separator``.
+    Rows with one value in the column ``group``, or in ``time``, stay in one split. Several labels
+    are either columns of 0 and 1, or one column of labels with a ``separator``.
     """
 
     kind: Kind
@@ -35,11 +38,14 @@ class Columns:
     numbers: tuple[str, ...] = ()
     id: str | None = None
     separator: str = ""
+    group: str | None = None
+    time: str | None = None
 
     @property
     def names(self) -> list[str]:
         """All of them."""
-        return [*self.text, *self.numbers, *self.target, *([self.id] if self.id else [])]
+        more = (one for one in (self.id, self.group, self.time) if one)
+        return [*self.text, *self.numbers, *self.target, *more]
 
 
 def read(path: Path, name: str, columns: Columns, problems: Problems) -> Examples:
@@ -57,6 +63,7 @@ def read(path: Path, name: str, columns: Columns, problems: Problems) -> Example
         rows = (_parquet if is_parquet(name) else _csv)(path, name, columns, problems)
     inputs, ids, labels, places = list[bytes](), list[str](), list[str](), list[str]()
     targets: list[list[float]] = []
+    groups, times = list[str](), list[float | datetime.datetime]()
     for where, cells in rows:
         place, wrong = f"{name}, {where}", Problems()
         present = [column for column in columns.names if column in cells]
@@ -66,7 +73,11 @@ def read(path: Path, name: str, columns: Columns, problems: Problems) -> Example
             problems.take(wrong)
             continue
         answer = _answer(place, columns, cells, wrong)
-        key = _text(place, columns.id, cells[columns.id], wrong) if columns.id in cells else ""
+        key, group = (
+            _text(place, column, cells[column], wrong) if column and column in cells else ""
+            for column in (columns.id, columns.group)
+        )
+        time = _time(place, columns.time, cells, wrong) if columns.time in cells else 0.0
         content = _content(place, columns, cells, wrong)
         problems.take(wrong)
         if wrong or len(present) < len(columns.names):
@@ -74,6 +85,8 @@ def read(path: Path, name: str, columns: Columns, problems: Problems) -> Example
         inputs.append(content)
         ids.append(key)
         places.append(place)
+        groups.append(group)
+        times.append(time)
         targets.append(answer if columns.kind == "numbers" else [])
         labels.append(_shown(answer))
     array, narrow = _array(inputs, columns), None
@@ -87,7 +100,16 @@ def read(path: Path, name: str, columns: Columns, problems: Problems) -> Example
     else:  # of the numbers as training gets them, so that a row keeps its split
         keys = [row.tobytes() for row in array] if columns.numbers else inputs
     keys, contents = ([sha256(one).digest() for one in many] for many in (keys, inputs))
-    return Examples(array, labels, keys, contents, places, target=narrow)
+    return Examples(
+        array,
+        labels,
+        keys,
+        contents,
+        places,
+        target=narrow,
+        groups=[sha256(one.encode()).digest() for one in groups] if columns.group else [],
+        times=_in_seconds(times, columns.time, places, problems) if columns.time else [],
+    )
 
 
 def _array(inputs: Sequence[bytes], columns: Columns) -> NDArray[Any]:
@@ -194,6 +216,45 @@ def _number(place: str, column: str, cell: Any, problems: Problems) -> float:
         problems.add(place, f"{text}; leave it out if it is an id, or round it")
         return 0.0
     return number
+
+
+def _time(
+    place: str, column: str | None, cells: dict[str, Any], problems: Problems
+) -> float | datetime.datetime:
+    """A time: a number of any unit, or a date as ISO 8601 has it, of no zone as of UTC."""
+    cell = cells[column or ""]
+    if isinstance(cell, datetime.date) and not isinstance(cell, datetime.datetime):
+        cell = datetime.datetime(cell.year, cell.month, cell.day)
+    if isinstance(cell, str) and not re.fullmatch(r"\s*[-+]?[0-9.]+(e[-+]?[0-9]+)?\s*", cell, re.I):
+        try:
+            cell = datetime.datetime.fromisoformat(cell.strip())
+        except ValueError:
+            cell = None if not cell.strip() else cell
+    if isinstance(cell, datetime.datetime):
+        return cell if cell.tzinfo else cell.replace(tzinfo=datetime.UTC)
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(cell, bool):
+        shown = "nothing" if cell in (None, "") else repr(cell)[:40]
+        problems.add(place, f"{column} has {shown}, expected a date such as 2026-11-28 or a number")
+        return 0.0
+    return number
+
+
+def _in_seconds(
+    times: Sequence[float | datetime.datetime], column: str, places: list[str], problems: Problems
+) -> list[float]:
+    """Times as numbers, dates as seconds since 1970; a mixture of both is reported."""
+    for time, place in zip(times, places, strict=True):
+        if isinstance(time, datetime.datetime) != isinstance(times[0], datetime.datetime):
+            kinds = ("a number", "a date")
+            found = kinds[isinstance(time, datetime.datetime)]
+            first = kinds[isinstance(times[0], datetime.datetime)]
+            problems.add(place, f"{column} has {found}, expected {first} as in the first row")
+            return []
+    return [one.timestamp() if isinstance(one, datetime.datetime) else one for one in times]
 
 
 def _exact(cell: Any, number: float) -> bool:

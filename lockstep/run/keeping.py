@@ -15,6 +15,7 @@ from lockstep.data import catalog
 from lockstep.data.arrays import open_dataset
 from lockstep.data.dataset import Dataset
 from lockstep.data.fetch import fetch
+from lockstep.data.split import Fold
 from lockstep.ground import environment, home, wheels, yaml_text
 from lockstep.ground.digests import readable_json
 from lockstep.ground.errors import Interrupted, NotOwner, RunError, WorkerLost, WriteError
@@ -29,15 +30,25 @@ from lockstep.run.distributions import loaded
 from lockstep.training import selftest
 
 
-def open_data(name: str, place: Place, watch: Watch) -> Dataset:
-    """Open a data set of the catalog, fetched and prepared if this machine does not have it yet."""
+def open_data(name: str, place: Place, watch: Watch, fold: Fold | None = None) -> Dataset:
+    """Open a data set of the catalog, fetched and prepared if this machine does not have it yet.
+
+    With a fold, that part of its examples is the validation split.
+    """
     entry = catalog.entry(name)
     return open_dataset(
         entry,
         place.data / "arrays",
         lambda wanted: fetch(wanted, place.data, watch.say, watch.bar),
         watch.say,
+        fold,
     )
+
+
+def fold_of(experiment: Experiment) -> Fold | None:
+    """The fold that validates, if the settings have folds."""
+    data = experiment.data
+    return Fold(data.fold, data.folds) if data.folds else None
 
 
 def files_that_make(model: str) -> dict[str, bytes]:

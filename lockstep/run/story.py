@@ -23,6 +23,7 @@ from lockstep.records.run import Run
 from lockstep.run.ending import end, final_measures
 from lockstep.run.keeping import (
     files_that_make,
+    fold_of,
     open_data,
     open_run,
     packages_of,
@@ -68,7 +69,7 @@ def run_experiment(
     with joined(settings.shards, settings.device) as workers:
         if workers.spare:
             return None
-        dataset = dataset or open_data(experiment.data.name, place, watch)
+        dataset = dataset or open_data(experiment.data.name, place, watch, fold_of(experiment))
         experiment, weights = begin(experiment, place, watch)
         files = files_that_make(experiment.model)  # once, as people edit while a run starts
         parts = what_decides(experiment, dataset, files, place)

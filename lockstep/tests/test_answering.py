@@ -48,6 +48,7 @@ def finished(
     return train
 
 
+@pytest.mark.slow
 def test_prices_are_predicted_for_rows_of_a_file_and_for_numbers(
     call: Call, finished: Finished, tmp_path: Path
 ) -> None:

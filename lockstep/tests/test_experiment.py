@@ -120,8 +120,8 @@ def test_another_seed_is_another_run(train_briefly: Train, finished_run: Run) ->
     "change",
     [
         "training.checkpoint_every=1",
-        "training.checkpoint_seconds=0.01",
-        "training.keep_checkpoints=5",
+        pytest.param("training.checkpoint_seconds=0.01", marks=pytest.mark.slow),
+        pytest.param("training.keep_checkpoints=5", marks=pytest.mark.slow),
         "training.loaders=2",
     ],
 )
@@ -142,6 +142,7 @@ def test_an_edit_of_what_makes_bits_is_another_run(
     assert train_briefly().name != finished_run.name
 
 
+@pytest.mark.slow
 def test_what_is_edited_while_a_run_starts_does_not_come_into_its_source(
     train_briefly: Train, finished_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +245,7 @@ def test_best_and_last_weights_can_be_kept(train_briefly: Train) -> None:
     assert (results(best)["kept_step"], results(last)["kept_step"]) == (5, 15)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_kept_and_evaluated(train_briefly: Train) -> None:
     plain, averaged = train_briefly(), train_briefly("digits/base", "training.average=0.9")
     columns = [trace.read(run.folder / "trace.bin")["loss"] for run in (plain, averaged)]

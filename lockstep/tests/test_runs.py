@@ -132,6 +132,7 @@ def test_a_mistake_is_reported_in_one_line_and_changes_nothing(
     assert sorted(runs.parent.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_diff_shows_what_differs_and_is_no_verdict(
     call: Call, runs: Path, finished_run: Run
 ) -> None:

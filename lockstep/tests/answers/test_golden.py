@@ -47,6 +47,7 @@ def altered(
     return copy
 
 
+@pytest.mark.slow
 def test_golden_answers_are_those_to_the_first_examples_of_the_test_split(
     finished_run: Run, rows: Any
 ) -> None:

@@ -294,6 +294,7 @@ def test_other_json_is_refused(takes: Takes, content: Any) -> None:
     assert refused(read, content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     mostly_slow(

@@ -207,6 +207,7 @@ def test_a_private_key_is_its_owners_alone_and_is_never_written_over(tmp_path: P
     assert ignored.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_library_of_signatures_is_loaded_only_for_one(tmp_path: Path) -> None:
     bundle = unpacked(tmp_path / "bundle")
     script = f"""

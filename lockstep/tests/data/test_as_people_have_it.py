@@ -241,6 +241,7 @@ def test_a_table_is_known_by_its_suffix_in_capitals(team: Team) -> None:
     assert (made.decoder, made.labels) == ("table", ("a", "b"))
 
 
+@pytest.mark.slow
 def test_a_catalog_with_accents_is_read_and_written_in_any_locale(team: Team) -> None:
     labels = ["caf\u00e9", "th\u00e9"]
     rows = [f"{n},Titre {n},{labels[n % 2]}" for n in range(40)]

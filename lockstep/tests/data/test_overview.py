@@ -82,6 +82,7 @@ def test_bytes_that_are_no_text_and_other_shapes_are_tensors() -> None:
         assert form_of(dataset(inputs, [0] * 9, "class", "x")) == "tensor"
 
 
+@pytest.mark.slow
 def test_the_verb_shows_digits_and_writes_a_page(tmp_path: Path) -> None:
     file = tmp_path / "digits.html"
     facts = json.loads(command("data", "show", "digits", "--page", str(file), "--json").stdout)

@@ -67,6 +67,7 @@ def there(tmp_path: Path) -> Machine:
     return Machine(tmp_path / "there")
 
 
+@pytest.mark.slow
 def test_what_one_machine_pushes_another_pulls_once(
     here: Machine, there: Machine, storage: Storage  # noqa: F811
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_part_that_was_spoilt_is_brought_anew(
         final.unlink()
 
 
+@pytest.mark.slow
 def test_training_finds_its_data_in_the_remote_before_the_mirrors(
     here: Machine,
     there: Machine,

@@ -15,7 +15,7 @@ from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
 from lockstep.records.run import Run
 from lockstep.run.story import run_experiment
-from lockstep.tests.conftest import experiment, mostly_slow
+from lockstep.tests.conftest import experiment
 
 SAME = (
     "experiment.yaml",
@@ -54,7 +54,8 @@ def stop(run: Run, whole: Path) -> None:
         (run.folder / name).unlink()
 
 
-@pytest.mark.parametrize("name", mostly_slow([*OF_CHECKPOINTS, *OPENED]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OF_CHECKPOINTS, *OPENED])
 def test_a_stopped_run_goes_on_to_the_same_bits(
     train_briefly: Callable[..., Run], tmp_path: Path, name: str
 ) -> None:
@@ -67,7 +68,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         assert {file: (run.folder / file).read_bytes() for file in SAME} == wanted, place
 
 
-@pytest.mark.parametrize("keep", mostly_slow(["best", "last"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", ["best", "last"])
 def test_a_damaged_best_checkpoint_costs_only_those_who_end_with_it(
     place: Place, keep: str
 ) -> None:

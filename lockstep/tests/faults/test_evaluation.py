@@ -8,7 +8,6 @@ import pytest
 from lockstep.ground.errors import Interrupted
 from lockstep.ground.place import Place
 from lockstep.records.run import Run
-from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.projects import Bring, Project
 from lockstep.tests.run.test_rehearsal import model
 
@@ -40,8 +39,9 @@ def files(run: Run) -> dict[str, bytes]:
     return {name: (run.folder / name).read_bytes() for name in SAME}
 
 
-@pytest.mark.parametrize("kind", mostly_slow([*SETTINGS]))
-@pytest.mark.parametrize("row", mostly_slow(["a row", "no row"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*SETTINGS])
+@pytest.mark.parametrize("row", ["a row", "no row"])
 def test_it_is_saved_unevaluated_and_resumes_to_the_same_bits(
     bring: Bring, place: Place, kind: str, row: str
 ) -> None:
@@ -57,6 +57,7 @@ def test_it_is_saved_unevaluated_and_resumes_to_the_same_bits(
     assert files(project.train(place, *settings)) == files(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_final_evaluation_stops_with_a_line_and_loses_nothing(
     bring: Bring, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_holder_that_dies_leaves_the_run_to_the_one_that_waits(
     assert differences(finished(runs), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_each_epoch_saw_each_sample_once_also_after_a_kill(runs: Path) -> None:
     """The data receipt, worked out from true permutations alone, is that of the resumed run."""
     process = start(runs)
@@ -200,6 +201,7 @@ def test_each_epoch_saw_each_sample_once_also_after_a_kill(runs: Path) -> None:
     assert len(trace.read(run.folder / "trace.bin")) == STEPS
 
 
+@pytest.mark.slow
 def test_a_task_that_is_killed_takes_its_training_along_in_good_order(tmp_path: Path) -> None:
     """``invoke train`` killed with SIGKILL: the training below it saves and ends."""
     task = [

@@ -32,6 +32,8 @@ from lockstep.tests.conftest import ROOT, command, plain_environment
 from lockstep.tests.records.test_receipt import resealed
 from lockstep.tests.test_acceptance import state
 
+pytestmark = pytest.mark.slow  # a run is trained, accepted and packed for them
+
 # What a container does: a fresh process, code/ on the path, the packages, and nothing else of ours.
 SERVER = """
 import json, sys
@@ -90,7 +92,6 @@ def files_in(bundle: Bundle) -> dict[str, bytes]:
         return {one.name: (file.extractfile(one) or io.BytesIO()).read() for one in file}
 
 
-@pytest.mark.slow
 def test_the_same_run_is_the_same_archive_in_another_process_and_time_zone(
     bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
@@ -165,7 +166,6 @@ def test_its_packages_are_those_of_the_lock_with_every_digest(bundle: Bundle) ->
     assert "| pillow | 13.0.0 | MIT-CMU |" in licences and "CC BY 4.0" in licences
 
 
-@pytest.mark.slow
 def test_a_container_gives_the_answers_of_the_predictor_bit_for_bit(
     bundle: Bundle, digits: Run, tmp_path: Path
 ) -> None:
@@ -187,7 +187,6 @@ def test_a_container_gives_the_answers_of_the_predictor_bit_for_bit(
     assert answers == [(kind, first), (kind, both), (kind, first), (kind, kept["answers"])]
 
 
-@pytest.mark.slow
 def test_a_container_refuses_a_model_whose_golden_answers_differ(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -209,7 +208,6 @@ def test_a_container_refuses_a_model_whose_golden_answers_differ(
     )
 
 
-@pytest.mark.slow
 def test_a_container_that_has_loaded_torch_says_that_nothing_was_compared(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -223,7 +221,6 @@ def test_a_container_that_has_loaded_torch_says_that_nothing_was_compared(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
 def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -254,7 +251,6 @@ def test_a_container_refuses_what_is_no_picture_and_never_opens_a_path(
     ]
 
 
-@pytest.mark.slow
 def test_a_container_reads_texts_as_csv_json_and_plain(
     accepted: Callable[[str], Run], tmp_path: Path
 ) -> None:
@@ -362,7 +358,6 @@ def test_a_receipt_without_what_is_told_to_who_is_served_is_reported_in_one_line
         loading.served(tmp_path / "a")
 
 
-@pytest.mark.slow
 def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
     bundle: Bundle, digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,7 +379,6 @@ def test_with_a_public_key_configured_only_signed_bundles_are_loaded(
         Predictor.load(tmp_path / "to")
 
 
-@pytest.mark.slow
 def test_the_verb_says_whether_it_signed(digits: Run, tmp_path: Path) -> None:
     command("keys", "--output", str(tmp_path))
     words = ["bundle", str(digits.folder), "--output", str(tmp_path / "a")]
@@ -424,7 +418,6 @@ def test_a_run_of_other_packages_has_no_bundle_here(
         made(digits)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "shape"),
     [("digits/base", [1, 8, 8]), ("apparel/base", [1, 28, 28]), ("tags/base", [16384])],
@@ -446,7 +439,6 @@ def test_onnx_is_the_same_bytes_and_answers_within_its_tolerance(
     assert (told["tolerance"], told["examples"], told["input"]) == (1e-4, 64, ["n", *shape])
 
 
-@pytest.mark.slow
 def test_onnx_needs_no_budget_to_find_torch_under_the_profile(copy: Run, tmp_path: Path) -> None:
     """The latency is measured first, if it is bounded, and loads torch rightly."""
     state(copy, "accept:\n  size_mb: < 5\n")

@@ -62,7 +62,10 @@ def test_a_copy_in_another_folder_has_the_same_bits(finished_run: Run, copied: R
 
 
 @pytest.mark.parametrize("column", ["ids", "batch", "loss", "gradient", "weights"])
-@pytest.mark.parametrize(("step", "epoch"), [(1, 1), (5, 1), (6, 2), (10, 2)])
+@pytest.mark.parametrize(
+    ("step", "epoch"),
+    [(6, 2), *(pytest.param(*at, marks=pytest.mark.slow) for at in ((1, 1), (5, 1), (10, 2)))],
+)
 def test_the_first_step_and_the_first_column_that_differ_are_named(
     finished_run: Run, copied: Run, column: str, step: int, epoch: int
 ) -> None:
@@ -179,6 +182,7 @@ def test_what_is_fitted_on_the_data_brings_a_changed_pixel_into_the_first_step(
     ]
 
 
+@pytest.mark.slow
 def test_another_setting_is_named_with_both_values(train_briefly: Train, finished_run: Run) -> None:
     other = train_briefly("digits/base", "training.lr=0.003", "training.loaders=1")
     found = compare(finished_run, other)
@@ -314,6 +318,7 @@ def test_a_receipt_of_another_run_is_found(copied: Run, finished_run: Run) -> No
     assert verify(copied) == ["receipt.json: it is of another identity than identity.json"]
 
 
+@pytest.mark.slow
 def test_the_verb_answers_with_its_exit_code(
     finished_run: Run, copied: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,6 +196,7 @@ def test_an_archive_that_would_grow_is_refused_by_its_list(tmp_path: Path, words
         source.unpacked(tmp_path / "source.zip")
 
 
+@pytest.mark.slow
 def test_a_bundle_that_would_grow_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     path = tmp_path / "model.tar.gz"
     whole = archive.packed({"weights.safetensors": bytes(1 << 28)})

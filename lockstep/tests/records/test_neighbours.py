@@ -171,7 +171,8 @@ def test_what_is_no_run_is_left_out(call: Call, run: Run, kind: str) -> None:
     assert refuse_to_end(call, run, path) == []
 
 
-@pytest.mark.parametrize("kind", mostly_slow([*CHANGED], quick=2))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*CHANGED])
 def test_a_run_that_became_odd_is_left_out_or_listed_as_what_it_is(
     call: Call, run: Run, kind: str
 ) -> None:

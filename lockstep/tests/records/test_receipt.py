@@ -143,6 +143,7 @@ def copy(finished_run: Run, tmp_path: Path) -> Run:
     return Run(shutil.copytree(finished_run.folder, folder, symlinks=True))
 
 
+@pytest.mark.slow
 def test_every_verb_refuses_a_receipt_of_a_newer_lockstep_in_one_line(
     call: Call, copy: Run, finished_run: Run
 ) -> None:
@@ -156,6 +157,7 @@ def test_every_verb_refuses_a_receipt_of_a_newer_lockstep_in_one_line(
     assert [line["run"] for line in json.loads(out)] == [copy.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "problem"),
     mostly_slow(

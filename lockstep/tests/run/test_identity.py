@@ -268,6 +268,7 @@ print("\\n".join(sorted(name for name in sys.modules if name.startswith("lockste
     assert paths - known == {"lockstep", "lockstep/ground/profiles"}
 
 
+@pytest.mark.slow
 def test_packages_are_those_that_are_loaded_while_bits_are_made(acme: Home, tmp_path: Path) -> None:
     names = source.third_party(source.of_making(acme, "rows"), "acme")
     packages = environment.packages()

@@ -11,7 +11,6 @@ from lockstep.ground import home
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
-from lockstep.tests.conftest import mostly_slow
 from lockstep.tests.projects import NETWORK, Bring, Project
 
 PREPROCESS = (home.ENGINE / "examples" / "models" / "digits" / "preprocess.py").read_text()
@@ -48,7 +47,7 @@ def train(project: Project, *words: str) -> "subprocess.CompletedProcess[str]":
     "settings",
     [
         ("training.average=0.9", "training.weight_decay=0.1"),
-        ("training.optimizer=sgd", "training.clip=0.5"),
+        pytest.param(("training.optimizer=sgd", "training.clip=0.5"), marks=pytest.mark.slow),
         ("training.lr=0", "training.keep=best"),  # so no epoch is better than the first
     ],
 )
@@ -123,7 +122,8 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("how", mostly_slow(list(COMPILED)))
+@pytest.mark.slow
+@pytest.mark.parametrize("how", list(COMPILED))
 def test_a_model_that_is_compiled_is_refused_in_one_line_before_the_first_step(
     bring: Bring, place: Place, how: str
 ) -> None:

@@ -229,6 +229,7 @@ def test_whole_numbers_that_advance_are_exact(bring: Bring, place: Place) -> Non
     assert weights(project.train(place))["seen"].tolist() == [2**40 + 10 * (2**33 + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [("training.average=0.9",), ("training.optimizer=sgd",)])
 def test_frozen_parameters_keep_every_byte(
     bring: Bring, place: Place, settings: tuple[str, ...]
@@ -440,12 +441,14 @@ def test_what_breaks_a_law_in_the_programs_part_of_a_step_is_refused_before_the_
         project.train(place)
 
 
+@pytest.mark.slow
 def test_a_seeded_step_of_the_programs_is_taken(bring: Bring, place: Place) -> None:
     lines = AFTER.format(number="torch.randn(()) / 100") + OPTIMIZER.format(lines="pass")
     project = bring(model=f"{model()}\n{lines}", __init__=says(lines))
     assert digest(project.train(place)) == digest(project.train(place, runs="again"))
 
 
+@pytest.mark.slow
 def test_a_loss_may_be_a_value_for_each_example(bring: Bring, place: Place) -> None:
     each = (
         model()

@@ -23,6 +23,7 @@ def sampled(bring: Bring, rule: str) -> Project:
     return bring(__init__=text + f"def sampling(config, inputs, target):\n    return {rule}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_draws_are_the_same_after_a_stop_and_with_loaders(
     bring: Bring, place: Place, rule: str
@@ -34,6 +35,7 @@ def test_draws_are_the_same_after_a_stop_and_with_loaders(
     assert digest(bring().train(place, runs="shuffled")) != whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["data.sampling=balanced", "data.drop_last=true"])
 def test_a_recipe_says_the_sampling(bring: Bring, place: Place, words: str) -> None:
     project = bring()

@@ -115,6 +115,7 @@ def test_answers_have_every_bit_of_the_predictors(port: int, finished_run: Run) 
     assert ask(port, "POST", "/predict", one, JSON) == (200, predictor.predict(PICTURES[:1]))
 
 
+@pytest.mark.slow
 def test_a_body_is_a_picture_unless_it_is_called_json(port: int, finished_run: Run) -> None:
     wanted = 200, load("digits", finished_run.folder).predict(PICTURES[:1])
     body = content(PICTURES[0])

@@ -68,6 +68,7 @@ def patient(answered: asyncio.Event) -> Callable[[int], Coroutine[Any, Any, list
     return caller
 
 
+@pytest.mark.slow
 def test_who_does_not_take_its_answers_makes_room_for_others() -> None:
     last = GET + b"Connection: close\r\n\r\n"
     much, rest = b"x" * 90_000, b"x" * 50_000  # more than is kept for writing, and less

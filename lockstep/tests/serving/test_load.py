@@ -99,6 +99,7 @@ def test_what_can_be_no_name_of_a_host_is_reported_in_one_line(finished_run: Run
         )
 
 
+@pytest.mark.slow
 def test_others_than_this_machine_come_in_with_a_token_or_not_at_all(finished_run: Run) -> None:
     server = start(str(finished_run.folder), "--host", "0.0.0.0", "--port", str(free_port()))
     assert (*server.communicate(timeout=60), server.returncode) == (

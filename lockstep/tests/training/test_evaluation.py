@@ -350,6 +350,7 @@ def test_answers_that_are_no_numbers_leave_no_metric_of_scikit_learn(write: Writ
     assert (metrics["mae"], metrics["loss"] > 0, metrics["not_finite"] > 0) == (None, True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings", "lower", "column"),
     [
@@ -384,6 +385,7 @@ def test_the_monitor_chooses_the_weights_by_its_direction(
     assert line["test"] == pytest.approx(test, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_are_chosen_sorted_and_accepted_by_the_metrics_that_they_have(
     write: Write, place: Place, call: Call
 ) -> None:
@@ -418,6 +420,7 @@ def test_runs_are_chosen_sorted_and_accepted_by_the_metrics_that_they_have(
     )
 
 
+@pytest.mark.slow
 def test_the_report_shows_numbers_as_a_scatter_with_the_farthest_answers(
     write: Write, place: Place
 ) -> None:

@@ -83,6 +83,7 @@ def test_averaged_batch_statistics_are_those_of_the_kept_weights(
     assert not torch.equal(last, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", mostly_slow(["best", "last"]))
 @pytest.mark.parametrize("monitor", mostly_slow(["accuracy", "loss"]))
 def test_a_first_validation_without_a_number_is_worse_than_any(

@@ -32,6 +32,7 @@ def first(tmp_path: Path, upstream: Path) -> Path:
     return clone(upstream, tmp_path / "first")
 
 
+@pytest.mark.slow
 def test_a_new_tree_has_the_engine_whole_one_model_and_one_commit(
     first: Path, tmp_path: Path
 ) -> None:

@@ -257,6 +257,7 @@ def weights(run: Run) -> str:
     return str(run.receipt["results"]["weights_sha256"])
 
 
+@pytest.mark.slow
 def test_conflicts_are_named_by_file_and_marked_and_nothing_else_is(
     team: Path, upstream: Path
 ) -> None:
