@@ -13,7 +13,8 @@ reads them. Names of a model's package with defaults that are said here:
 - ``updates(config)``: the updates of a step, in order.
 - ``groups(config)``: groups of parameters with their own rate, decay and first step.
 - ``optimizer(config, groups)``: a torch.optim.Optimizer, of torch's or your own class.
-- ``schedule(config, steps)``: a function from the step to a factor of training.lr.
+- ``schedule(config, steps)``: a function from the step to a factor of training.lr; a third
+  parameter gets the epochs.
 - ``after_step(model, step)``: moves what no gradient moves, once in a step.
 """
 

@@ -34,6 +34,7 @@ def setting(
 
 
 _USUAL = "float32"
+_SHUFFLED = "shuffled"
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Data:
     name: str = setting("", "data set of the catalog")
     limit: int = setting(0, "use only N training examples, of each class alike; 0 = all", low=0)
     sampling: str = setting(
-        "shuffled",
+        _SHUFFLED,
         "order of the training examples; balanced draws each class alike often",
-        choices=("shuffled", "balanced", "sequential"),
+        choices=(_SHUFFLED, "balanced", "sequential"),
     )
     drop_last: bool = setting(False, "leave out an epoch's last batch if it is smaller")
     folds: int = setting(0, "parts of the examples that are not for test; 0 = no folds", low=0)
@@ -179,10 +180,15 @@ class Experiment:
         }
         if not self.start.weights:
             del plain["start"]
+        # As in runs from before there was another choice, which so keep their identities.
         if not self.data.folds:
             del plain["data"]["folds"], plain["data"]["fold"]
         if self.training.precision == _USUAL:
-            del plain["training"]["precision"]  # as in runs from before there was another one
+            del plain["training"]["precision"]
+        if self.data.sampling == _SHUFFLED:
+            del plain["data"]["sampling"]
+        if not self.data.drop_last:
+            del plain["data"]["drop_last"]
         if self.accept and not bits_only:
             plain["accept"] = dict(self.accept)
         plain |= {"name": self.model, "recipe": self.recipe, "seed": self.seed}

@@ -52,10 +52,10 @@ def order_of(
             return partial(_Balanced, groups, seed)
         case Sorted():
             order = np.argsort(_column(sampling, "keys", size), kind="stable")
-            return partial(_Sorted, order, max(1, sampling.window), seed)
+            return partial(_Sorted, order, _count(sampling, "window"), seed)
         case Bucketed():
             lengths = _column(sampling, "lengths", size)
-            return partial(_Bucketed, lengths, batch_size, max(1, sampling.batches), seed)
+            return partial(_Bucketed, lengths, batch_size, _count(sampling, "batches"), seed)
     raise ModelError(
         f"sampling: returned {type(sampling).__name__}, expected Weighted, Balanced, Sorted, "
         "Bucketed or None."
@@ -72,6 +72,15 @@ def _column(sampling: Any, name: str, size: int) -> NDArray[Any]:
     if column.dtype.kind == "f" and np.isnan(column).any():
         raise ModelError(f"{title}: found NaN among the {name}, expected numbers.")
     return column.astype(np.float64) if name == "weights" else column
+
+
+def _count(sampling: Any, name: str) -> int:
+    count = getattr(sampling, name)
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        raise ModelError(
+            f"{type(sampling).__name__}: found {name}={count!r}, expected a whole number from 1."
+        )
+    return int(count)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ reads recipes, keeps files, reports or answers.
 
 import dataclasses
 import functools
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -169,7 +170,9 @@ class Setup:
     def _schedule(self, parts: Any) -> Callable[[int], float]:
         settings, own = self.experiment.training, getattr(parts, "schedule", None)
         if own:
-            return rate_by_factor(settings.lr, own(self.experiment.settings, self.steps))
+            words = [self.experiment.settings, self.steps, settings.epochs]
+            taken = len(inspect.signature(own).parameters)  # epochs only where they are asked for
+            return rate_by_factor(settings.lr, own(*words[:taken]))
         return learning_rate(
             peak=settings.lr,
             schedule=settings.schedule,

@@ -1,6 +1,7 @@
 """Watches what a run reads and loads while it is set up: all of it must be part of its identity."""
 
 import functools
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -103,5 +104,11 @@ def _places_of_python() -> list[Path]:
     # The user's packages, or those that a .pth file adds, as a notebook service does.
     added = {folder for folder in sys.path if any(Path(folder).glob("*.dist-info"))}
     found = [sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc"]
-    found += [*filter(None, named), *added]
+    found += [*filter(None, named), *added, _fonts()]
     return [Path(one).resolve() for one in found] + [Path("/usr"), home.ENGINE]
+
+
+def _fonts() -> str:
+    """Where matplotlib, which other libraries load, keeps what fonts there are."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return os.environ.get("MPLCONFIGDIR") or str(Path(caches) / "matplotlib")

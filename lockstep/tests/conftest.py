@@ -114,6 +114,11 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared / "data"
 
 
+# Examples that need a library that no lock has: tests/adapters brings it along.
+ADAPTED = {"hf": "transformers", "lit": "lightning"}
+EXAMPLES = [name for name in home.examples().models() if name not in ADAPTED]
+
+
 def mostly_slow(cases: Sequence[Any], quick: int = 1) -> list[Any]:
     """Parameters of which the first are in the quick suite, and all in ``invoke test --all``."""
     rest = (case if isinstance(case, tuple) else (case,) for case in cases[quick:])

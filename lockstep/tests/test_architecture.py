@@ -18,10 +18,11 @@ FILES = [
 PROJECTS = [path.parent for path in ROOT.glob("*/models") if path.parent != ENGINE]
 
 # The arrows: what a part may import of the others. ``loading`` finds a trained model, for those
-# that answer with one; ``model`` is the contract page, the one that projects import.
+# that answer with one; ``model`` is the contract page, which projects import, as ``adapters``.
 MAY_IMPORT = {
     "ground": set[str](),
     "program": set[str](),
+    "adapters": {"ground", "program"},
     "config": {"ground"},
     "data": {"ground", "program"},
     "training": {"ground", "program"},

@@ -260,3 +260,21 @@ def test_the_config_verb_tells_mistakes_and_exits_with_2() -> None:
         "(python -m lockstep config digits lists all)\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "default", "other"),
+    [
+        ("training", "precision", "float32", "bf16"),
+        ("data", "sampling", "shuffled", "balanced"),
+        ("data", "drop_last", "false", "true"),
+    ],
+)
+def test_a_newer_setting_at_its_default_is_in_no_identity(
+    section: str, name: str, default: str, other: str
+) -> None:
+    usual = experiment("digits/base", f"{section}.{name}={default}").as_dict(bits_only=True)
+    assert usual == experiment("digits/base").as_dict(bits_only=True)
+    assert name not in usual[section]
+    changed = experiment("digits/base", f"{section}.{name}={other}").as_dict(bits_only=True)
+    assert name in changed[section]

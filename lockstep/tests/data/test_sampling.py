@@ -142,6 +142,9 @@ def test_the_last_batch_can_be_left_out() -> None:
         (Balanced(GROUPS, {0: 0, 1: 0, 2: 0}), "Balanced: expected finite shares of at least 0"),
         (Balanced(GROUPS, {0: 1, 1: 1, 2: np.inf}), "Balanced: expected finite shares"),
         (Sorted(LENGTHS.reshape(2, -1)), r"Sorted: found keys of shape \(2, 300\)"),
+        (Sorted(LENGTHS, window=-3), "Sorted: found window=-3, expected a whole number from 1"),
+        (Sorted(LENGTHS, window=2.5), "Sorted: found window=2.5"),  # type: ignore[arg-type]
+        (Bucketed(LENGTHS, batches=0), "Bucketed: found batches=0, expected a whole number"),
         ("by length", "sampling: returned str, expected Weighted, Balanced, Sorted, Bucketed"),
     ],
 )

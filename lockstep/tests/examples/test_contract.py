@@ -15,8 +15,8 @@ from lockstep.examples.models import (
     teacher,
     tuned,
 )
-from lockstep.ground import home
 from lockstep.model import Parts
+from lockstep.tests.conftest import EXAMPLES
 
 PARTS: dict[str, Parts] = {
     "apparel": apparel,
@@ -36,4 +36,4 @@ PARTS: dict[str, Parts] = {
 
 
 def test_the_packages_that_are_checked_are_all_examples() -> None:
-    assert [*PARTS] == home.examples().models()
+    assert [*PARTS] == EXAMPLES

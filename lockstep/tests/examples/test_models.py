@@ -17,9 +17,9 @@ from lockstep.data.catalog import entry
 from lockstep.ground import home
 from lockstep.records import source
 from lockstep.records.run import Run
-from lockstep.tests.conftest import ROOT, experiment, mostly_slow
+from lockstep.tests.conftest import EXAMPLES, ROOT, experiment, mostly_slow
 
-NAMES = home.here().models()
+NAMES = EXAMPLES
 CLASSIFIERS = ("apparel", "digits", "tags")
 each = pytest.mark.parametrize("name", NAMES)
 each_classifier = pytest.mark.parametrize("name", CLASSIFIERS)

@@ -14,6 +14,7 @@ from lockstep.run.keeping import open_data
 from lockstep.run.level import doubts
 from lockstep.run.making import Setup
 from lockstep.testing import open_or_skip
+from lockstep.tests.conftest import ADAPTED
 from lockstep.training.determinism import enforce
 from lockstep.training.distributed import ALONE
 
@@ -59,6 +60,8 @@ def test_the_second_line_is_the_cost_and_what_it_brings(model: str, path: Path) 
 @each
 def test_a_recipe_promises_every_cpu(model: str, path: Path) -> None:
     """Its kernels, from the examples to the update, are among those tried on other CPUs."""
+    if model in ADAPTED:
+        pytest.skip(f"needs {ADAPTED[model]}: tests/adapters brings it along")
     experiment, _ = resolve(model, path, EXAMPLES.config_of(model), seed=42)
     enforce(experiment.training.profile, "cpu")
     dataset = open_or_skip(experiment.data.name)

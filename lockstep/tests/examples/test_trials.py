@@ -21,12 +21,12 @@ from lockstep.ground import home
 from lockstep.loading import predictor
 from lockstep.records.run import Run
 from lockstep.tests import test_any_cpu
-from lockstep.tests.conftest import ROOT
+from lockstep.tests.conftest import EXAMPLES, ROOT
 
 pytestmark = pytest.mark.slow
 
 BRIEF = ("data.limit=72", "training.batch_size=24", "training.epochs=3")
-MODELS = [name for name in home.examples().models() if name not in ("digits", "apparel", "tags")]
+MODELS = [name for name in EXAMPLES if name not in ("digits", "apparel", "tags")]
 each = pytest.mark.parametrize("model", MODELS)
 
 
