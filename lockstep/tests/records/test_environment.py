@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from lockstep.ground import environment
-from lockstep.ground.digests import digest_of
+from lockstep.ground import environment, wheels
 from lockstep.workspace import doctor
 
 HERE = environment.installed()
+WHEELS = wheels.digests(HERE)
 Lock = Callable[..., None]
 
 
@@ -49,14 +49,24 @@ def test_the_installed_packages_are_those_that_python_itself_finds() -> None:
     assert dict(sorted(names.items())) == HERE
 
 
-def test_what_is_as_locked_stands_in_the_identity_with_its_hashes(lock: Lock) -> None:
+def test_what_is_as_locked_stands_in_the_identity_with_its_wheel(lock: Lock) -> None:
     lock(default={"numpy": f"=={HERE['numpy']}"}, **{category(): {"torch": f"==={HERE['torch']}"}})
     found = environment.packages()
-    assert found.as_identity(found.installed) == {
-        "numpy": [HERE["numpy"], digest_of(b'["a","b"]')],
-        "torch": [HERE["torch"], digest_of(b'["a","b"]')],
+    assert wheels.as_identity(found.installed, found.locked) == {
+        "numpy": [HERE["numpy"], f"wheel {WHEELS['numpy']}"],
+        "torch": [HERE["torch"], f"wheel {WHEELS['torch']}"],
     }
     assert found.drift == []
+
+
+def test_a_file_more_in_the_lock_changes_no_identity(lock: Lock) -> None:
+    """As of a platform that was not locked before."""
+    identities = []
+    for hashes in (["a"], ["a", "b"]):
+        lock(default={"numpy": {"version": f"=={HERE['numpy']}", "hashes": hashes}})
+        found = environment.packages()
+        identities.append(wheels.as_identity(found.installed, found.locked))
+    assert identities[0] == identities[1]
 
 
 def test_each_package_that_is_not_as_locked_is_named_and_marked(lock: Lock) -> None:
@@ -66,9 +76,9 @@ def test_each_package_that_is_not_as_locked_is_named_and_marked(lock: Lock) -> N
         "no-such-package: locked 1.0, installed none",
         f"numpy: locked 0.1, installed {HERE['numpy']}",
     ]
-    assert found.as_identity(found.installed) == {
-        "numpy": [HERE["numpy"], "not as locked"],
-        "xxhash": [HERE["xxhash"], digest_of(b'["a","b"]')],
+    assert wheels.as_identity(found.installed, found.locked) == {
+        "numpy": [HERE["numpy"], f"not as locked, wheel {WHEELS['numpy']}"],
+        "xxhash": [HERE["xxhash"], f"wheel {WHEELS['xxhash']}"],
     }
     assert environment.facts(1, "2")["drift"] == found.drift
 
@@ -106,7 +116,9 @@ def test_without_a_lock_all_that_is_installed_counts(
     monkeypatch.setattr(environment, "LOCK", tmp_path / "Pipfile.lock")
     found = environment.packages()
     assert (found.installed, found.drift) == (HERE, ["no Pipfile.lock beside the package"])
-    assert found.as_identity(found.installed)["torch"] == [HERE["torch"], "not as locked"]
+    assert wheels.as_identity(["torch"], found.locked) == {
+        "torch": [HERE["torch"], f"not as locked, wheel {WHEELS['torch']}"]
+    }
 
 
 @pytest.mark.parametrize(
