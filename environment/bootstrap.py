@@ -240,8 +240,8 @@ def refuse_other_platform(pin: str, locked: dict[str, Any]) -> None:
     file that was found is not excused.
     """
     name = pin.partition("==")[0]
-    entry = next((one for key, one in locked.items() if normal(key) == normal(name)), {})
-    hashes = {digest.removeprefix("sha256:") for digest in entry.get("hashes", [])}
+    same = [entry for key, entry in locked.items() if normal(key) == normal(name)]
+    hashes = {digest.removeprefix("sha256:") for entry in same for digest in entry["hashes"]}
     here = offered_files(pin, locked.get("torch", {}), universal=False)
     anywhere = offered_files(pin, locked.get("torch", {}), universal=True)
     if here and hashes and not hashes & here.keys() and hashes <= anywhere.keys():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import pipfile
 import pytest
 from process import SetUpError
@@ -316,3 +318,26 @@ def test_what_only_the_torch_of_cuda_needs_is_locked_for_linux_alone() -> None:
     markers = {name: entry.get("markers", "") for name, entry in only.items()}
     assert [name for name, marker in markers.items() if "inux'" not in marker] == []
     assert "linux" not in lock["gpu"]["torch"].get("markers", "")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_torch_is_for_the_cpu_where_no_nvidia_device_is(
+    machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCKSTEP_TORCH", raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(bootstrap, "has_nvidia_device", lambda: False)
+    assert [bootstrap.choose_torch(present) for present in ("", "cpu", "gpu")] == [
+        *("cpu", "cpu", "gpu")  # what is there stays
+    ]
+    monkeypatch.setattr(bootstrap, "has_nvidia_device", lambda: True)
+    assert bootstrap.choose_torch("") == "gpu"
+
+
+def test_macos_has_one_torch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delenv("LOCKSTEP_TORCH", raising=False)
+    assert bootstrap.choose_torch("") == "gpu"
+    monkeypatch.setenv("LOCKSTEP_TORCH", "cpu")
+    with pytest.raises(SetUpError, match=r"^LOCKSTEP_TORCH: found 'cpu', expected none on macOS"):
+        bootstrap.choose_torch("")

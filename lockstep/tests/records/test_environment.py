@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import sysconfig
@@ -141,6 +142,38 @@ def test_the_doctor_holds_the_lock_against_what_is_installed_both_ways(lock: Loc
         f"xxhash {HERE['xxhash']} (locked 0.1), no-such-package missing (locked 1.0), "
         f"numpy {HERE['numpy']} (not in the lock); run ./workbench to fix this",
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (
+            "NVIDIA A10G, 550.54.15, 8.6",
+            "NVIDIA A10G, driver 550.54.15, capability 8.6; CUDA 13 needs driver 580 or newer: "
+            "update the driver",
+        ),
+        (
+            "Tesla V100-SXM2-16GB, 580.65.06, 7.0",
+            "Tesla V100-SXM2-16GB, driver 580.65.06, capability 7.0; CUDA 13 needs capability 7.5: "
+            "train on the CPU",
+        ),
+        (
+            "Tesla T4, 580.65.06, 7.5",
+            "Tesla T4, driver 580.65.06, capability 7.5, but torch is the CPU build; "
+            "LOCKSTEP_TORCH=gpu ./workbench",
+        ),
+    ],
+)
+def test_the_doctor_names_the_driver_and_the_capability_that_cuda_needs(
+    answer: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(environment, "installed", lambda: HERE | {"torch": "2.13.0+cpu"})
+    found = doctor._gpu()
+    assert (found.ok, found.text) == (False, text)
 
 
 def test_the_facts_are_those_of_this_process() -> None:
