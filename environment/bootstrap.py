@@ -22,6 +22,7 @@ from image import COMPILE, lighten, remove_times
 from installers import (
     PIP,
     default_index,
+    offered_files,
     pip_settings,
     pip_variables,
     tool,
@@ -38,9 +39,11 @@ from process import (
     SITE,
     TOOLS,
     VENV,
+    MismatchError,
     NotOfferedError,
     SetUpError,
     content,
+    output,
     remove,
     run,
     runs,
@@ -181,14 +184,27 @@ def clear() -> None:
 
 
 def choose_torch(present: str) -> str:
-    """LOCKSTEP_TORCH, else what is there, else cpu on x86-64 Linux without an NVIDIA device.
+    """LOCKSTEP_TORCH, else what is there, else gpu where there is an NVIDIA device.
 
-    macOS has the plain wheel (gpu) only, and the lock names the +cpu wheel for x86-64 alone.
+    macOS has the plain wheel alone, which is gpu's; it computes on the CPU there.
     """
-    if choice := one_of("LOCKSTEP_TORCH", "cpu", "gpu") or present:
-        return choice
-    may_be_cpu = (sys.platform, platform.machine()) == ("linux", "x86_64")
-    return "cpu" if may_be_cpu and not Path("/dev/nvidiactl").exists() else "gpu"
+    choice = one_of("LOCKSTEP_TORCH", "cpu", "gpu")
+    if sys.platform == "darwin":
+        if choice == "cpu":
+            raise SetUpError(
+                "LOCKSTEP_TORCH: found 'cpu', expected none on macOS, whose only torch computes on "
+                "the CPU; unset it"
+            )
+        return "gpu"
+    return choice or present or ("gpu" if has_nvidia_device() else "cpu")
+
+
+def has_nvidia_device() -> bool:
+    """Whether CUDA may work here. WSL 2 has one device for the GPUs of all makers."""
+    if Path("/dev/nvidiactl").exists():
+        return True
+    drivers = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
+    return Path("/dev/dxg").exists() and any(output(smi, "--list-gpus") for smi in drivers)
 
 
 def one_of(variable: str, *choices: str) -> str:
@@ -203,14 +219,39 @@ def one_of(variable: str, *choices: str) -> str:
 def install(lock: dict[str, Any], categories: Sequence[str]) -> None:
     """Install with uv, or with the slower pipenv where uv is not offered; both check hashes."""
     installer = one_of("LOCKSTEP_INSTALLER", "uv", "pipenv")
-    if installer != "pipenv":
-        try:
-            return with_uv(lock, categories)
-        except NotOfferedError as reason:
-            if installer == "uv":
-                raise
-            say(f"{reason}. Continuing with pipenv")
-    with_pipenv(lock, categories)
+    try:
+        if installer != "pipenv":
+            try:
+                return with_uv(lock, categories)
+            except NotOfferedError as reason:
+                if installer == "uv":
+                    raise
+                say(f"{reason}. Continuing with pipenv")
+        with_pipenv(lock, categories)
+    except MismatchError as error:
+        refuse_other_platform(error.pin, entries(lock, categories))
+        raise
+
+
+def refuse_other_platform(pin: str, locked: dict[str, Any]) -> None:
+    """Raise SetUpError if all that is locked of a package are files of other platforms.
+
+    A locked digest that no index offers may be that of the true file for this platform, so then the
+    file that was found is not excused.
+    """
+    name = pin.partition("==")[0]
+    same = [entry for key, entry in locked.items() if normal(key) == normal(name)]
+    hashes = {digest.removeprefix("sha256:") for entry in same for digest in entry["hashes"]}
+    here = offered_files(pin, locked.get("torch", {}), universal=False)
+    anywhere = offered_files(pin, locked.get("torch", {}), universal=True)
+    if here and hashes and not hashes & here.keys() and hashes <= anywhere.keys():
+        digest, file = next(iter(here.items()))
+        others = ", ".join(sorted(anywhere[one] for one in hashes))
+        raise SetUpError(
+            f"{pin}: Pipfile.lock has no sha256 of its file for this platform, {file} (it has "
+            f"{others}); if sha256:{digest} is right by a source that you trust, add it to the "
+            f"hashes of {name} in Pipfile.lock, then try again"
+        )
 
 
 def with_uv(lock: dict[str, Any], categories: Sequence[str]) -> None:

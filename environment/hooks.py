@@ -1,10 +1,44 @@
-"""Checks before a commit that no tool of the lock makes: ``hooks.py CHECK FILE ...``."""
+"""Checks before a commit that no tool of the lock makes: ``hooks.py CHECK FILE ...``.
 
+``hooks.py install`` has git run all checks of .pre-commit-config.yaml before each commit.
+"""
+
+import subprocess
 import sys
 from pathlib import Path
 
 LARGEST = 1 << 20  # bytes; what is larger belongs into the data store
 KERNEL = {"display_name": "Lockstep", "language": "python", "name": "python3"}
+
+
+# Host and dev container share one .git, and each has a .venv of its own at the same place. So the
+# hook names no environment, as that of `pre-commit install` does, and one that is missing or of
+# another machine blocks no commit.
+HOOK = """\
+#!/bin/sh
+# Lockstep's checks, by the environment of who commits.
+cd "$(git rev-parse --show-toplevel)" || exit 0
+[ -f .pre-commit-config.yaml ] || exit 0
+if ! .venv/bin/pre-commit --version >/dev/null 2>&1; then
+    echo "commit: not checked: .venv has no environment for this machine; run ./workbench" >&2
+    exit 0
+fi
+exec .venv/bin/pre-commit run
+"""
+
+
+def install(_: list[str]) -> int:
+    """Write the hook; 1 if there is one of somebody else."""
+    command = ["git", "rev-parse", "--git-path", "hooks/pre-commit"]
+    path = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    there = path.read_text() if path.exists() else ""
+    if there and "Lockstep's checks" not in there and "pre-commit.com" not in there:
+        print(f"{path}: is a hook of your own; add to it: .venv/bin/pre-commit run")
+        return 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(HOOK)
+    path.chmod(0o755)
+    return 0
 
 
 def large_files(names: list[str]) -> int:
@@ -70,6 +104,7 @@ def made_of(script: Path) -> str:
 
 
 CHECKS = {
+    "install": install,
     "large-files": large_files,
     "merged": merged,
     "notebooks": notebooks,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import re
+import tempfile
+import tomllib
 from pathlib import Path
+from urllib.parse import unquote
 
 from process import (
     PYTHON,
@@ -89,6 +92,31 @@ def default_index() -> str:
     """The index that pip asks where no setting names one; its address is pip's, not ours."""
     code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
     return output(tools_python(), "-c", code).strip()
+
+
+def offered_files(pin: str, torch: dict[str, str], universal: bool) -> dict[str, str]:
+    """What the indexes offer of NAME==VERSION for this platform, or for any: sha256 to file name.
+
+    It is empty if they cannot be asked, and has no files of which they do not say the digest.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = Path(folder) / "requirements.in"
+        requirements.write_text(pin.replace("==", "==="))
+        settings, variables = uv_settings(torch)
+        command: list[str | Path] = [tool("uv"), "pip", "compile", "--no-config", "--quiet"]
+        command += ["--no-deps", "--format", "pylock.toml", "--python", PYTHON]
+        command += ["--universal"] if universal else []
+        listed = output(*command, *settings, requirements, **variables)
+    try:
+        packages = tomllib.loads(listed).get("packages", [])
+    except tomllib.TOMLDecodeError:
+        packages = []
+    return {
+        file["hashes"]["sha256"]: unquote(file["url"]).rpartition("/")[2]
+        for package in packages
+        for file in [*package.get("wheels", []), package.get("sdist", {})]
+        if "url" in file and "sha256" in file.get("hashes", {})
+    }
 
 
 def torch_addresses(torch: dict[str, str]) -> list[str]:

@@ -23,11 +23,12 @@ LOG = VENV / "setup.log"
 # What an installer prints when it fails (its group is the thing it names), the cause in our words,
 # and the next move. The first that matches counts.
 NOT_OFFERED = "a package is not offered"
+MISMATCH = "found a file with another sha256 than in Pipfile.lock"
 CAUSES = (
     (r"(no space left|disk quota).*", "the disk is full", "free some space"),
     (
         r"hash mismatch for `(.+?)`|do not match the hashes[\s\S]+?^ +([\w.-]+==\S+)",
-        "found a file with another sha256 than in Pipfile.lock",
+        MISMATCH,
         "ask who runs the package index, or run `invoke lock --upgrade` if the new file is right",
     ),
     (
@@ -55,6 +56,14 @@ class SetUpError(Exception):
 
 class NotOfferedError(SetUpError):
     """A package is not offered for this machine, or an installer does not run on it."""
+
+
+class MismatchError(SetUpError):
+    """A package's file is none of those in the lock; ``pin`` is its name and version."""
+
+    def __init__(self, message: str, pin: str) -> None:
+        super().__init__(message)
+        self.pin = pin
 
 
 def say(line: str) -> None:
@@ -118,9 +127,12 @@ def environment(**variables: str | None) -> dict[str, str]:
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def output(*command: str | Path) -> str:
-    """What a command prints, whether it succeeds or not."""
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+def output(*command: str | Path, **variables: str | None) -> str:
+    """What a command prints, whether it succeeds or not; nothing if there is no such command."""
+    try:
+        done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True)
+    except OSError:
+        return ""
     return done.stdout
 
 
@@ -134,8 +146,17 @@ def runs(program: Path) -> bool:
 
 
 def run(step: str, command: Sequence[str | Path], **variables: str | None) -> None:
-    """Run an installer: on a terminal it shows its progress, else it writes to the log."""
-    _run(step, command, variables, terminal=sys.stderr.isatty())
+    """Run an installer: on a terminal it shows its progress, else it writes to the log.
+
+    One that failed on a terminal is tried once more, with its output in the log, where the cause
+    can be read.
+    """
+    if sys.stderr.isatty():
+        try:
+            return _run(step, command, variables, terminal=True)
+        except SetUpError:
+            step = f"{step}, once more"
+    _run(step, command, variables, terminal=False)
 
 
 def run_quietly(step: str, command: Sequence[str | Path], **variables: str | None) -> None:
@@ -176,7 +197,9 @@ def failure(step: str, code: int, printed: str, terminal: bool) -> SetUpError:
     for pattern, cause, next_move in CAUSES:
         if match := re.search(pattern, printed, re.IGNORECASE | re.MULTILINE):
             thing = " ".join(next(filter(None, match.groups()), "").split())[:200]
-            kind = NotOfferedError if cause == NOT_OFFERED else SetUpError
-            return kind(f"{step}: {cause} ({thing}); {next_move}, then try again; {log}")
+            message = f"{step}: {cause} ({thing}); {next_move}, then try again; {log}"
+            if cause == MISMATCH:
+                return MismatchError(message, thing.replace("===", "=="))
+            return (NotOfferedError if cause == NOT_OFFERED else SetUpError)(message)
     last = printed.strip().rpartition("\n")[2][:200]
     return SetUpError(f"{step}: exit code {code} ({last}); try again; {log}")

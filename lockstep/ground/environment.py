@@ -7,18 +7,15 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
 
 from lockstep import __version__
-from lockstep.ground.digests import canonical_json, digest_of
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "Pipfile.lock"
-DRIFTED, EDITED = "not as locked", "edited"  # how an identity marks such a package
 
 
 class Cpu(TypedDict):
@@ -68,28 +65,6 @@ class Packages:
     installed: dict[str, str]
     locked: dict[str, Locked]
     drift: list[str]
-
-    def as_identity(
-        self, names: Iterable[str], edited: Mapping[str, list[Path]] | None = None
-    ) -> dict[str, list[str]]:
-        """Name to version, and to a digest of the lock's hashes where it is the locked one.
-
-        ``edited`` has the files of packages that are not those of their wheels.
-        """
-        everything, result = installed(), {}
-        for name in sorted(names):
-            version, locked = everything.get(name, "none"), self.locked.get(name)
-            if name not in everything:
-                known = "not installed"
-            elif edited and name in edited:
-                contents = [digest_of(path) for path in edited[name]]
-                known = f"{EDITED} {digest_of(canonical_json(contents))}"
-            elif locked and locked["version"] == version:
-                known = digest_of(canonical_json(locked["hashes"]))
-            else:
-                known = DRIFTED
-            result[name] = [version, known]
-        return result
 
 
 def packages(*sections: str) -> Packages:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lockstep.ground import environment
-from lockstep.ground.digests import canonical_json, digest_of, readable_json
+from lockstep.ground import environment, wheels
+from lockstep.ground.digests import readable_json
 from lockstep.ground.environment import Locked
 from lockstep.ground.errors import BundleError, EnvironmentMismatch
 from lockstep.records import source
@@ -24,6 +25,8 @@ from lockstep.records.run import Run
 _NOT_THERE = {"cryptography", "model_signing", "sagemaker_inference"}
 _INFERENCE = "inference.py"
 _ANSWERS = "lockstep.answers.predictor"  # which the contract page names, but does not import
+# How an identity marks a package whose files were its wheel's.
+_WHOLE = ("", f"{wheels.DRIFTED}, ")
 _CONTAINERS = "torch"  # comes with the container, with all that it needs itself
 
 
@@ -108,7 +111,10 @@ def _package(run: Run, name: str, locked: Mapping[str, Locked]) -> Package:
     if not locked and version == here != "none":
         return Package(name, here, [], _licence(name))
     entry = locked.get(name, {"version": "none", "hashes": []})
-    same_file = file in ("", digest_of(canonical_json(entry["hashes"])))
+    # A digest alone is of the lock's hashes, as before schema 3, and says nothing of the file.
+    known = not file or re.fullmatch("[0-9a-f]{64}", file)
+    wheel = wheels.digests([name]).get(name)
+    same_file = known or file in (f"{state}{wheels.WHEEL} {wheel}" for state in _WHOLE)
     if not (version == here == entry["version"] and same_file):
         other = "" if same_file else " (another file of that version)"
         raise EnvironmentMismatch(

@@ -1,12 +1,14 @@
 """What is recorded of two runs and is not the same: by name, by file, by metric."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import unified_diff
 from io import StringIO
 from typing import Any
 
+from lockstep.ground import wheels
 from lockstep.ground.environment import Facts
 from lockstep.records import script, source
 from lockstep.records.identity import Packages, Parts
@@ -242,10 +244,26 @@ def _short(digests: dict[str, str]) -> dict[str, str]:
 
 
 def _versions(mine: Packages, other: Packages) -> dict[str, str]:
-    """Name to version, and to what the lock says of it where the version alone is the same."""
-    found = {}
-    for name, (version, hashes) in mine.items():
-        known = "not as locked" if hashes == "not as locked" else f"locked as {hashes[:12]}"
-        same = name in other and other[name][0] == version
-        found[name] = f"{version}, {known}" if same else version
-    return found
+    """Name to version, and to the wheel where the version alone is the same."""
+    return {
+        name: (
+            f"{version}, {_origin(state, other[name][1])}"
+            if name in other and other[name][0] == version
+            else version
+        )
+        for name, (version, state) in mine.items()
+    }
+
+
+def _origin(state: str, other: str) -> str:
+    """What an identity says of a package's files, as far as the other's says the same thing.
+
+    A digest alone is of the lock's hashes: it says that the package was as locked, not which of the
+    files it was.
+    """
+    alone = re.compile("[0-9a-f]{64}")
+    if alone.fullmatch(state) and alone.fullmatch(other):
+        return f"locked as {state[:12]}"
+    if alone.fullmatch(state) or (alone.fullmatch(other) and state.startswith(wheels.WHEEL)):
+        return "as locked"
+    return re.sub("(?<=[0-9a-f]{12})[0-9a-f]{52}", "", state)

@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.records.reading import Altered, json_object, refuse_newer, shaped
 
-SCHEMA = 2
+SCHEMA = 3
 T = TypeVar("T")
 
 
@@ -57,8 +57,9 @@ Packages = dict[str, list[str]]  # name to version and digest, as ``Parts`` has 
 class Parts(TypedDict):
     """The content of ``parts.json``: what stands behind each digest of the identity.
 
-    ``source`` is path to digest, ``data`` a digest, ``packages`` name to version and a digest of
-    the lock's hashes. Without a schema it is 1, which had no Python either.
+    ``source`` is path to digest, ``data`` a digest, ``packages`` name to version and the wheel
+    it came from. Before schema 3 that was a digest of the lock's hashes. Without a schema it is 1,
+    which had no Python either.
     """
 
     schema: NotRequired[int]

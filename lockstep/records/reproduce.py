@@ -118,9 +118,7 @@ def differences_here(run: Run) -> list[Difference]:
     """What the receipt says of packages, interpreter and machine that is otherwise here."""
     recorded, packages = run.finished_receipt()["environment"], run.parts["packages"]
     here = environment.facts(recorded["threads"], environment.torch_version())
-    found = between_packages(
-        packages, environment.packages().as_identity(packages, wheels.edited(packages))
-    )
+    found = between_packages(packages, wheels.as_identity(packages, environment.packages().locked))
     return found + between_environments(recorded, here)
 
 

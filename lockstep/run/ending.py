@@ -8,7 +8,7 @@ from signal import SIGTERM
 import torch
 
 from lockstep.answers import golden
-from lockstep.ground import environment, home
+from lockstep.ground import environment, home, wheels
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import EnvironmentMismatch, Interrupted
 from lockstep.ground.files import write_atomically
@@ -58,7 +58,7 @@ def end(
     facts["drift"] += [
         f"{name}: installed files were edited"
         for name, (_, known) in run.parts["packages"].items()
-        if known.startswith(environment.EDITED)
+        if known.startswith(wheels.EDITED)
     ]
     level = promise(experiment.training, recorder.doubts)
     content = receipt(run.name, run.identity, facts, results, timing, level, experiment.accept)

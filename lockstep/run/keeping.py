@@ -93,7 +93,7 @@ def _packages(names: set[str], data: Path) -> dict[str, list[str]]:
     packages = environment.packages()
     found = loaded(names, packages.locked, data)
     counted = [name for name, named in found.items() if named or name in packages.locked]
-    return packages.as_identity(counted, wheels.edited(counted))
+    return wheels.as_identity(counted, packages.locked)
 
 
 def open_run(
@@ -106,12 +106,12 @@ def open_run(
     """Open the run's folder, made if it is not there; return it and what its first files hold."""
     identifier = identity(parts)
     known = parts["packages"].items()
-    if edited := [name for name, (_, state) in known if state.startswith(environment.EDITED)]:
+    if edited := [name for name, (_, state) in known if state.startswith(wheels.EDITED)]:
         watch.say(
             f"WARNING: installed files were edited ({', '.join(edited[:5])}); this is part of the "
             "run's identity. `invoke doctor` lists them; remove .venv, and ./workbench restores it."
         )
-    if drifted := [name for name, (_, state) in known if state == environment.DRIFTED]:
+    if drifted := [name for name, (_, state) in known if state.startswith(wheels.DRIFTED)]:
         watch.say(
             f"WARNING: packages are not as locked ({', '.join(drifted[:5])}); this is part of the "
             "run's identity. `invoke doctor` lists all, ./workbench restores the locked ones."

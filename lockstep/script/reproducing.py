@@ -59,9 +59,10 @@ def reproduce(
     if not trust:
         provenance.refuse_unknown(run.name, unknown(run))
     receipt, parts = script.finished_receipt(), script.parts
-    packages = environment.packages(
+    locked = environment.packages(
         "default", "develop", environment.torch_category(environment.installed())
-    ).as_identity(parts["packages"], wheels.edited(parts["packages"]))
+    ).locked
+    packages = wheels.as_identity(parts["packages"], locked)
     threads = parts["command"]["threads"]
     here = environment.facts(threads, environment.torch_version())
     before = between_packages(parts["packages"], packages)

@@ -228,7 +228,7 @@ def _parts(program: Program, seen: Watched) -> Parts:
         "command": program.recorded(),
         "source": digests,
         "inputs": seen.inputs,
-        "packages": locked.as_identity(seen.packages, wheels.edited(seen.packages)),
+        "packages": wheels.as_identity(seen.packages, locked.locked),
         "python": environment.language(),
         "profile": {"name": "native", "device": "cpu", "cpu": environment.cpu()["model"]},
     }

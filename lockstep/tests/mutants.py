@@ -754,9 +754,9 @@ MUTANTS = (
     ),
     Mutant(
         "a package that is not as locked passes for the locked one",
-        "ground/environment.py",
-        "known = DRIFTED",
-        'known = ""',
+        "ground/wheels.py",
+        'known = f"{DRIFTED}, {wheel}"',
+        "known = wheel",
         8,
         (
             "records/test_environment.py::"
@@ -765,11 +765,19 @@ MUTANTS = (
     ),
     Mutant(
         "an edited file of a package decides no identity",
-        "ground/environment.py",
-        "elif edited and name in edited:",
+        "ground/wheels.py",
+        "elif name in changed:",
         "elif False:",
         1,
         ("test_wheels.py::test_an_edited_file_is_named_and_is_another_identity",),
+    ),
+    Mutant(
+        "the wheels of two platforms share an identity",
+        "ground/wheels.py",
+        ' or name == f"{info}/WHEEL"',
+        "",
+        1,
+        ("test_wheels.py::test_the_wheel_of_another_platform_is_another_identity",),
     ),
 )
 HARMLESS = (

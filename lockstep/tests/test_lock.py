@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import pipfile
 import pytest
 from process import SetUpError
@@ -77,9 +79,10 @@ def test_only_the_gpu_set_has_cuda_and_only_cpu_and_gpu_have_torch() -> None:
     assert {category for category, name, _ in ENTRIES if name == "torch"} == {"cpu", "gpu"}
 
 
-def test_the_cpu_wheel_is_the_official_one() -> None:
+def test_the_cpu_wheels_are_the_official_ones() -> None:
     x86_64 = "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
-    assert x86_64 in LOCK["cpu"]["torch"]["hashes"]
+    aarch64 = "sha256:84453b69508ec79902f899c5ed9495acb9e2bbe9fda5f1d5d6f19e3c3842e1a7"
+    assert LOCK["cpu"]["torch"]["hashes"] == [x86_64, aarch64]
 
 
 def test_pipenv_and_uv_are_pinned_and_hashed_with_all_they_need() -> None:
@@ -268,6 +271,15 @@ def test_adding_upgrading_and_removing_a_package_leaves_all_others_to_the_byte(t
     for name in ("Pipfile", "Pipfile.lock"):
         assert "://" not in (tree / name).read_text()
 
+    # A file that no index of this machine offers stays as long as the version does.
+    lock = json.loads((tree / "Pipfile.lock").read_text())
+    hashes = sorted([*lock["default"]["tomlkit"]["hashes"], f"sha256:{'0' * 64}"])
+    lock["default"]["tomlkit"]["hashes"] = hashes
+    (tree / "Pipfile.lock").write_text(json.dumps(lock, indent=4, sort_keys=True) + "\n")
+    again = python(tree, "environment/lock.py", "--upgrade", "tomlkit")
+    assert (again.returncode, again.stdout) == (0, "Pipfile.lock: as it was\n")
+    assert json.loads((tree / "Pipfile.lock").read_text()) == lock
+
     removed = python(tree, "environment/lock.py", "--remove", "tomlkit")
     assert (removed.returncode, removed.stdout) == (0, f"default: tomlkit {moved[1]} -> (none)\n")
     assert [(tree / name).read_bytes() for name in ("Pipfile", "Pipfile.lock")] == before
@@ -306,3 +318,26 @@ def test_what_only_the_torch_of_cuda_needs_is_locked_for_linux_alone() -> None:
     markers = {name: entry.get("markers", "") for name, entry in only.items()}
     assert [name for name, marker in markers.items() if "inux'" not in marker] == []
     assert "linux" not in lock["gpu"]["torch"].get("markers", "")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_torch_is_for_the_cpu_where_no_nvidia_device_is(
+    machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCKSTEP_TORCH", raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(bootstrap, "has_nvidia_device", lambda: False)
+    assert [bootstrap.choose_torch(present) for present in ("", "cpu", "gpu")] == [
+        *("cpu", "cpu", "gpu")  # what is there stays
+    ]
+    monkeypatch.setattr(bootstrap, "has_nvidia_device", lambda: True)
+    assert bootstrap.choose_torch("") == "gpu"
+
+
+def test_macos_has_one_torch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delenv("LOCKSTEP_TORCH", raising=False)
+    assert bootstrap.choose_torch("") == "gpu"
+    monkeypatch.setenv("LOCKSTEP_TORCH", "cpu")
+    with pytest.raises(SetUpError, match=r"^LOCKSTEP_TORCH: found 'cpu', expected none on macOS"):
+        bootstrap.choose_torch("")

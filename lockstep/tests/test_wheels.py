@@ -3,14 +3,20 @@
 import base64
 import hashlib
 import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from lockstep.ground import environment, wheels
 from lockstep.ground.digests import canonical_json, digest_of
+from lockstep.ground.environment import Locked
 
+ROOT = Path(__file__).parents[2]
 SOURCE = b"GAIN = 1.0\n"
+LOCKED: dict[str, Locked] = {"gain": {"version": "1.0", "hashes": ["a"]}}
 
 
 @pytest.fixture
@@ -42,9 +48,9 @@ def test_an_edited_file_is_named_and_is_another_identity(
     edited = wheels.edited(["gain", "torch"])
     assert edited == {"gain": [package]}
     monkeypatch.setattr(environment, "installed", lambda: {"gain": "1.0"})
-    parts = environment.Packages({}, {}, []).as_identity(["gain"], edited)
-    digest = digest_of(canonical_json([digest_of(content)]))
-    assert parts == {"gain": ["1.0", f"edited {digest}"]}
+    wheel = f"wheel {wheels.digests(['gain'])['gain']}"
+    digest = digest_of(canonical_json([wheel, digest_of(content)]))
+    assert wheels.as_identity(["gain"], LOCKED) == {"gain": ["1.0", f"edited {digest}"]}
 
 
 def test_of_two_edited_files_of_one_name_each_is_in_the_identity(
@@ -55,11 +61,11 @@ def test_of_two_edited_files_of_one_name_each_is_in_the_identity(
     for path in paths:
         path.parent.mkdir()
         path.write_bytes(SOURCE)
-    packages = environment.Packages({}, {}, [])
-    states = [packages.as_identity(["gain"], {"gain": paths})]
+    monkeypatch.setattr(wheels, "edited", lambda _: {"gain": paths})
+    states = [wheels.as_identity(["gain"], LOCKED)]
     for path in paths:
         path.write_bytes(b"GAIN = 2.0\n")
-        states.append(packages.as_identity(["gain"], {"gain": paths}))
+        states.append(wheels.as_identity(["gain"], LOCKED))
     assert len({state["gain"][1] for state in states}) == 3
 
 
@@ -80,3 +86,67 @@ def test_files_that_another_environment_shares_are_named(package: Path, tmp_path
 def test_a_file_that_an_image_left_out_is_no_edit(package: Path) -> None:
     package.unlink()
     assert wheels.edited(["gain"], thorough=True) == {}
+
+
+def built(folder: Path, tag: str, source: bytes = SOURCE) -> Path:
+    """A wheel of a package ``gain`` with a module, a program and data, of a platform's tag."""
+    info, files = "gain-1.0.dist-info", dict[str, bytes]()
+    files["gain/__init__.py"] = source
+    files["gain-1.0.data/scripts/gain"] = b"#!python\n"
+    files["gain-1.0.data/data/share/gain.txt"] = b"1.0"
+    files[f"{info}/METADATA"] = b"Metadata-Version: 2.1\nName: gain\nVersion: 1.0\n"
+    files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
+    files[f"{info}/entry_points.txt"] = b"[console_scripts]\nshow-gain = gain:show\n"
+    lines = []
+    for name, content in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+        lines.append(f"{name},sha256={digest},{len(content)}\n")
+    files[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"]).encode()
+    path = folder / f"gain-1.0-{tag}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def install(wheel: Path, home: Path, installer: str) -> str:
+    """Install a wheel into a new environment; return its digest there."""
+    python, uv = str(home / "bin" / "python"), str(Path(sys.prefix) / "tools" / "bin" / "uv")
+    without = ["--without-pip"] if installer == "uv" else []
+    make = [sys.executable, "-m", "venv", *without, str(home)]
+    how = {
+        "pip": [python, "-m", "pip", "install", "--no-index", "--compile", str(wheel)],
+        "uv": [uv, "pip", "install", "--offline", "--python", python, str(wheel)],
+    }
+    for command in (make, how[installer]):
+        subprocess.run(command, check=True, capture_output=True)
+    code = "from lockstep.ground import wheels; print(wheels.digests(['gain'])['gain'])"
+    done = subprocess.run(
+        [python, "-P", "-c", code],
+        env={"PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_each_installer_and_folder_gives_a_wheel_the_same_identity(tmp_path: Path) -> None:
+    wheel = built(tmp_path, "py3-none-any")
+    by_pip, by_uv = (install(wheel, tmp_path / "a" / name, name) for name in ("pip", "uv"))
+    assert by_pip == by_uv
+
+
+def test_the_wheel_of_another_platform_is_another_identity(package: Path) -> None:
+    record = package.parents[1] / "gain-1.0.dist-info" / "RECORD"
+    lines, identities = record.read_text(), set[str]()
+    for digest in ("x86_64", "aarch64"):
+        record.write_text(f"gain-1.0.dist-info/WHEEL,sha256={digest},9\n{lines}")
+        identities |= {wheels.digests(["gain"])["gain"]}
+        record.write_text(  # what another installer adds, in another order
+            f"{lines}gain-1.0.dist-info/INSTALLER,sha256=c,3\n../../../bin/gain,sha256=d,20\n"
+            f"gain-1.0.dist-info/WHEEL,sha256={digest},9\ngain/__pycache__/__init__.pyc,,\n"
+        )
+        identities |= {wheels.digests(["gain"])["gain"]}
+    assert len(identities) == 2

@@ -1,6 +1,7 @@
 """./workbench on small trees of its own, with real installers and a real package index."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -198,6 +199,35 @@ def test_a_wrong_hash_is_refused_by_name_and_the_next_call_repairs(
     )
     tree.lock("alpha==1.0", "beta==1.0")
     assert tree.packages() == FIRST
+
+
+@both
+def test_a_platform_of_which_the_lock_has_no_file_is_not_taken_for_tampering(
+    tree: Tree, installer: str, tmp_path: Path
+) -> None:
+    links, machine = tmp_path / "links", platform.machine()
+    shutil.copytree(tree.house, links, ignore=shutil.ignore_patterns("cache", "tools"))
+    tags = [f"cp311-cp311-{sys.platform}_{name}" for name in (machine, "s390x", "ppc64le")]
+    wheels = [write_wheel(links, "alpha", "2.0", tag) for tag in tags]
+    here, s390x, ppc64le = (hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels)
+
+    def refusal(*digests: str) -> str:
+        lock = json.loads((tree.folder / "Pipfile.lock").read_text())
+        hashes = [f"sha256:{digest}" for digest in digests]
+        lock["default"]["alpha"] = {"version": "==2.0", "hashes": hashes}
+        (tree.folder / "Pipfile.lock").write_text(json.dumps(lock))
+        code, out, err = tree.call(LOCKSTEP_INSTALLER=installer, PIP_FIND_LINKS=str(links))
+        assert (code, out) == (2, "")
+        return err.splitlines()[-1]
+
+    assert refusal(s390x, ppc64le) == (
+        "workbench: alpha==2.0: Pipfile.lock has no sha256 of its file for this platform, "
+        f"{wheels[0].name} (it has {wheels[2].name}, {wheels[1].name}); if sha256:{here} is right "
+        "by a source that you trust, add it to the hashes of alpha in Pipfile.lock, then try again"
+    )
+    # What is offered for this platform is not the file that was locked for it.
+    assert "found a file with another sha256" in refusal(s390x, ppc64le, "0" * 64)
+    assert "found a file with another sha256" in refusal("0" * 64)
 
 
 @both

@@ -2,10 +2,12 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from lockstep.ground import environment, profiles, wheels
 from lockstep.workspace import engine
@@ -102,20 +104,55 @@ def _cpu() -> Finding:
     return Finding("cpu", True, text)
 
 
+# The oldest driver, by the major version of CUDA, and the oldest GPU that torch has kernels for.
+_DRIVERS = {12: 525, 13: 580}
+_CAPABILITY = (7, 5)
+
+
 def _gpu() -> Finding:
-    listed = _answer("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    category = environment.torch_category(environment.installed())
+    """Ask the driver, not torch: it says why torch would not find the GPU."""
+    query = "--query-gpu=name,driver_version,compute_cap"
+    listed = _answer("nvidia-smi", query, "--format=csv,noheader")
+    cuda = _locked_cuda()
+    needed = _DRIVERS.get(cuda, max(_DRIVERS.values()))
     if not listed:
+        if Path("/dev/nvidiactl").exists():
+            return Finding(
+                "gpu", False, f"an NVIDIA device, but no driver answers; CUDA {cuda} needs {needed}"
+            )
         return Finding("gpu", True, "no GPU; training runs on the CPU")
-    if category == "cpu":
+    name, driver, capability = [word.strip() for word in listed.split(";")[0].split(",")][:3]
+    text = f"{name}, driver {driver}, capability {capability}"
+    if _numbers(driver) < (needed,):
         return Finding(
-            "gpu", False, f"{listed}, but torch is the CPU build; LOCKSTEP_TORCH=gpu ./workbench"
+            "gpu", False, f"{text}; CUDA {cuda} needs driver {needed} or newer: update the driver"
+        )
+    if _numbers(capability) < _CAPABILITY:
+        oldest = ".".join(map(str, _CAPABILITY))
+        return Finding(
+            "gpu", False, f"{text}; CUDA {cuda} needs capability {oldest}: train on the CPU"
+        )
+    if environment.torch_category(environment.installed()) == "cpu":
+        return Finding(
+            "gpu", False, f"{text}, but torch is the CPU build; LOCKSTEP_TORCH=gpu ./workbench"
         )
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("gpu", False, f"{listed}, but torch cannot use it; update the driver")
-    return Finding("gpu", True, f"{listed}, CUDA {torch.version.cuda}")
+        return Finding("gpu", False, f"{text}, but torch cannot use it; run nvidia-smi")
+    return Finding("gpu", True, f"{text}, CUDA {torch.version.cuda}")
+
+
+def _locked_cuda() -> int:
+    """The major version of CUDA that the lock's torch for GPUs computes with; 13 without a lock."""
+    entries = environment.locked_packages("gpu") if environment.LOCK.exists() else {}
+    runtime = entries.get("nvidia-cuda-runtime")
+    return _numbers(runtime["version"])[0] if runtime else 13
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version; (0,) if there are none, as of ``[N/A]``."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2])) or (0,)
 
 
 def _disk() -> Finding:

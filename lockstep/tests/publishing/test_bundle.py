@@ -419,6 +419,32 @@ def test_a_run_of_other_packages_has_no_bundle_here(
 
 
 @pytest.mark.parametrize(
+    ("state", "same"),
+    [
+        ("{here}", True),
+        ("wheel " + "a" * 64, False),
+        ("not as locked, {here}", True),  # then; the lock has it now
+        ("edited " + "a" * 64, False),
+        ("a" * 64, True),  # of the lock's hashes, as before schema 3
+    ],
+)
+def test_a_package_is_bundled_only_from_the_wheel_that_trained_the_run(
+    state: str, same: bool, digits: Run, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(digits.folder, tmp_path / digits.name))
+    parts = json.loads((run.folder / "parts.json").read_bytes())
+    version, here = parts["packages"]["numpy"]
+    parts["packages"]["numpy"][1] = state.format(here=here)
+    (run.folder / "parts.json").write_text(json.dumps(parts))
+    locked = environment.locked_packages("default")
+    if same:
+        assert needs._package(run, "numpy", locked).hashes == locked["numpy"]["hashes"]
+    else:
+        with pytest.raises(EnvironmentMismatch, match=rf"{version} \(another file of that version"):
+            needs._package(run, "numpy", locked)
+
+
+@pytest.mark.parametrize(
     ("recipe", "shape"),
     [("digits/base", [1, 8, 8]), ("apparel/base", [1, 28, 28]), ("tags/base", [16384])],
 )

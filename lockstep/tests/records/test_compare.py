@@ -25,7 +25,7 @@ from lockstep.ground.watch import Watch
 from lockstep.records import compare as comparing
 from lockstep.records import trace
 from lockstep.records.compare import compare, parting
-from lockstep.records.differences import Difference, between_parts
+from lockstep.records.differences import Difference, between_packages, between_parts
 from lockstep.records.run import Run
 from lockstep.records.verify import verify
 from lockstep.run.keeping import open_data
@@ -193,21 +193,45 @@ def test_another_setting_is_named_with_both_values(train_briefly: Train, finishe
 
 def test_files_packages_and_profiles_are_named(finished_run: Run) -> None:
     mine, other = finished_run.parts, finished_run.parts
+    version = mine["packages"]["xxhash"][0]
     other["source"]["lockstep/training/loop.py"] = "f" * 64
     del other["source"]["lockstep/training/checkpoint.py"]
     other["packages"] |= {"numpy": ["0.1", "not as locked"], "more": ["1", "not as locked"]}
-    other["packages"]["xxhash"][1] = "not as locked"
+    other["packages"]["xxhash"][1] = f"not as locked, wheel {'e' * 64}"
     other["profile"] = {"name": "native", "device": "cpu", "cpu": "a CPU"}
     found = between_parts(mine, other)
     assert {(row.part, row.name): row.b for row in found} == {
         ("source", "lockstep/training/loop.py"): "sha256 ffffffffffff",
         ("source", "lockstep/training/checkpoint.py"): "not there",
         ("package", "numpy"): "0.1",
-        ("package", "xxhash"): f"{mine['packages']['xxhash'][0]}, not as locked",
+        ("package", "xxhash"): f"{version}, not as locked, wheel eeeeeeeeeeee",
         ("package", "more"): "1",
         ("profile", "name"): "native",
         ("profile", "cpu"): "a CPU",
     }
+
+
+OLD, OTHER_OLD, WHEEL, DRIFTED = "a" * 64, "b" * 64, f"wheel {'c' * 64}", "not as locked"
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "shown"),
+    [
+        # An identity before schema 3 has a digest of the lock's hashes, which names no wheel.
+        (OLD, WHEEL, []),
+        (WHEEL, OLD, []),
+        (OLD, f"{DRIFTED}, {WHEEL}", ["1, as locked", f"1, {DRIFTED}, wheel cccccccccccc"]),
+        (OLD, OTHER_OLD, ["1, locked as aaaaaaaaaaaa", "1, locked as bbbbbbbbbbbb"]),
+        (DRIFTED, WHEEL, [f"1, {DRIFTED}", "1, wheel cccccccccccc"]),
+        (f"wheel {'d' * 64}", WHEEL, ["1, wheel dddddddddddd", "1, wheel cccccccccccc"]),
+        (f"edited {OLD}", OLD, ["1, edited aaaaaaaaaaaa", "1, as locked"]),
+    ],
+)
+def test_what_two_identities_say_of_a_package_is_compared_as_far_as_both_say_it(
+    mine: str, other: str, shown: list[str]
+) -> None:
+    rows = between_packages({"gain": ["1", mine]}, {"gain": ["1", other]})
+    assert [text for row in rows for text in (row.a, row.b)] == shown
 
 
 def test_the_first_tensor_is_that_of_the_models_order(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import sysconfig
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from lockstep.ground import environment
-from lockstep.ground.digests import digest_of
+from lockstep.ground import environment, wheels
 from lockstep.workspace import doctor
 
 HERE = environment.installed()
+WHEELS = wheels.digests(HERE)
 Lock = Callable[..., None]
 
 
@@ -49,14 +50,24 @@ def test_the_installed_packages_are_those_that_python_itself_finds() -> None:
     assert dict(sorted(names.items())) == HERE
 
 
-def test_what_is_as_locked_stands_in_the_identity_with_its_hashes(lock: Lock) -> None:
+def test_what_is_as_locked_stands_in_the_identity_with_its_wheel(lock: Lock) -> None:
     lock(default={"numpy": f"=={HERE['numpy']}"}, **{category(): {"torch": f"==={HERE['torch']}"}})
     found = environment.packages()
-    assert found.as_identity(found.installed) == {
-        "numpy": [HERE["numpy"], digest_of(b'["a","b"]')],
-        "torch": [HERE["torch"], digest_of(b'["a","b"]')],
+    assert wheels.as_identity(found.installed, found.locked) == {
+        "numpy": [HERE["numpy"], f"wheel {WHEELS['numpy']}"],
+        "torch": [HERE["torch"], f"wheel {WHEELS['torch']}"],
     }
     assert found.drift == []
+
+
+def test_a_file_more_in_the_lock_changes_no_identity(lock: Lock) -> None:
+    """As of a platform that was not locked before."""
+    identities = []
+    for hashes in (["a"], ["a", "b"]):
+        lock(default={"numpy": {"version": f"=={HERE['numpy']}", "hashes": hashes}})
+        found = environment.packages()
+        identities.append(wheels.as_identity(found.installed, found.locked))
+    assert identities[0] == identities[1]
 
 
 def test_each_package_that_is_not_as_locked_is_named_and_marked(lock: Lock) -> None:
@@ -66,9 +77,9 @@ def test_each_package_that_is_not_as_locked_is_named_and_marked(lock: Lock) -> N
         "no-such-package: locked 1.0, installed none",
         f"numpy: locked 0.1, installed {HERE['numpy']}",
     ]
-    assert found.as_identity(found.installed) == {
-        "numpy": [HERE["numpy"], "not as locked"],
-        "xxhash": [HERE["xxhash"], digest_of(b'["a","b"]')],
+    assert wheels.as_identity(found.installed, found.locked) == {
+        "numpy": [HERE["numpy"], f"not as locked, wheel {WHEELS['numpy']}"],
+        "xxhash": [HERE["xxhash"], f"wheel {WHEELS['xxhash']}"],
     }
     assert environment.facts(1, "2")["drift"] == found.drift
 
@@ -106,7 +117,9 @@ def test_without_a_lock_all_that_is_installed_counts(
     monkeypatch.setattr(environment, "LOCK", tmp_path / "Pipfile.lock")
     found = environment.packages()
     assert (found.installed, found.drift) == (HERE, ["no Pipfile.lock beside the package"])
-    assert found.as_identity(found.installed)["torch"] == [HERE["torch"], "not as locked"]
+    assert wheels.as_identity(["torch"], found.locked) == {
+        "torch": [HERE["torch"], f"not as locked, wheel {WHEELS['torch']}"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -129,6 +142,38 @@ def test_the_doctor_holds_the_lock_against_what_is_installed_both_ways(lock: Loc
         f"xxhash {HERE['xxhash']} (locked 0.1), no-such-package missing (locked 1.0), "
         f"numpy {HERE['numpy']} (not in the lock); run ./workbench to fix this",
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (
+            "NVIDIA A10G, 550.54.15, 8.6",
+            "NVIDIA A10G, driver 550.54.15, capability 8.6; CUDA 13 needs driver 580 or newer: "
+            "update the driver",
+        ),
+        (
+            "Tesla V100-SXM2-16GB, 580.65.06, 7.0",
+            "Tesla V100-SXM2-16GB, driver 580.65.06, capability 7.0; CUDA 13 needs capability 7.5: "
+            "train on the CPU",
+        ),
+        (
+            "Tesla T4, 580.65.06, 7.5",
+            "Tesla T4, driver 580.65.06, capability 7.5, but torch is the CPU build; "
+            "LOCKSTEP_TORCH=gpu ./workbench",
+        ),
+    ],
+)
+def test_the_doctor_names_the_driver_and_the_capability_that_cuda_needs(
+    answer: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(environment, "installed", lambda: HERE | {"torch": "2.13.0+cpu"})
+    found = doctor._gpu()
+    assert (found.ok, found.text) == (False, text)
 
 
 def test_the_facts_are_those_of_this_process() -> None:

@@ -204,4 +204,4 @@ def test_what_every_receipt_had_is_missed(old: Run) -> None:
 
 def test_receipts_of_this_edition_have_its_schema(finished_run: Run) -> None:
     found = finished_run.finished_receipt()
-    assert (found["schema"], finished_run.parts["schema"]) == (receipt.SCHEMA, 2)
+    assert (found["schema"], finished_run.parts["schema"]) == (receipt.SCHEMA, 3)

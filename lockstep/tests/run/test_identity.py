@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lockstep.ground import environment
+from lockstep.ground import environment, wheels
 from lockstep.ground.home import Home
 from lockstep.records import source
 from lockstep.records.run import Run, runs
@@ -275,7 +275,7 @@ def test_packages_are_those_that_are_loaded_while_bits_are_made(acme: Home, tmp_
     found = loaded(names, packages.locked, tmp_path)
     assert {"torch", "numpy"} <= {name for name, named in found.items() if named}
     assert {"boto3", "fastapi", "mlflow"} & found.keys() == set()
-    locked = packages.as_identity(found)
+    locked = wheels.as_identity(found, packages.locked)
     assert locked["torch"][0] == environment.installed()["torch"]
 
 
