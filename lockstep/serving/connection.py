@@ -134,8 +134,7 @@ class Connection(asyncio.BufferedProtocol):
             if exchange:
                 exchange.leave()
         self._queue.clear()
-        if self._writable:
-            self._writable.set()
+        self.resume_writing()  # or an answer would wait for ever
 
     def get_buffer(self, _: int) -> memoryview:
         return self._all.buffer

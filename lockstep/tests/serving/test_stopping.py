@@ -29,7 +29,7 @@ SCRIPT = """
 import sys, time
 from lockstep import loading
 from lockstep.cli import entry
-from lockstep.serving.connection import Connection
+from lockstep.serving import server
 from lockstep.serving.limits import Limits
 
 method, opened = sys.argv.pop(1), loading.served
@@ -45,7 +45,9 @@ def stuck(_):
     print("stuck", flush=True)
     time.sleep(600)
 
-Connection.limits = Limits(stopping=1)
+serve = server.serve
+server.serve = lambda *given, **more: serve(*given, limits=Limits(stopping=1), **more)
+Limits.stopping = 1
 loading.served = served
 entry()
 """
