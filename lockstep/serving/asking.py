@@ -12,10 +12,13 @@ from lockstep.answers.predictor import Predictor
 from lockstep.ground.errors import DataError
 from lockstep.serving.batching import Batching
 from lockstep.serving.limits import Limits, Refused, busy
+from lockstep.serving.memory import give_back
 from lockstep.serving.metrics import Metrics
 from lockstep.serving.reading import Reading
 
-_READERS = 2
+_LARGE = 1 << 20  # bytes of a body whose memory is given back
+_GIVING = 1.0  # seconds between two times, at least
+_READERS = 1  # a picture of the largest size takes 90 MB while it is read
 
 
 class Gone(Exception):
@@ -41,6 +44,7 @@ class Asking:
         self._readers = ThreadPoolExecutor(_READERS, "reading")
         self._under_way = self._whole = 0  # requests, and those of them that have arrived
         self._held = self._whole_held = 0  # bytes of their bodies
+        self._gave = 0.0  # when memory was given back last
         self._arriving: dict[_Body, None] = {}  # the one that takes longest first
         metrics.watch(lambda: len(self._batching), lambda: self._under_way)
 
@@ -93,6 +97,8 @@ class Asking:
             self._whole -= 1
             self._held -= len(body)
             self._whole_held -= len(body)
+            if len(body) > _LARGE:
+                self._give_back()
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The whole body, if it is not too large and comes in time."""
@@ -150,7 +156,14 @@ class Asking:
     def _forget(self, body: _Body) -> None:
         del self._arriving[body]
         self._held -= len(body.content)
+        if len(body.content) > _LARGE:
+            self._give_back()
         body.content = bytearray()
+
+    def _give_back(self) -> None:
+        if time.monotonic() > self._gave + _GIVING:
+            self._gave = time.monotonic()
+            asyncio.get_running_loop().call_later(_GIVING / 2, self._readers.submit, give_back)
 
     def _too_large(self) -> Refused:
         return Refused(

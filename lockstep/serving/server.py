@@ -16,6 +16,7 @@ from lockstep.ground.errors import Interrupted, ServingError
 from lockstep.loading import Served
 from lockstep.serving.connection import Connections
 from lockstep.serving.limits import Limits
+from lockstep.serving.memory import keep_large_apart
 from lockstep.serving.stopping import Stop, is_waited_at, take_no_more
 
 _TURN = 5e-5  # seconds; Python gives 5e-3
@@ -59,6 +60,8 @@ def serve(
             shown = f"[{host}]" if ":" in host else host
             say(f"serving {served.name} at http://{shown}:{listener.getsockname()[1]}")
             _make_quick()
+            keep_large_apart()
+            _allow_files()
             uvloop.run(answer(application, listener, stop, limits))
     assert stop.number is not None
     raise Interrupted(stop.number, "stopped serving", resumes=False)
@@ -101,6 +104,10 @@ def _make_quick() -> None:
     gc.freeze()
     # After each of its steps the model's thread waits so long, at most, for the other one.
     sys.setswitchinterval(_TURN)
+
+
+def _allow_files() -> None:
+    """Allow this process as many files as connections may need."""
     # A connection is a file; there are more than the limit while those that make room are closed.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FILES:

@@ -1,0 +1,19 @@
+"""Memory that is not needed any more goes back to the system (glibc; elsewhere nothing is done)."""
+
+import ctypes
+from contextlib import suppress
+
+_MMAP_THRESHOLD = -3  # of glibc's mallopt
+_LARGE = 4 << 20  # bytes; glibc raises it to 32 MiB by itself
+
+
+def keep_large_apart() -> None:
+    """Have large blocks, as of bodies and pictures, be mapped and unmapped alone."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+
+
+def give_back() -> None:
+    """Return the free pages between blocks that are in use; takes milliseconds."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
