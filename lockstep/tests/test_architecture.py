@@ -68,7 +68,6 @@ OWNERS = {
     "sagemaker_inference": {"publishing"},
     "sklearn": {"training"},
     "starlette": {"serving"},
-    "uvicorn": {"serving"},
 }
 
 
