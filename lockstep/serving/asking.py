@@ -83,9 +83,10 @@ class Asking:
         self._held += len(body)
         self._whole_held += len(body)
         kind = kind if "boundary" in kind else kind.lower()
+        quick = self._reading.is_quick(kind, body)
         try:
             async with asyncio.timeout(self._limits.answering):
-                if self._reading.is_quick(kind, body):
+                if quick:
                     rows = self._reading.rows(kind, body)
                 else:
                     loop = asyncio.get_running_loop()
@@ -97,7 +98,7 @@ class Asking:
             self._whole -= 1
             self._held -= len(body)
             self._whole_held -= len(body)
-            if len(body) > _LARGE:
+            if not quick:  # few bytes may be a large picture
                 self._give_back()
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:

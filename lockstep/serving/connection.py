@@ -110,6 +110,7 @@ class Connection(asyncio.BufferedProtocol):
         self._size = 0  # bytes of a head, after the piece that it began in
         self._silent = 0  # bytes since the last one of a body: sizes of chunks, trailers
         self._pieces = 0  # of bodies
+        self._dropped = 0  # bytes that came after the last request
         self._deaf = False  # nothing more is parsed
         self._closing = self._half = self._reading_paused = False
         self._writable: asyncio.Event | None = None
@@ -140,9 +141,14 @@ class Connection(asyncio.BufferedProtocol):
         return self._all.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if not self._deaf:  # else it is read so that what was written is not lost by a reset
+        if not self._deaf:
             self._all.heard(self)
             self._parse_all(self._all.buffer[:nbytes])
+            return
+        # Read, so that what was written is not lost by a reset, but not without an end.
+        self._dropped += nbytes
+        if self._dropped > 2 * self._limits.body:
+            self._transport.abort()
 
     def eof_received(self) -> bool:
         self._half = True

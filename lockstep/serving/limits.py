@@ -11,7 +11,7 @@ class Limits:
     head: int = 64 << 10  # bytes of a request's address and headers, and of its trailers
     headers: int = 100
     body: int = 8 << 20  # bytes of a request
-    bodies: int = 24 << 20  # bytes of all requests that have arrived and are not answered
+    bodies: int = 16 << 20  # bytes of all requests that have arrived and are not answered
     inputs: int = 256  # of a request
     values: int = 1 << 18  # in a request's JSON, which is read in one go: 256 pictures of 28 x 28
     requests: int = 512  # that came whole; more are answered with 503
