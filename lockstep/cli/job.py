@@ -22,6 +22,11 @@ def container(options: argparse.Namespace) -> int:
         from lockstep.sagemaker.job import train
 
         return train(ml)
+    from lockstep.serving.limits import Limits
+    from lockstep.serving.stopping import Stop
+
+    # Before all else: as the first process of a container it would not be ended by a signal.
+    stop = Stop(Limits.stopping).listen()
     from lockstep.loading import find, served
     from lockstep.serving.server import serve
 
@@ -31,6 +36,7 @@ def container(options: argparse.Namespace) -> int:
         "0.0.0.0",
         int(os.environ.get("SAGEMAKER_BIND_TO_PORT") or 8080),
         lambda line: show(line, flush=True),
+        stop=stop,
         guarded=True,  # by the service, which asks who calls
     )
     return 0

@@ -25,6 +25,11 @@ def add_to(verbs: Verbs) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Answer over HTTP with the model of a run or a bundle, until a signal asks to stop."""
+    from lockstep.serving.limits import Limits
+    from lockstep.serving.stopping import Stop
+
+    # Before all else: as the first process of a container it would not be ended by a signal.
+    stop = Stop(Limits.stopping).listen()
     from lockstep.ground.place import Place
     from lockstep.loading import find
     from lockstep.records.run import runs
@@ -49,4 +54,5 @@ def serve(options: argparse.Namespace) -> None:
         options.port,
         lambda line: show(line, flush=True),
         os.environ.get("LOCKSTEP_TOKEN"),
+        stop=stop,
     )

@@ -16,6 +16,7 @@ from lockstep.serving.gate import PREDICT, Gate
 from lockstep.serving.limits import Limits
 from lockstep.serving.metrics import KIND, Metrics
 from lockstep.serving.page import page
+from lockstep.serving.stopping import Stop
 
 
 def app(
@@ -23,18 +24,19 @@ def app(
     token: str | None = None,
     limits: Limits | None = None,
     hosts: Collection[str] | None = None,
+    stop: Stop | None = None,
 ) -> Gate:
     """The application that answers with a model, as `docs/serving.md` says.
 
     With a ``token`` all but the page and the probes is for those who know it; with ``hosts`` only
-    those are answered who called the server by one of these names.
+    those are answered who called the server by one of these names. It is ready until ``stop``.
     """
     metrics = Metrics(served.name, str(served.about.get("identity", "")))
     asking = Asking(served.predictor, limits or Limits(), metrics)
-    return Gate(_rest(served, asking, metrics), asking, metrics, token, hosts)
+    return Gate(_rest(served, asking, metrics, stop), asking, metrics, token, hosts)
 
 
-def _rest(served: Served, asking: Asking, metrics: Metrics) -> FastAPI:
+def _rest(served: Served, asking: Asking, metrics: Metrics, stop: Stop | None) -> FastAPI:
     """All that need not be fast."""
     rest = FastAPI(title=f"Lockstep: {served.name}", docs_url=None, redoc_url=None)
     predictor = served.predictor
@@ -54,11 +56,13 @@ def _rest(served: Served, asking: Asking, metrics: Metrics) -> FastAPI:
         """Say that the model is loaded."""
         return {"status": "ok"}
 
-    @rest.get("/readyz", responses={503: {"description": "it is busy"}})
+    @rest.get("/readyz", responses={503: {"description": "it is busy, or stopping"}})
     async def readyz() -> JSONResponse:
         """Say whether one more request would be taken."""
         status = "ready" if asking.ready else "busy"
-        return JSONResponse({"status": status}, 200 if asking.ready else 503)
+        if stop and stop.number is not None:
+            status = "stopping"
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
     @rest.get("/model")
     async def model() -> dict[str, Any]:

@@ -25,7 +25,7 @@ _MORE = {
     405: [(b"allow", b"POST")],
     503: [(b"retry-after", b"1")],
 }
-_LOG = logging.getLogger("uvicorn.error")
+_LOG = logging.getLogger("lockstep.serving")
 
 
 class Gate:

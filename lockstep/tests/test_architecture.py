@@ -69,7 +69,6 @@ OWNERS = {
     "sagemaker_inference": {"publishing"},
     "sklearn": {"training"},
     "starlette": {"serving"},
-    "uvicorn": {"serving"},
 }
 
 

@@ -13,18 +13,13 @@ from typing import Any
 import pytest
 
 from lockstep.records.run import Run
-from lockstep.serving.connection import Connection
 from lockstep.serving.limits import Limits
 from lockstep.tests.serving.conftest import metrics
 from lockstep.tests.serving.test_app import free_port
 from lockstep.tests.serving.test_server import GET, found_by, slow
 from lockstep.tests.serving.test_stopping import hasty
 
-
-class Lonely(Connection):
-    """A connection of a server that has room for one caller, and waits for it for a second only."""
-
-    limits = Limits(connections=1, sending=1)
+LONELY = Limits(connections=1)
 
 
 def narrow() -> socket.socket:
@@ -74,8 +69,8 @@ def test_who_does_not_take_its_answers_makes_room_for_others() -> None:
     much, rest = b"x" * 90_000, b"x" * 50_000  # more than is kept for writing, and less
     for sent, body in ((GET + b"\r\n", much), ((GET + b"\r\n") * 50, much), (last, rest)):
         left = asyncio.Event()
-        found = found_by(Lonely, deaf(sent, left), patient(left), body=body, kept=2048)
-        assert found[1] == [b"503", b"200"]
+        found = found_by(LONELY, deaf(sent, left), patient(left), body=body, kept=2048)
+        assert found[1] == [b"200"]
 
 
 def answered(port: int) -> int:
@@ -110,7 +105,7 @@ def test_callers_who_leave_their_answers_unread_leave_the_log_empty(
 
 def sizes(*pieces: bytes) -> list[bytes]:
     """How many bytes a server says that it was sent with each of the requests in pieces."""
-    found = found_by(Connection, slow(*pieces), body=None)[0]
+    found = found_by(Limits(), slow(*pieces), body=None)[0]
     return re.findall(rb"\r\n\r\n(\d+?)(?=HTTP/1.1 200|$)", found)
 
 

@@ -116,19 +116,34 @@ def test_when_as_much_waits_as_may_the_next_is_told_when_to_come_again(
         ]
 
 
-def test_readiness_says_whether_one_more_would_be_taken(served: loading.Served) -> None:
-    async def while_asked(limits: Limits) -> list[int]:
-        gate = app(served, None, limits)
-        asked = asyncio.Event()
-        slow = asyncio.create_task(call(gate, "POST", "/predict", FILES[0], until=asked))
-        await asyncio.sleep(0)  # the task begins
-        first = await call(gate, "GET", "/readyz")
-        asked.set()
-        await slow
-        return [first[0], (await call(gate, "GET", "/readyz"))[0]]
+def test_bodies_that_have_not_arrived_keep_nobody_out(served: loading.Served) -> None:
+    size = 1 << 17
+    limits = Limits(requests=1, body=size, bodies=4 * size)
 
-    assert asyncio.run(while_asked(Limits(requests=1))) == [503, 200]
-    assert asyncio.run(while_asked(Limits(requests=2))) == [200, 200]
+    async def while_they_arrive() -> tuple[list[int], list[int]]:
+        gate, never = app(served, None, limits), asyncio.Event()
+        begun = [b"a" * (size - 1), b"a"]
+        slow = [
+            asyncio.create_task(
+                call(gate, "POST", "/predict", *begun, pause=0.01, Content_Length=str(size))
+            )
+            for _ in range(32)
+        ]
+        announced = asyncio.create_task(
+            call(gate, "POST", "/predict", *begun, until=never, Content_Length=str(size))
+        )
+        await asyncio.sleep(0)
+        found = [(await call(gate, "GET", "/readyz"))[0]]
+        found.append((await call(gate, "POST", "/predict", FILES[0], Content_Type=PNG))[0])
+        statuses = [answer[0] for answer in await asyncio.gather(*slow)]
+        found.append((await call(gate, "GET", "/readyz"))[0])
+        announced.cancel()
+        return found, statuses
+
+    found, statuses = asyncio.run(while_they_arrive())
+    assert found == [200, 200, 200]
+    # Of those that all but arrived the oldest made room; the others were no pictures.
+    assert {*statuses} == {400, 503}
 
 
 def test_readiness_knows_of_inputs_that_wait_and_of_large_bodies(
@@ -157,11 +172,19 @@ def test_readiness_knows_of_inputs_that_wait_and_of_large_bodies(
         goes_on.clear()
         crowd = [call(gate, "POST", "/predict", four, Content_Type=JSON) for _ in range(2)]
         assert asyncio.run(statuses(gate, *crowd)) == [ready, 200, 200, 200]
-    size, length = 1 << 17, str(1 << 17)
+    size = 1 << 17
     for bodies, ready in ((2 * size - 1, 503), (2 * size, 200)):
+        goes_on.set()
         gate = app(served, None, Limits(body=size, bodies=bodies))
-        large = call(gate, "POST", "/predict", FILES[0], pause=0.2, Content_Length=length)
+        goes_on.clear()
+        large = call(gate, "POST", "/predict", four.ljust(size), Content_Type=JSON)
         assert asyncio.run(statuses(gate, large)) == [ready, 200, 200]
+    for requests, ready in ((1, 503), (2, 200)):
+        goes_on.set()
+        gate = app(served, None, Limits(requests=requests))
+        goes_on.clear()
+        one = call(gate, "POST", "/predict", four, Content_Type=JSON)
+        assert asyncio.run(statuses(gate, one)) == [ready, 200, 200]
 
 
 def test_a_model_that_fails_for_one_input_fails_for_that_alone_and_shows_nothing(

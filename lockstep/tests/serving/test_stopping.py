@@ -1,6 +1,7 @@
 """The end of serving: who was not answered is told, nothing is in the log, the process ends."""
 
 import asyncio
+import http.client
 import json
 import signal
 import socket
@@ -18,8 +19,8 @@ from lockstep.records.run import Run
 from lockstep.serving.batching import Batching
 from lockstep.serving.limits import Limits
 from lockstep.tests.conftest import ROOT, plain_environment
-from lockstep.tests.serving.conftest import metrics
-from lockstep.tests.serving.test_app import PICTURES, PNG, content, free_port
+from lockstep.tests.serving.conftest import is_open, metrics
+from lockstep.tests.serving.test_app import PICTURES, PNG, content, free_port, start
 
 pytestmark = pytest.mark.slow  # servers in processes of their own
 
@@ -29,7 +30,7 @@ SCRIPT = """
 import sys, time
 from lockstep import loading
 from lockstep.cli import entry
-from lockstep.serving.connection import Connection
+from lockstep.serving import server
 from lockstep.serving.limits import Limits
 
 method, opened = sys.argv.pop(1), loading.served
@@ -45,7 +46,9 @@ def stuck(_):
     print("stuck", flush=True)
     time.sleep(600)
 
-Connection.limits = Limits(stopping=1)
+serve = server.serve
+server.serve = lambda *given, **more: serve(*given, limits=Limits(stopping=1), **more)
+Limits.stopping = 1
 loading.served = served
 entry()
 """
@@ -94,6 +97,56 @@ def test_who_has_not_sent_all_when_the_server_stops_is_told_to_come_again(
         assert answer(caller) == (b"HTTP/1.1 503 Service Unavailable", STOPS)
         ended = *server.communicate(timeout=60), server.returncode
     assert ended == ("", "stopped serving\n", 143)
+
+
+def test_a_signal_while_the_model_loads_is_never_lost(finished_run: Run) -> None:
+    for wait in (0.0, 0.7, 1.4):
+        port = free_port()
+        server = start(str(finished_run.folder), "--port", str(port))
+        while not is_open(port):
+            time.sleep(0.01)
+        time.sleep(wait)
+        server.send_signal(signal.SIGTERM)
+        _, err = server.communicate(timeout=60)
+        assert ("Traceback" in err, server.returncode) == (False, 143)
+
+
+def test_no_request_that_was_accepted_is_lost_when_the_server_stops(finished_run: Run) -> None:
+    port = free_port()
+    server = start(str(finished_run.folder), "--port", str(port))
+    assert server.stdout
+    server.stdout.readline()
+    answers: list[int] = []
+    lost: list[str] = []
+
+    def calls(*, keeps: bool) -> None:
+        while True:
+            caller = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            try:
+                caller.connect()
+            except ConnectionRefusedError:
+                return
+            while caller.sock:  # until the answer says that it was the last one
+                try:
+                    head = {} if keeps else {"Connection": "close"}
+                    caller.request("GET", "/healthz", headers=head)
+                    answer = caller.getresponse()
+                    answer.read()
+                    answers.append(answer.status)
+                except (OSError, http.client.HTTPException) as error:
+                    lost.append(repr(error))
+                    caller.close()
+
+    threads = [threading.Thread(target=calls, kwargs={"keeps": n % 2 == 0}) for n in range(24)]
+    for thread in threads:
+        thread.start()
+    while len(answers) < 200:
+        time.sleep(0.01)
+    server.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join(60)
+    server.communicate(timeout=60)
+    assert (lost, {*answers}, server.returncode) == ([], {200}, 143)
 
 
 LARGE = PICTURES[0].resize((1200, 1200))  # which is read by a thread of its own
