@@ -289,5 +289,6 @@ def test_a_mean_over_tokens_is_that_of_the_whole_batch_however_it_is_cut(librari
         "GPT2LMHeadModel True",
         "BertForMaskedLM True",
         "BartForCausalLM True",  # labels stay where they are, whatever its name says
-        "BertModel: found no labels; have Preprocess make a dict with `labels`.",
+        "BertModel: returned no loss; take the class of your task, such as "
+        "...ForSequenceClassification.",
     ]

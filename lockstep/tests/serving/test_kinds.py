@@ -29,11 +29,14 @@ from pathlib import Path
 from lockstep.ground import profiles
 profiles.enter("portable")
 import pytest
+from lockstep.serving.limits import Limits
 from lockstep.serving.server import serve
+from lockstep.serving.stopping import Stop
 from lockstep.tests.answers.kinds import Kinds
 kinds = Kinds(Path(sys.argv[1]), pytest.MonkeyPatch())
 model, port = sys.argv[2], int(sys.argv[3])
-serve(lambda: kinds.served(model), "127.0.0.1", port, lambda line: print(line, flush=True))
+stop = Stop(Limits.stopping).listen()
+serve(lambda: kinds.served(model), "127.0.0.1", port, lambda line: print(line, flush=True), stop=stop)
 """
 
 
