@@ -38,7 +38,7 @@ def files(folder: Path, torch: str, platform: str) -> dict[str, dict[str, Any]]:
     ]
     (folder / "requirements.in").write_text("\n".join(pins))
     settings, variables = installers.uv_settings({})
-    command = [installers.tool("uv"), "pip", "compile", "--no-config", "--no-deps", "--quiet"]
+    command = [str(installers.tool("uv")), "pip", "compile", "--no-config", "--no-deps", "--quiet"]
     command += ["--format", "pylock.toml", "--python-platform", platform, *settings]
     command += ["--python-version", "3.11.9", str(folder / "requirements.in")]
     # The oldest macOS that all of the lock has files for.

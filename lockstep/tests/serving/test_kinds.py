@@ -36,7 +36,8 @@ from lockstep.tests.answers.kinds import Kinds
 kinds = Kinds(Path(sys.argv[1]), pytest.MonkeyPatch())
 model, port = sys.argv[2], int(sys.argv[3])
 stop = Stop(Limits.stopping).listen()
-serve(lambda: kinds.served(model), "127.0.0.1", port, lambda line: print(line, flush=True), stop=stop)
+say = lambda line: print(line, flush=True)
+serve(lambda: kinds.served(model), "127.0.0.1", port, say, stop=stop)
 """
 
 
