@@ -38,9 +38,16 @@ def files(folder: Path, torch: str, platform: str) -> dict[str, dict[str, Any]]:
     ]
     (folder / "requirements.in").write_text("\n".join(pins))
     settings, variables = installers.uv_settings({})
-    command = [str(installers.tool("uv")), "pip", "compile", "--no-config", "--no-deps", "--quiet"]
+    command: list[str | Path] = [
+        installers.tool("uv"),
+        "pip",
+        "compile",
+        "--no-config",
+        "--no-deps",
+        "--quiet",
+    ]
     command += ["--format", "pylock.toml", "--python-platform", platform, *settings]
-    command += ["--python-version", "3.11.9", str(folder / "requirements.in")]
+    command += ["--python-version", "3.11.9", folder / "requirements.in"]
     # The oldest macOS that all of the lock has files for.
     environment = process.environment(**variables, MACOSX_DEPLOYMENT_TARGET="14.0")
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
