@@ -151,9 +151,10 @@ def test_the_engines_wheel_has_its_examples_and_pages_and_nothing_of_its_worksho
 
 
 def test_the_engine_declares_every_distribution_that_it_imports() -> None:
-    # Of boto3, fastapi, the build, SageMaker's containers, and an interpreter's own start-up file.
+    # Of boto3, fastapi, the build, SageMaker's containers, an interpreter's own start-up file, and
+    # the libraries of the examples `lit` and `hf`, which say so where they are missing.
     through_others = {"botocore", "starlette", "setuptools", "sagemaker_inference"}
-    through_others.add("sitecustomize")
+    through_others |= {"sitecustomize", "lightning", "transformers"}
     workshop = {ENGINE / name for name in ("tests", "docs", "benchmarks")}
     files = [path for path in ENGINE.rglob("*.py") if not workshop & {*path.parents}]
     names = source.third_party(
