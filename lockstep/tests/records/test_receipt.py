@@ -170,7 +170,7 @@ def test_every_verb_refuses_a_receipt_of_a_newer_lockstep_in_one_line(
             (edited("receipt.json", schema="2"), 'schema: found "2", expected a whole number'),
             (written("receipt.json", "[]"), "receipt.json: found a list, expected an object"),
             (edited("parts.json", profile=None), "parts.json: profile not found"),
-            (edited("parts.json", schema=7), "parts.json: schema 7, this Lockstep reads up to 2"),
+            (edited("parts.json", schema=7), "parts.json: schema 7, this Lockstep reads up to 3"),
             (edited("identity.json", digest=1), "identity.json: digest: found 1, expected a text"),
             (
                 written("experiment.yaml", "- a\n"),
