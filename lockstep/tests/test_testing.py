@@ -144,7 +144,7 @@ def python(folder: Path, *words: str, **variables: str) -> "subprocess.Completed
         [sys.executable, "-m", *words],
         cwd=folder,
         env=plain_environment()
-        | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths, "COLUMNS": "400"}
+        | {"LOCKSTEP_PROJECT": "acme", "PYTHONPATH": paths, "COLUMNS": "400", "PYTEST_ADDOPTS": ""}
         | variables,
         capture_output=True,
         text=True,
