@@ -55,7 +55,14 @@ def train(
     from lockstep.run.story import run_experiment
 
     environment.git.cache_clear()  # a kernel lives longer than a commit
-    run = run_experiment(experiment, Place.default(runs), Lines(sys.stdout), until)
+    watch = Lines(sys.stdout)
+    if sys.flags.hash_randomization:
+        watch.say(
+            "WARNING: this Python hashes texts differently each time, so a model that depends on "
+            "the order of a set has other bits; start it with PYTHONHASHSEED=0, as `invoke "
+            "notebook` does."
+        )
+    run = run_experiment(experiment, Place.default(runs), watch, until)
     assert run  # None is for workers, of which this is none
     return run
 

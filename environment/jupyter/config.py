@@ -15,7 +15,6 @@ def put_first(variable: str, path: Path) -> None:
 put_first("JUPYTER_PATH", HERE)  # the kernel, before any that the user or the machine has
 put_first("JUPYTER_CONFIG_PATH", HERE)  # labconfig/: what settings are until the user changes them
 put_first("PYTHONPATH", ROOT)  # `import project` in any notebook, also without the launcher
-os.environ["PYTHONHASHSEED"] = "0"  # kernels have the order of sets that `lockstep train` has
 
 c = get_config()  # type: ignore[name-defined]
 c.ServerApp.root_dir = str(ROOT)

@@ -15,6 +15,7 @@ from lockstep.training import evaluation, selftest
 from lockstep.training.loop import apply, follow
 
 _ANSWERS = 8  # examples
+_ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}  # of the module os
 
 
 def rehearse(setup: Setup) -> None:
@@ -55,25 +56,39 @@ def doubts(setup: Setup) -> set[str]:
     return found
 
 
-def surroundings(files: Mapping[str, bytes]) -> set[str]:
-    """Return which of the project's source files read environment variables, in no identity."""
+def environment_reads(files: Mapping[str, bytes]) -> set[str]:
+    """Return a reason for each source file of the project that reads environment variables."""
     start = home.here().package.replace(".", "/") + "/"
-    found = set()
-    for name, content in files.items():
-        if not (name.startswith(start) and name.endswith(".py")):
-            continue
-        for node in ast.walk(ast.parse(content)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                reads = node.value.id == "os" and node.attr in ("environ", "environb", "getenv")
-            elif isinstance(node, ast.ImportFrom):
-                reads = node.module == "os" and any(
-                    alias.name in ("environ", "environb", "getenv") for alias in node.names
-                )
-            else:
-                continue
-            if reads:
-                found.add(f"{name}: reads environment variables, which are in no identity")
-    return found
+    return {
+        f"{name}: reads environment variables, which are in no identity"
+        for name, content in files.items()
+        if name.startswith(start) and name.endswith(".py") and _reads_environment(content)
+    }
+
+
+def _reads_environment(content: bytes) -> bool:
+    nodes = list(ast.walk(ast.parse(content)))
+    modules = {
+        alias.asname or alias.name
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "os"
+    }
+    taken = {
+        alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module == "os"
+        for alias in node.names
+    }
+    taken |= {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+    }
+    return bool(taken & _ENVIRONMENT)
 
 
 def promise(settings: Training, reasons: set[str]) -> Level:

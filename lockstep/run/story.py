@@ -34,7 +34,7 @@ from lockstep.run.keeping import (
     what_decides,
     write,
 )
-from lockstep.run.level import doubts, surroundings
+from lockstep.run.level import doubts, environment_reads
 from lockstep.run.making import Setup, evaluation_of, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
 from lockstep.run.rehearsal import Inspection, agree, rehearse
@@ -94,7 +94,9 @@ def run_experiment(
                         experiment, dataset, weights, workers, files, place
                     )
                     recorder = Recorder(run, setup, watch, origin, owner)
-                    _train_to_receipt(setup, check, recorder, until, passed, surroundings(files))
+                    _train_to_receipt(
+                        setup, check, recorder, until, passed, environment_reads(files)
+                    )
     return run
 
 

@@ -12,6 +12,7 @@ from lockstep.ground import home
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
+from lockstep.run.level import environment_reads
 from lockstep.tests.projects import NETWORK, Bring, Project
 
 PREPROCESS = (home.ENGINE / "examples" / "models" / "digits" / "preprocess.py").read_text()
@@ -89,6 +90,22 @@ def test_a_model_that_reads_the_environment_lowers_the_level_by_name(
         "promise": "same bits on this machine",
         "lowered": [f"{name}: reads environment variables, which are in no identity"],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("import os\nGAIN = os.environ['GAIN']", True),
+        ("import os as system\nGAIN = system.getenv('GAIN')", True),
+        ("from os import environ as surroundings", True),
+        ("import os\nHERE = os.path.dirname(__file__)", False),
+        ("from acme import os\nGAIN = os.environ", False),
+    ],
+)
+def test_reading_the_environment_shows_in_the_source(text: str, reads: bool) -> None:
+    names = ("lockstep/examples/models/mine/model.py", "lockstep/ground/place.py")
+    found = environment_reads(dict.fromkeys(names, text.encode()))
+    assert [reason.partition(":")[0] for reason in found] == [names[0]] * reads
 
 
 @pytest.mark.slow
