@@ -124,7 +124,6 @@ class Training:
         0,
         "processes that share each batch, 0 = one for each core or GPU",
         low=0,
-        power_of_two=True,
         bits=False,
     )
     loaders: int = setting(0, "background processes that assemble batches", low=0, bits=False)

@@ -256,6 +256,25 @@ MUTANTS = (
         ("run/test_rehearsal.py::test_whole_numbers_that_advance_are_exact",),
     ),
     Mutant(
+        "a worker's shards are summed whatever the tree says",
+        "training/distributed.py",
+        "min(size, start & -start or size)",
+        "size",
+        4,
+        ("training/test_shards.py::test_any_number_of_workers_has_whole_branches_of_one_tree",),
+    ),
+    Mutant(
+        "sums that wait at another worker are left out",
+        "training/distributed.py",
+        "rows[left].add_(term)",
+        "rows[left].add_(term, alpha=mine == other)",
+        4,
+        (
+            "faults/test_workers.py::test_any_number_of_workers_changed_in_mid_run_gives_the_same_bits",
+        ),
+        slow=True,
+    ),
+    Mutant(
         "workers keep their own sums",
         "training/shards.py",
         "self.workers.all_reduce(flat.row)",

@@ -24,8 +24,8 @@ PATIENCE = float(os.environ.get("LOCKSTEP_PATIENCE", 600))
 class Workers:
     """The workers of a run, of which this process is number ``rank`` of ``count``.
 
-    ``count`` is a power of two. The first keeps the run's files. A ``spare`` one has no part in
-    the work: it stands by for when the number of workers is no power of two.
+    The first keeps the run's files. A ``spare`` one has no part in the work: it stands by where
+    there are more workers than shards.
 
     All workers come to each sum or gathering at about the same time; a meeting or a broadcast may
     have to wait for one that sets up for an hour, or for the first one that waits for a lock. So
@@ -41,32 +41,80 @@ class Workers:
         self._theirs = torch.empty(0)
 
     def block(self, shards: int) -> range:
-        """The shards of each batch that this worker computes: a whole branch of the tree."""
-        size = shards // self.count
-        return range(self.rank * size, (self.rank + 1) * size)
+        """The shards of each batch that this worker computes, side by side."""
+        return self._block(self.rank, shards)
 
-    def all_reduce(self, row: torch.Tensor) -> None:
-        """Add up the rows of all workers, in place, along the upper levels of the tree.
+    def _block(self, rank: int, shards: int) -> range:
+        return range(shards * rank // self.count, shards * (rank + 1) // self.count)
 
-        On each level two branches exchange their sums. Both then hold the same bits, because
-        a + b = b + a; only the grouping of a sum matters, and that is the tree's.
+    def branches(self, block: range) -> list[range]:
+        """Cut a block into the largest whole branches of the tree of shards, from left to right."""
+        if self.count == 1:
+            return [block]
+        branches, start = [], block.start
+        while start < block.stop:
+            size = 1 << (block.stop - start).bit_length() - 1
+            size = min(size, start & -start or size)
+            branches.append(range(start, start + size))
+            start += size
+        return branches
+
+    def all_reduce(self, rows: dict[int, torch.Tensor], shards: int) -> torch.Tensor:
+        """Add up the sums of all workers along the upper levels of the tree, and return the root.
+
+        ``rows`` are this worker's own, by the first shard of each of its branches; they are
+        overwritten. If each worker has one branch, and all are as large, two of them exchange their
+        sums on each level. Both then hold the same bits, because a + b = b + a; only the grouping
+        of a sum matters, and that is the tree's.
         """
         if self.count == 1:
-            return
+            (root,) = rows.values()
+            return root
+        theirs = next(iter(rows.values()))
+        if self._theirs.shape != theirs.shape:
+            self._theirs = torch.empty_like(theirs)
+        with _losing_nobody():
+            if shards % self.count or self.count & self.count - 1:
+                return self._to_the_root(rows, shards)
+            return self._exchange(theirs)
+
+    def _exchange(self, row: torch.Tensor) -> torch.Tensor:
         import torch.distributed as dist
 
-        if self._theirs.shape != row.shape:
-            self._theirs = torch.empty_like(row)
-        with _losing_nobody():
-            for level in range(self.count.bit_length() - 1):
-                partner = self.rank ^ (1 << level)
-                exchange = [
-                    dist.P2POp(dist.isend, row, partner),
-                    dist.P2POp(dist.irecv, self._theirs, partner),
-                ]
-                for request in dist.batch_isend_irecv(exchange):
-                    request.wait()
-                row.add_(self._theirs)
+        for level in range(self.count.bit_length() - 1):
+            partner = self.rank ^ (1 << level)
+            exchange = [
+                dist.P2POp(dist.isend, row, partner, self._group),
+                dist.P2POp(dist.irecv, self._theirs, partner, self._group),
+            ]
+            for request in dist.batch_isend_irecv(exchange):
+                request.wait()
+            row.add_(self._theirs)
+        return row
+
+    def _to_the_root(self, rows: dict[int, torch.Tensor], shards: int) -> torch.Tensor:
+        """Bring the sums of two branches together where the left one begins; the first has all."""
+        import torch.distributed as dist
+
+        owners = [rank for rank in range(self.count) for _ in self._block(rank, shards)]
+        size = 1
+        while size < shards:
+            for left in range(0, shards, 2 * size):
+                right = left + size
+                mine, other = owners[left], owners[right]
+                if mine == owners[min(right + size, shards) - 1]:
+                    continue  # a whole branch of one worker, or a part of one
+                if self.rank == mine:
+                    term = rows.pop(right) if mine == other else self._theirs
+                    if mine != other:
+                        dist.recv(term, other, self._group)
+                    rows[left].add_(term)
+                elif self.rank == other:
+                    dist.send(rows.pop(right), mine, self._group)
+            size *= 2
+        root = rows[0] if self.first else self._theirs
+        dist.broadcast(root, 0, group=self._group)
+        return root
 
     def all_gather(self, rows: NDArray[Number]) -> NDArray[Number]:
         """All rows, in place, of which every worker has filled some and left the others 0.
@@ -224,7 +272,7 @@ def joined(shards: int, device: str) -> Iterator[Workers]:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=patience
         )
-        count = 1 << (min(dist.get_world_size(), shards).bit_length() - 1)
+        count = min(dist.get_world_size(), shards)
         # Every worker makes every group, also those that it has no part in.
         group = dist.new_group(range(count), timeout=patience)
         pulse = Pulse(dist.get_rank(), dist.get_world_size())

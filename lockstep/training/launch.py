@@ -19,8 +19,12 @@ _GRACE_OF_TORCHRUN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 
 def count(wanted: int, shards: int, device: str) -> int:
-    """How many workers to start here: ``wanted``, or for 0 one for each core or GPU."""
-    return wanted or 1 << (min(_places(device), shards).bit_length() - 1)
+    """How many workers to start here: ``wanted``, or for 0 one for each core or GPU.
+
+    No more than bring something: 6 are not faster than 4 for 8 shards, of which one has two.
+    """
+    most = -(-shards // _places(device))  # shards of a worker
+    return wanted or -(-shards // most)
 
 
 def _places(device: str) -> int:

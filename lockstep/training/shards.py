@@ -59,6 +59,7 @@ class ShardedGradient:
         self.represent, self.moves = represent, moves
         self._weighs: bool | None = None  # whether the loss is by example; not known before a call
         self._levels: list[torch.Tensor] = []
+        self._rows: dict[int, torch.Tensor] = {}  # sums of branches, by their first shards
         self._before = torch.empty_like(flat.buffers)
         self._moved = torch.empty_like(flat.buffers, dtype=torch.bool)
 
@@ -79,35 +80,58 @@ class ShardedGradient:
 
         ``shards`` are those of this worker's block. Buffers of the model move on by one step.
         """
-        flat = self.flat
+        flat, rows = self.flat, dict[int, torch.Tensor]()
         self._before.copy_(flat.buffers)
         self._moved.zero_()
         counts = [count.clone() for count in flat.counts]
-        fingerprints = 0
+        fingerprints, shards = 0, list(shards)
+        branches = self.workers.branches(self.block)
         with self._moving():
-            if self.represent:
-                shards = list(shards)
-                whole = self._whole(step, samples, shards, counts)
+            whole = self._whole(step, samples, shards, counts) if self.represent else None
             for shard, batch in zip(self.block, shards, strict=True):
-                flat.row.zero_()
-                if self.represent and shard == 0:
-                    whole.begin(flat)
-                if rows := rows_of(batch.target):
+                if rows_of(batch.target):
                     fingerprints += _fingerprint(shard, batch)
-                    self._begin(step, shard, counts)
-                    place, share = _on(batch, flat.values.device), rows / samples
-                    if self.represent:
-                        start = samples * shard // self.shards
-                        self._represented(place, rows).backward(whole.slope[start : start + rows])
-                    else:
-                        self._backward(place, share)
-                    start = flat.gradient.numel()
-                    self._moved |= _bits(flat.buffers) != _bits(self._before)
-                    torch.mul(flat.buffers, share, out=flat.sums[start:-1])
-                self._add(shard - self.block.start, last=shard == self.block[-1])
+                branch = branches[len(rows)]
+                self._sum(step, samples, shard, batch, counts, whole)
+                self._add(shard - branch.start, last=shard == branch[-1])
+                if shard == branch[-1]:
+                    rows[branch.start] = self._keep(branch)
         self._note(counts, fingerprints, stop)
-        self.workers.all_reduce(flat.row)
+        flat.row.copy_(self.workers.all_reduce(rows, self.shards))
         return self._conclude(counts)
+
+    def _sum(
+        self,
+        step: int,
+        samples: int,
+        shard: int,
+        batch: Batch,
+        counts: list[torch.Tensor],
+        whole: "_Whole | None",
+    ) -> None:
+        """Leave in the row what one shard adds to the sums."""
+        flat, rows = self.flat, rows_of(batch.target)
+        flat.row.zero_()
+        if whole and shard == 0:
+            whole.begin(flat)
+        if not rows:
+            return
+        self._begin(step, shard, counts)
+        place, share = _on(batch, flat.values.device), rows / samples
+        if whole:
+            start = samples * shard // self.shards
+            self._represented(place, rows).backward(whole.slope[start : start + rows])
+        else:
+            self._backward(place, share)
+        self._moved |= _bits(flat.buffers) != _bits(self._before)
+        torch.mul(flat.buffers, share, out=flat.sums[flat.gradient.numel() : -1])
+
+    def _keep(self, branch: range) -> torch.Tensor:
+        """The sums of a branch: in the row itself for the last one, which nothing overwrites."""
+        if branch[-1] == self.block[-1]:
+            return self.flat.row
+        row = self._rows.setdefault(branch.start, torch.empty_like(self.flat.row))
+        return row.copy_(self.flat.row)
 
     def _backward(self, batch: Batch, share: float) -> None:
         """Form the gradient of a shard, and note its loss, and what it counts."""

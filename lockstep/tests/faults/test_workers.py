@@ -89,7 +89,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 def test_any_number_of_workers_changed_in_mid_run_gives_the_same_bits(
     tmp_path: Path, alone: Run
 ) -> None:
-    for workers, until in ((8, 5), (1, 9), (4, 20), (2, 0)):
+    for workers, until in ((8, 5), (1, 9), (3, 14), (4, 20), (6, 27), (2, 0)):
         done = command(*WORDS, f"--workers={workers}", f"--until={until}", "--runs", str(tmp_path))
         assert done.returncode == 0, done.stderr
         stopped = f"stopped at step {until}, as --until says"
@@ -140,10 +140,9 @@ def test_a_mistake_in_the_workers_is_told_once_in_one_line(tmp_path: Path) -> No
     assert "expected a finite number; the last good checkpoint is kept" in errors[0]
 
 
-@pytest.mark.parametrize(("workers", "wanted"), [("3", "a power of two"), ("16", "8 shards")])
-def test_a_number_of_workers_that_cannot_be_is_refused(workers: str, wanted: str) -> None:
-    done = command("train", "digits/base", f"--workers={workers}")
-    assert (done.returncode, wanted in done.stderr) == (2, True), done.stderr
+def test_more_workers_than_shards_are_refused() -> None:
+    done = command("train", "digits/base", "--workers=16")
+    assert (done.returncode, "8 shards" in done.stderr) == (2, True), done.stderr
 
 
 def test_workers_that_would_compute_something_else_are_refused(tmp_path: Path) -> None:

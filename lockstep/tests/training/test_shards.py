@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from lockstep.ground.generators import reseed
 from lockstep.program import Batch
 from lockstep.training.determinism import enforce
+from lockstep.training.distributed import Workers
 from lockstep.training.parameters import FlatParameters
 from lockstep.training.shards import ShardedGradient
 
@@ -55,6 +56,20 @@ def computed(
 def row_of(shard: Batch, share: float) -> torch.Tensor:
     """What one shard contributes, worked out alone."""
     return computed([shard])[0].sums * share
+
+
+def test_any_number_of_workers_has_whole_branches_of_one_tree() -> None:
+    for shards, count in itertools.product((2, 4, 8, 64), range(2, 65)):
+        if count > shards:
+            continue
+        blocks = [Workers(rank, count).block(shards) for rank in range(count)]
+        assert [shard for block in blocks for shard in block] == list(range(shards))
+        assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+        for block in blocks:
+            branches = Workers(0, count).branches(block)
+            assert [shard for branch in branches for shard in branch] == list(block)
+            assert all(branch.start % len(branch) == 0 for branch in branches)
+            assert {len(branch).bit_count() for branch in branches} == {1}
 
 
 def test_eight_shards_are_summed_along_the_tree() -> None:
