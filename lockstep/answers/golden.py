@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
@@ -66,19 +66,26 @@ def make(model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any]) -> b
 
 
 def rehearse(
-    model: str, preprocess: bytes, weights: bytes, rows: NDArray[Any], fitted: Any
+    model: str,
+    preprocess: bytes,
+    weights: bytes,
+    rows: NDArray[Any],
+    fitted: Any,
+    forget: Callable[[], None],
 ) -> None:
     """Try, before a training, that the model's Predictor can be made and answers two examples.
 
     Two are made, each under other seeds: what is stored must be all that decides their answers,
-    and they preprocess as the ``fitted`` one of the training does. Raises ModelError, in one line,
-    for whatever it would meet at the end.
+    and they preprocess as the ``fitted`` one of the training does. ``forget`` empties what the
+    project's code keeps in this process, which another one does not have. Raises ModelError, in one
+    line, for whatever it would meet at the end.
     """
     few = [np.ascontiguousarray(row) for row in rows[:2]]
     try:
         predictors, found, inputs = [], [], []
         for number in range(2):
             reseed(key_of(number, "predictor"))
+            forget()
             predictor = home.here().module(model).Predictor.of(preprocess, weights)
             predictors.append(predictor)
             for one in (predictor.preprocess, fitted):
@@ -87,6 +94,12 @@ def rehearse(
             outputs = predictor.outputs(few)
             predictor.answered(outputs)
             found.append(bits(outputs))
+            reseed(key_of(1, "predictor"))
+            if bits(predictor.outputs(few)) != found[-1]:
+                raise ModelError(
+                    f"{model}: the model draws random numbers when it answers; draw them only "
+                    "while it is trained (F.dropout(x, p, self.training))."
+                )
         if len({*map(tuple, inputs)}) > 1:
             raise ModelError(
                 f"{model}: Preprocess.from_state makes other inputs of an example than the fitted "

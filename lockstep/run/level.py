@@ -15,7 +15,27 @@ from lockstep.training import evaluation, selftest
 from lockstep.training.loop import apply, follow
 
 _ANSWERS = 8  # examples
-_ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}  # of the module os
+# What tells of the process or the machine, by module; with no name, all that a module has.
+_SURROUNDINGS = {
+    "os": (
+        *("environ", "environb", "getenv", "getenvb", "getpid", "getppid", "getpgid", "getuid"),
+        *("getgid", "getlogin", "uname", "getcwd", "getcwdb", "cpu_count", "process_cpu_count"),
+        *("sched_getaffinity", "getloadavg", "times", "sysconf", "urandom", "getrandom", "stat"),
+        *("lstat", "fstat", "listdir", "scandir", "walk"),
+    ),
+    "time": (
+        *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"),
+        *("process_time", "process_time_ns", "thread_time", "thread_time_ns", "localtime"),
+        *("gmtime", "ctime", "strftime"),
+    ),
+    "datetime": ("datetime.now", "datetime.utcnow", "datetime.today", "date.today"),
+    "sys": ("argv", "executable", "path", "flags", "getrefcount", "getsizeof"),
+    "threading": ("get_ident", "get_native_id", "current_thread", "active_count"),
+    "multiprocessing": ("cpu_count", "current_process", "parent_process"),
+    "uuid": ("uuid1", "uuid4", "getnode"),
+    "tempfile": ("mkdtemp", "mkstemp", "mktemp", "gettempdir"),
+    **dict.fromkeys(("platform", "socket", "getpass", "secrets", "psutil", "resource"), ()),
+}
 
 
 def rehearse(setup: Setup) -> None:
@@ -38,11 +58,16 @@ def answer(setup: Setup) -> None:
     evaluation.rehearse(setup.model, rows, setup.blocks("validation"), setup.evaluation)
 
 
+def is_portable(settings: Training) -> bool:
+    """Return whether these settings ask for the same bits on any CPU."""
+    return (settings.profile, settings.device) == ("portable", "cpu")
+
+
 def doubts(setup: Setup) -> set[str]:
     """Return why the bits of this process may differ on another CPU: a sentence for each reason."""
     settings = setup.experiment.training
     found = set()
-    if (settings.profile, settings.device) == ("portable", "cpu"):
+    if is_portable(settings):
         with selftest.Operations() as operations:
             rehearse(setup)
         found |= {f"operation {name}: not verified" for name in operations.unverified()}
@@ -56,39 +81,47 @@ def doubts(setup: Setup) -> set[str]:
     return found
 
 
-def environment_reads(files: Mapping[str, bytes]) -> set[str]:
-    """Return a reason for each source file of the project that reads environment variables."""
+def surroundings_read(files: Mapping[str, bytes]) -> set[str]:
+    """Return a reason for each source file of the project that asks for process or machine."""
     start = home.here().package.replace(".", "/") + "/"
     return {
-        f"{name}: reads environment variables, which are in no identity"
+        f"{name}: reads {what}, which is in no identity"
         for name, content in files.items()
-        if name.startswith(start) and name.endswith(".py") and _reads_environment(content)
+        if name.startswith(start) and name.endswith(".py")
+        for what in _surroundings(content)
     }
 
 
-def _reads_environment(content: bytes) -> bool:
+def _surroundings(content: bytes) -> set[str]:
+    """Return the dotted names in a source that are among the surroundings."""
+    places = dict[str, str]()  # what a name in this source stands for
     nodes = list(ast.walk(ast.parse(content)))
-    modules = {
-        alias.asname or alias.name
-        for node in nodes
-        if isinstance(node, ast.Import)
-        for alias in node.names
-        if alias.name == "os"
-    }
-    taken = {
-        alias.name
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.module == "os"
-        for alias in node.names
-    }
-    taken |= {
-        node.attr
-        for node in nodes
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id in modules
-    }
-    return bool(taken & _ENVIRONMENT)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                whole = alias.name if alias.asname else alias.name.partition(".")[0]
+                places[alias.asname or whole] = whole
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                places[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    dotted = {*places.values(), *(_dotted(node, places) for node in nodes)}
+    return {name for name in dotted if name and _tells(name)}
+
+
+def _dotted(node: ast.AST, places: Mapping[str, str]) -> str:
+    """Return the dotted name that an expression stands for, or nothing."""
+    if isinstance(node, ast.Name):
+        return places.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        start = _dotted(node.value, places)
+        return f"{start}.{node.attr}" if start else ""
+    return ""
+
+
+def _tells(name: str) -> bool:
+    module, _, rest = name.partition(".")
+    names = _SURROUNDINGS.get(module)
+    return names is not None and (bool(rest) if not names else rest in names)
 
 
 def promise(settings: Training, reasons: set[str]) -> Level:

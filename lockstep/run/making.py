@@ -9,13 +9,14 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lockstep.answers.output import output_of
 from lockstep.config.budgets import refuse_unknown
@@ -24,7 +25,7 @@ from lockstep.data.batches import Batches, Blocks
 from lockstep.data.dataset import Dataset, Split
 from lockstep.ground import home
 from lockstep.ground.digests import key_of, readable_json
-from lockstep.ground.errors import SettingError
+from lockstep.ground.errors import ModelError, SettingError
 from lockstep.ground.generators import reseed
 from lockstep.program import Balanced, Sampling, Sorted, Update
 from lockstep.training import evaluation
@@ -79,12 +80,9 @@ class Setup:
             self.preprocess = parts.Preprocess.fit(
                 experiment.settings, split.inputs, list(dataset.labels)
             )
-        reseed(key_of(experiment.seed, "weights"))
-        with home.readable_errors("Model", f" for {len(dataset.labels)} outputs"):
-            self.model = parts.Model(experiment.settings, len(dataset.labels)).to(settings.device)
-        if weights:
-            fill(self.model, weights, experiment.start.parameters, experiment.start.rename)
+        self.model = self._model(parts, weights)
         refuse_broken(self.model, settings.device)
+        _refuse_different(self.model.state_dict(), self._model(parts, weights).state_dict())
         with home.readable_errors("updates, groups or optimizer"):
             self.training = self._training(parts)
         reseed(key_of(experiment.seed, "sampling"))
@@ -102,6 +100,17 @@ class Setup:
         with home.readable_errors("schedule"):
             self.learning_rate = self._schedule(parts)
         self.evaluation = evaluation_of(parts, experiment.settings, dataset)
+
+    def _model(self, parts: Any, weights: bytes) -> nn.Module:
+        """Make the model as it is before the first step."""
+        experiment, classes = self.experiment, len(self.dataset.labels)
+        reseed(key_of(experiment.seed, "weights"))
+        with home.readable_errors("Model", f" for {classes} outputs"):
+            model: nn.Module = parts.Model(experiment.settings, classes)
+            model = model.to(experiment.training.device)
+        if weights:
+            fill(model, weights, experiment.start.parameters, experiment.start.rename)
+        return model
 
     def _encode(self, raw: NDArray[Any], generator: torch.Generator) -> Any:
         inputs = self.preprocess(raw)
@@ -265,6 +274,19 @@ def objective(experiment: Experiment, dataset: Dataset) -> tuple[str, bool]:
         name, *_ = setup.evaluation.names
     name = name or DEFAULTS[dataset.kind][0]
     return name, measuring.is_lower_better(name)
+
+
+def _refuse_different(tensors: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    """Raise ModelError if a model that was made again from the same seed has other tensors."""
+    for name, tensor in tensors.items():
+        if isinstance(tensor, torch.Tensor):
+            one, other = (each.detach().cpu().flatten() for each in (tensor, again[name]))
+            if one.numel() and not torch.equal(one.view(torch.uint8), other.view(torch.uint8)):
+                raise ModelError(
+                    f"{name}: found other values when the model was made again from the same seed; "
+                    "draw them from torch's default generator (nn.init, torch.randn), not from "
+                    "time, the system or an unseeded generator of NumPy."
+                )
 
 
 def train_setup(

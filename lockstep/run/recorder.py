@@ -66,6 +66,7 @@ class Recorder(NullRecorder):
         self._rate = 0.0  # of the last step
         self._monitor = setup.monitor
         self.origin = origin  # digests of what the run is set up with
+        self._begun = dict[str, str]()  # and of what it was begun with, if it resumes
         self.notebook = environment.from_notebook()
         self._open, self._saved = ExitStack(), time.monotonic()
         self.checkpoints = Checkpoints(
@@ -85,7 +86,8 @@ class Recorder(NullRecorder):
         if snapshot is None:
             self._open_files(0)
             return
-        self._refuse_other_origin(snapshot)
+        self._begun = snapshot.state.get("origin", {})
+        self._refuse_other_origin()
         self.training.restore(snapshot)
         self.doubts |= set(snapshot.state["doubts"])
         self.notebook |= snapshot.state["notebook"]
@@ -114,14 +116,20 @@ class Recorder(NullRecorder):
                     f"{self.run.folder / name}: was altered before step {snapshot.step}."
                 )
 
-    def _refuse_other_origin(self, snapshot: Snapshot) -> None:
+    def begin(self, first_step: str) -> None:
+        """Keep a digest of the run's first step, or compare it with that of who began the run."""
+        self.origin["first step"] = first_step
+        self._refuse_other_origin()
+
+    def _refuse_other_origin(self) -> None:
         """Raise RunError if a run is set up otherwise than when it was begun."""
-        for name, digest in snapshot.state.get("origin", {}).items():
-            if self.origin[name] != digest:
+        for name in self._begun.keys() & self.origin.keys():
+            if self.origin[name] != self._begun[name]:
                 raise RunError(
-                    f"{self.run.folder}: its {name} differ from those that it was begun with, from "
-                    "the same code, data and seed; make Preprocess.fit and Model independent of "
-                    "hash order, time and machine, then delete the run and train it again."
+                    f"{self.run.folder}: {name}: found other bits than when the run was begun, "
+                    "from the same code, data and seed; make Preprocess, Model and loss "
+                    "independent of the process, the order of sets, time and machine, then delete "
+                    "the run and train it again."
                 )
 
     def _files(self) -> dict[str, str]:

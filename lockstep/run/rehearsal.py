@@ -22,7 +22,9 @@ from lockstep.ground import home
 from lockstep.ground.digests import canonical_json, digest_of
 from lockstep.ground.errors import EnvironmentMismatch, ModelError
 from lockstep.program import Batch, rows_of
+from lockstep.run.caches import TORCHS, Caches
 from lockstep.run.making import Setup
+from lockstep.training.checkpoint import Snapshot
 from lockstep.training.evaluation import evaluation_mode
 from lockstep.training.loop import apply
 from lockstep.training.optimizer import Own
@@ -34,8 +36,11 @@ _LARGEST_DIFFERENCE = {"float32": 1e-3, "bf16": 1e-2}
 _MEAN_OF = 32  # examples, enough for that
 
 
-def rehearse(setup: Setup) -> "Inspection":
+def rehearse(setup: Setup, caches: Caches) -> "Inspection":
     """Compute shards twice and compare; return what looks on while the run trains.
+
+    ``caches`` that were filled are emptied for a third time, in which a value that was drawn at
+    first use shows.
 
     Raises ModelError with what breaks a law, in one line.
     """
@@ -51,6 +56,10 @@ def rehearse(setup: Setup) -> "Inspection":
         _refuse_moving(states[1], states[2])
         _refuse_without_gradient(setup, reached)
         _refuse_different(*passes)
+        if caches.are_filled():
+            caches.empty()
+            again = _fingerprints(setup, -1, before.tensors["values"], reached)
+            _refuse_different(passes[0], again)
         for move in setup.training.moves:
             _refuse_no_mean(setup, move)
         _refuse_other_steps(setup)
@@ -179,6 +188,37 @@ def agree(setup: Setup) -> dict[str, str]:
                 "in order, no time, no files of one machine)."
             )
     return mine
+
+
+def first_step(setup: Setup, beginning: Snapshot) -> str:
+    """Return a digest of what the first shard of a run gives, from where the run begins.
+
+    Another process finds the same one: another worker, or the one that resumes the run.
+    """
+    before, batches, found = setup.training.snapshot(), setup.batches, b""
+    setup.training.restore(beginning)
+    try:
+        samples = len(batches.ids(0))
+        shard = _chosen(samples, batches.shards)[0]
+        for move in setup.training.moves:
+            alone = move.gradient.alone(batches.shards)
+            whole = range(batches.shards)
+            alone.block = whole if move.gradient.represent else whole[shard : shard + 1]
+            alone.compute(0, samples, [batches.at(0, one) for one in alone.block], False)
+            found += move.gradient.flat.sums.cpu().numpy().tobytes()
+    finally:
+        setup.training.restore(before)
+    return digest_of(found)
+
+
+def refuse_other_process(setup: Setup, digest: str) -> None:
+    """Raise EnvironmentMismatch if this worker's first step has other bits than the first's."""
+    if setup.workers.broadcast_bytes(digest.encode()) != digest.encode():
+        raise EnvironmentMismatch(
+            f"worker {setup.workers.rank}: its first step has other bits than the first worker's; "
+            "Model, loss and Preprocess must not depend on the process (os.getpid, the order of a "
+            "set of objects), the time or the machine."
+        )
 
 
 Place = tuple[int, int, int]  # update, step and shard; -1 for all shards of a batch
@@ -471,8 +511,7 @@ def _gradient(move: Move, shards: list[Batch], first: int = 0) -> torch.Tensor:
 
 
 # What a step may not leave changed: attributes of modules, of the preprocessing, of the project's
-# own modules. What torch keeps in a module itself is in checkpoints, or is the same always.
-_TORCHS = {"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"}
+# own modules.
 
 
 def _attributes(setup: Setup) -> dict[str, int]:
@@ -480,7 +519,7 @@ def _attributes(setup: Setup) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, module in setup.model.named_modules():
         if not type(module).__module__.startswith("torch."):
-            found |= _values(f"{name or 'Model'}.", vars(module), _TORCHS)
+            found |= _values(f"{name or 'Model'}.", vars(module), TORCHS)
     found |= _values("Preprocess.", vars(setup.preprocess), set())
     for move in setup.training.moves:
         if isinstance(move.optimizer, Own):

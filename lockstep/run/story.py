@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from lockstep.answers import golden
 from lockstep.answers.predictor import Predictor
@@ -20,6 +21,7 @@ from lockstep.ground.watch import Watch
 from lockstep.records.checkout import package_of
 from lockstep.records.identity import Parts, identity
 from lockstep.records.run import Run
+from lockstep.run.caches import Caches
 from lockstep.run.ending import end, final_measures
 from lockstep.run.keeping import (
     files_that_make,
@@ -34,10 +36,16 @@ from lockstep.run.keeping import (
     what_decides,
     write,
 )
-from lockstep.run.level import doubts, environment_reads
+from lockstep.run.level import doubts, is_portable, surroundings_read
 from lockstep.run.making import Setup, evaluation_of, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
-from lockstep.run.rehearsal import Inspection, agree, rehearse
+from lockstep.run.rehearsal import (
+    Inspection,
+    agree,
+    first_step,
+    refuse_other_process,
+    rehearse,
+)
 from lockstep.run.starting import begin
 from lockstep.run.witness import Witness
 from lockstep.training.determinism import enforce
@@ -95,9 +103,20 @@ def run_experiment(
                     )
                     recorder = Recorder(run, setup, watch, origin, owner)
                     _train_to_receipt(
-                        setup, check, recorder, until, passed, environment_reads(files)
+                        setup, check, recorder, until, passed, surroundings_read(files)
                     )
     return run
+
+
+class Checked(NamedTuple):
+    """What a rehearsal gives: who looks on later, doubts, and a digest of the first step.
+
+    The digest is empty where another process may have other bits: in doubt, or not portable.
+    """
+
+    inspection: Inspection
+    reasons: set[str]
+    first_step: str
 
 
 def _set_up(
@@ -107,30 +126,38 @@ def _set_up(
     workers: Workers,
     files: dict[str, bytes],
     place: Place,
-) -> tuple[Setup, dict[str, str], Callable[[], Inspection]]:
-    """Set up a run, alike in each worker; return it, its digests, and what checks it."""
+) -> tuple[Setup, dict[str, str], Callable[[], Checked]]:
+    """Set up a run, alike in each worker; return it, its digests, and what checks it once."""
     witness = Witness(paths_of(files), [place.data / "arrays"], packages_of(files))
     with witness.noting():
         setup = Setup(experiment, dataset, workers, weights)
-    origin = agree(setup)
+    origin, beginning = agree(setup), [setup.training.snapshot()]
 
-    def check() -> Inspection:
+    def check() -> Checked:
         with witness.noting():
-            inspect = rehearse(setup)
+            caches = Caches(setup)
+            inspect = rehearse(setup, caches)
             setup.rehearse_evaluation()
         witness.refuse_unknown()
         examples = dataset.splits["test"].inputs
         golden.rehearse(
-            experiment.model, setup.stored(), setup.weights(), examples, setup.preprocess
+            *(experiment.model, setup.stored(), setup.weights(), examples, setup.preprocess),
+            caches.empty,
         )
-        return inspect
+        caches.empty()  # of what was computed without gradients
+        reasons, first = doubts(setup), ""  # comes back when all workers have come so far
+        if is_portable(experiment.training) and not reasons:
+            first = first_step(setup, beginning.pop())
+            refuse_other_process(setup, first)
+        beginning.clear()  # as long as a training is too long for a copy of its beginning
+        return Checked(inspect, reasons, first)
 
     return setup, origin, check
 
 
 def _train_to_receipt(
     setup: Setup,
-    check: Callable[[], Inspection],
+    check: Callable[[], Checked],
     recorder: Recorder,
     until: int,
     passed: Callable[[], None],
@@ -140,10 +167,12 @@ def _train_to_receipt(
     environment.git()  # remembered now, because people commit while a run trains
 
     def checked() -> Inspection:
-        inspect = check()
-        recorder.doubt(doubts(setup) | reasons)  # comes back when all workers have come so far
+        found = check()
+        recorder.doubt(found.reasons | reasons)
+        if found.first_step:
+            recorder.begin(found.first_step)
         passed()
-        return inspect
+        return found.inspection
 
     if train_setup(setup, recorder, checked, until):
         with stop_signal() as signals:
@@ -162,15 +191,9 @@ def _is_finished(parts: Parts, workers: Workers) -> bool:
     return bool(first["finished"])
 
 
-def _help(setup: Setup, check: Callable[[], Inspection], until: int) -> None:
+def _help(setup: Setup, check: Callable[[], Checked], until: int) -> None:
     """Do what a worker does that is not the first: its part of training and evaluation."""
-
-    def checked() -> Inspection:
-        inspect = check()
-        doubts(setup)
-        return inspect
-
-    if train_setup(setup, NullRecorder(), checked, until):
+    if train_setup(setup, NullRecorder(), lambda: check().inspection, until):
         with stop_signal() as signals:
             final_measures(setup, signals)
 

@@ -277,8 +277,8 @@ MUTANTS = (
     Mutant(
         "workers keep their own sums",
         "training/shards.py",
-        "self.workers.all_reduce(flat.row)",
-        "pass",
+        "self.workers.all_reduce(rows, self.shards)",
+        "flat.row",
         4,
         (
             "faults/test_workers.py::test_any_number_of_workers_changed_in_mid_run_gives_the_same_bits",
@@ -421,10 +421,36 @@ MUTANTS = (
         ("run/test_rehearsal.py::test_preprocessing_that_stores_less_than_it_fitted_is_refused",),
     ),
     Mutant(
+        "a value may be drawn at first use",
+        "run/rehearsal.py",
+        "if caches.are_filled():",
+        "if False:",
+        10,
+        (
+            "run/test_rehearsal.py::test_a_value_that_is_drawn_at_first_use_is_refused_and_one_that_is_computed_is_not",
+        ),
+    ),
+    Mutant(
+        "another process may compute other bits",
+        "run/story.py",
+        "recorder.begin(found.first_step)",
+        "pass",
+        10,
+        ("run/test_rehearsal.py::test_another_process_that_computes_other_bits_is_refused",),
+    ),
+    Mutant(
+        "first weights may be drawn by the system",
+        "run/making.py",
+        "if one.numel() and not torch",
+        "if False and not torch",
+        10,
+        ("run/test_rehearsal.py::test_first_weights_that_are_drawn_otherwise_are_refused",),
+    ),
+    Mutant(
         "a model may read the environment",
         "run/story.py",
-        "doubts(setup) | reasons",
-        "doubts(setup)",
+        "found.reasons | reasons",
+        "found.reasons",
         10,
         ("run/test_laws.py::test_a_model_that_reads_the_environment_lowers_the_level_by_name",),
     ),
@@ -597,7 +623,7 @@ MUTANTS = (
     Mutant(
         "a resumed run may have other preprocessing",
         "run/recorder.py",
-        "if self.origin[name] != digest:",
+        "if self.origin[name] != self._begun[name]:",
         "if False:",
         10,
         (

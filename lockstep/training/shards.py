@@ -84,7 +84,8 @@ class ShardedGradient:
         self._before.copy_(flat.buffers)
         self._moved.zero_()
         counts = [count.clone() for count in flat.counts]
-        fingerprints, shards = 0, list(shards)
+        fingerprints = 0
+        shards = list(shards)
         branches = self.workers.branches(self.block)
         with self._moving():
             whole = self._whole(step, samples, shards, counts) if self.represent else None
@@ -141,6 +142,11 @@ class ShardedGradient:
             self.flat.weight.copy_(weight.detach())
         else:
             loss = value * share
+        if not loss.requires_grad:
+            raise ModelError(
+                "loss: found a value that leads back to no parameter, expected one that gradients "
+                "can pass (no .item(), .detach() or argmax on the way, and gradients switched on)."
+            )
         loss.backward()
         self.flat.sums[-1] = loss.detach()
 

@@ -12,7 +12,7 @@ from lockstep.ground import home
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
-from lockstep.run.level import environment_reads
+from lockstep.run.level import surroundings_read
 from lockstep.tests.projects import NETWORK, Bring, Project
 
 PREPROCESS = (home.ENGINE / "examples" / "models" / "digits" / "preprocess.py").read_text()
@@ -22,9 +22,9 @@ SHIFT = '''        """Each picture moved by up to ``shift`` pixels, in training 
 AUGMENTED = PREPROCESS.replace(SHIFT, "        inputs = inputs * float(np.random.rand())")
 NORMALISED = NETWORK.replace("nn.ReLU())\n", "nn.ReLU(), nn.BatchNorm1d(16))\n")
 NOISY = NETWORK.replace(
-    "    def forward(self, inputs):\n",
-    "    def forward(self, inputs):\n        if not torch.is_grad_enabled():\n"
-    "            inputs = inputs + torch.randn_like(inputs)\n",
+    "    inputs, labels = batch\n",
+    "    inputs, labels = batch\n    if not torch.is_grad_enabled():\n"
+    "        inputs = inputs + torch.randn_like(inputs)\n",
 )
 IN_TURN = NETWORK.replace("import torch\n", "import itertools\n\nimport torch\n", 1).replace(
     "    def forward(self, inputs):\n",
@@ -88,24 +88,37 @@ def test_a_model_that_reads_the_environment_lowers_the_level_by_name(
     name = f"{project.package}/models/brought/model.py"
     assert level == {
         "promise": "same bits on this machine",
-        "lowered": [f"{name}: reads environment variables, which are in no identity"],
+        "lowered": [f"{name}: reads os.environ, which is in no identity"],
     }
 
 
 @pytest.mark.parametrize(
     ("text", "reads"),
     [
-        ("import os\nGAIN = os.environ['GAIN']", True),
-        ("import os as system\nGAIN = system.getenv('GAIN')", True),
-        ("from os import environ as surroundings", True),
-        ("import os\nHERE = os.path.dirname(__file__)", False),
-        ("from acme import os\nGAIN = os.environ", False),
+        ("import os\nGAIN = os.environ['GAIN']", ["os.environ"]),
+        ("import os.path\nGAIN = os.environ['GAIN']", ["os.environ"]),
+        ("import os as system\nGAIN = system.getenv('GAIN')", ["os.getenv"]),
+        ("from os import environ as surroundings", ["os.environ"]),
+        ("import os\nHERE = os.path.dirname(__file__)", []),
+        ("from acme import os\nGAIN = os.environ", []),
+        ("from .os import environ", []),
+        (
+            "import os, time\nODD = (os.getpid() + time.time_ns()) % 2",
+            ["os.getpid", "time.time_ns"],
+        ),
+        ("from datetime import datetime\nHOUR = datetime.now().hour", ["datetime.datetime.now"]),
+        ("import datetime as d\nDAY = d.date.today().day", ["datetime.date.today"]),
+        ("from datetime import timedelta\nWEEK = timedelta(7)", []),
+        ("import socket\nNAME = socket.gethostname()", ["socket.gethostname"]),
+        ("from platform import machine", ["platform.machine"]),
+        ("import time\ntime.sleep(0)", []),
     ],
 )
-def test_reading_the_environment_shows_in_the_source(text: str, reads: bool) -> None:
+def test_reading_the_surroundings_shows_in_the_source(text: str, reads: list[str]) -> None:
     names = ("lockstep/examples/models/mine/model.py", "lockstep/ground/place.py")
-    found = environment_reads(dict.fromkeys(names, text.encode()))
-    assert [reason.partition(":")[0] for reason in found] == [names[0]] * reads
+    found = surroundings_read(dict.fromkeys(names, text.encode()))
+    wanted = {f"{names[0]}: reads {name}, which is in no identity" for name in reads}
+    assert found == wanted
 
 
 @pytest.mark.slow

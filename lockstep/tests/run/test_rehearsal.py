@@ -323,7 +323,9 @@ def test_preprocessing_that_differs_when_a_run_is_resumed_is_refused(
     project.train(place, until=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPOT", "here")
-        with pytest.raises(RunError, match="its preprocessing differ from those"):
+        with pytest.raises(
+            RunError, match="preprocessing: found other bits than when the run was begun"
+        ):
             project.train(place)
     assert project.train(place).receipt
 
@@ -352,8 +354,8 @@ def test_an_operation_of_evaluation_alone_lowers_the_level(bring: Bring, place: 
     ]
 
 
-def test_chance_in_evaluation_too_is_no_reason_to_refuse_a_mean(bring: Bring, place: Place) -> None:
-    noisy = "        inputs = inputs + torch.randn_like(inputs)\n"
+def test_chance_in_training_is_no_reason_to_refuse_a_mean(bring: Bring, place: Place) -> None:
+    noisy = "        inputs = inputs + self.training * torch.randn_like(inputs)\n"
     assert bring(model=model(forward=noisy)).train(place).receipt
 
 
@@ -507,6 +509,85 @@ def test_what_answers_need_and_weights_do_not_hold_is_refused_before_the_first_s
     with pytest.raises(ModelError, match=re.escape(message)):
         bring(model=text).train(place)
     assert not list(place.runs.glob("*/trace.bin"))
+
+
+# Values that are made at first use, and the place in which the process keeps them.
+KEPT = {
+    "functools.cache": ("@functools.cache\ndef made(n):\n    return VALUE", "made(16)"),
+    "a dict of the module": (
+        "KEPT = {}\ndef made(n):\n    if n not in KEPT:\n        KEPT[n] = VALUE\n    return KEPT[n]",
+        "made(16)",
+    ),
+    "a global": (
+        "KEPT = None\ndef made(n):\n    global KEPT\n    KEPT = VALUE if KEPT is None else KEPT\n"
+        "    return KEPT",
+        "made(16)",
+    ),
+    "an attribute": (
+        "def made(self, n):\n    if not hasattr(self, 'kept'):\n        self.kept = VALUE\n"
+        "    return self.kept",
+        "made(self, 16)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_a_value_that_is_drawn_at_first_use_is_refused_and_one_that_is_computed_is_not(
+    bring: Bring, place: Place, kind: str
+) -> None:
+    made, used = KEPT[kind]
+
+    def text(value: str) -> str:
+        network = NETWORK.replace("self.features(inputs)", f"{used} * self.features(inputs)")
+        return f"import functools\n{network}\n{made.replace('VALUE', value)}\n"
+
+    with pytest.raises(ModelError, match="has other bits when it is computed again"):
+        bring(model=text("torch.randn(n)")).train(place)
+    assert not list(place.runs.glob("*/trace.bin"))
+    assert bring(model=text("torch.linspace(0.5, 1.5, n)")).train(place).receipt
+
+
+@pytest.mark.parametrize(
+    "drawn", ["np.random.default_rng().random()", "time.perf_counter_ns()", "os.urandom(4)[0]"]
+)
+def test_first_weights_that_are_drawn_otherwise_are_refused(
+    bring: Bring, place: Place, drawn: str
+) -> None:
+    made = f"nn.init.constant_(self.classifier.bias, {drawn} % 1000)\n\n    def forward"
+    network = NETWORK.replace("    def forward", f"        {made}")
+    text = f"import os, time\nimport numpy as np\n{network}"
+    with pytest.raises(ModelError, match="found other values when the model was made again"):
+        bring(model=text).train(place)
+
+
+def test_a_loss_that_leads_back_to_no_parameter_is_one_line(bring: Bring, place: Place) -> None:
+    text = NETWORK.replace(
+        "F.cross_entropy(model(inputs), labels)", "F.cross_entropy(model(inputs).detach(), labels)"
+    )
+    with pytest.raises(ModelError, match="loss: found a value that leads back to no parameter"):
+        bring(model=text).train(place)
+
+
+def test_chance_in_answers_is_refused_before_the_first_step(bring: Bring, place: Place) -> None:
+    text = NETWORK.replace("self.dropout(self.features(inputs))", "F.dropout(inputs.flatten(1))")
+    text = text.replace("nn.Linear(16, classes)", "nn.Linear(64, classes)")
+    text = text.replace("        self.features = ", "        self.features = nn.Identity()  # ")
+    with pytest.raises(ModelError, match="the model draws random numbers when it answers"):
+        bring(model=text).train(place)
+
+
+def test_another_process_that_computes_other_bits_is_refused(bring: Bring, place: Place) -> None:
+    """As the order of a set of objects does; here it is a variable that changes in between."""
+    text = f"import os\n{NETWORK}".replace(
+        "self.classifier(self", "float(os.environ.get('GAIN', 1)) * self.classifier(self"
+    )
+    project = bring(model=text)
+    project.train(place, until=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAIN", "2")
+        with pytest.raises(RunError, match="first step: found other bits than when the run was"):
+            project.train(place)
+    assert project.train(place).receipt
 
 
 def test_a_constant_that_is_made_alike_each_time_is_no_state(bring: Bring, place: Place) -> None:
