@@ -1,5 +1,6 @@
 """Reads a recipe and overrides into an experiment, and reports every mistake in them at once."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,44 @@ def read_value(text: str) -> Any:
         return yaml_text.load(text)
     except yaml.YAMLError:
         return text
+
+
+def written_value(value: Any) -> str:
+    """Return the text of an override's value, which ``read_value`` reads as that value."""
+    if isinstance(value, str) and read_value(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def overrides_of(experiment: Experiment, recipe: Path) -> list[str]:
+    """Return the overrides that make an experiment of its recipe as it is now.
+
+    Raises SettingError if the recipe is wrong, or states a budget that the experiment lacks.
+    """
+    plain, _ = resolve(experiment.model, recipe, type(experiment.settings), seed=experiment.seed)
+    if missing := [name for name in plain.accept if name not in experiment.accept]:
+        raise SettingError(f"{recipe}: accept.{missing[0]}: found it, expected none.")
+    before, now = _by_key(plain), _by_key(experiment)
+    return [f"{key}={written_value(now[key])}" for key in now if now[key] != before.get(key)]
+
+
+def changed(experiment: Experiment) -> list[tuple[str, Any, Any]]:
+    """Return the settings that differ from their defaults: key, value, default."""
+    return [
+        (f"{section}.{name}", value, setting.default)
+        for section, part in experiment.sections.items()
+        for name, setting in settings_of(type(part)).items()
+        if (value := getattr(part, name)) != setting.default
+    ]
+
+
+def _by_key(experiment: Experiment) -> dict[str, Any]:
+    settings = {
+        f"{section}.{name}": getattr(part, name)
+        for section, part in experiment.sections.items()
+        for name in settings_of(type(part))
+    }
+    return settings | {f"accept.{name}": bound for name, bound in experiment.accept.items()}
 
 
 def _place(recipe: Path) -> str:

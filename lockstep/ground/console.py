@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, TextIO
 
 from lockstep.ground.errors import harmless
@@ -76,6 +77,17 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if 1e-2 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
 
 
+def time_left(done: int, remaining: int, seconds: float) -> str:
+    """Return how long the remaining steps take if they take as long as those done so far.
+
+    The mean over the session holds evaluations and checkpoints, and one slow moment hardly moves
+    it. Before the first step is done there is no estimate.
+    """
+    if done <= 0:
+        return "-:--:--"
+    return str(timedelta(seconds=round(max(remaining, 0) * seconds / done)))
+
+
 class _Bar(Watch):
     """A live bar: epoch, step, loss, samples a second, time left, last checkpoint."""
 
@@ -107,7 +119,6 @@ class _Bar(Watch):
             MofNCompleteColumn,
             Progress,
             TextColumn,
-            TimeRemainingColumn,
         )
 
         self.say(run)
@@ -124,7 +135,7 @@ class _Bar(Watch):
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
             TextColumn("{task.fields[speed]:,.0f} samples/s"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("saved {task.fields[saved]}"),
             console=self._console,
             auto_refresh=False,
@@ -138,6 +149,7 @@ class _Bar(Watch):
             epochs=self._epochs,
             loss=0,
             speed=0,
+            left=time_left(0, steps - step, 0),
             saved=step,
         )
         self._progress.start()
@@ -147,12 +159,14 @@ class _Bar(Watch):
         if now - self._drawn < 0.2:
             return
         self._drawn = now
+        steps = self._per_epoch * self._epochs
         self._progress.update(
             self._task,
             completed=step,
             epoch=(step - 1) // self._per_epoch + 1,
             loss=loss,
             speed=(step - self._first) * self._batch / (now - self._began),
+            left=time_left(step - self._first, steps - step, now - self._began),
             saved=self._saved,
         )
         self._progress.refresh()

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -89,7 +89,8 @@ def _taken(source: Any, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
         except _Unfit as error:
             raise DataError(f"picture: found {error}.") from error
     try:
-        tensor = isinstance(source, torch.Tensor)
+        torch = sys.modules.get("torch")  # loaded where a tensor was made, and slow to load
+        tensor = torch is not None and isinstance(source, torch.Tensor)
         array = source.detach().cpu().numpy() if tensor else np.asarray(source)
     except (TypeError, ValueError) as error:
         raise DataError(f"picture: found no array of numbers ({error}).") from error

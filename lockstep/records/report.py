@@ -152,10 +152,13 @@ def page(
     trace: NDArray[np.void],
     mistakes: Sequence[Mistake] = (),
     pairs: Sequence[Pair] = (),
+    settings: Sequence[Sequence[str]] = (),
+    commands: Sequence[str] = (),
 ) -> bytes:
     """The report of a run: results, learning curves, tables of classes, mistakes, the receipt.
 
-    ``mistakes`` and ``pairs`` are those of its answers on the test split.
+    ``mistakes`` and ``pairs`` are those of its answers on the test split. ``settings`` are those
+    that differ from their defaults (name, value, default), ``commands`` make the run again.
     """
     content: Receipt = json.loads(receipt)
     results = content["results"]
@@ -170,6 +173,8 @@ def page(
         "weights kept from step": f"{results['kept_step']:,}",
         "weights sha256": results["weights_sha256"],
         "identity": content["identity"]["digest"],
+        "data version": results["data_version"],
+        **_circumstances(content),
     }
     cautions = []
     if drift := content["environment"]["drift"]:
@@ -183,10 +188,31 @@ def page(
         facts=table(
             [[name, f"<code>{html.escape(value)}</code>"] for name, value in facts.items()]
         ),
+        settings=_settings(settings),
+        commands="".join(f"<pre>{html.escape(command)}</pre>" for command in commands),
         curves=_curves(rows, trace, results["monitor"]),
         answers=_answered(test, names, mistakes, pairs),
         receipt=html.escape(receipt.decode()),
     ).encode()
+
+
+def _circumstances(content: Receipt) -> dict[str, str]:
+    """The commit, the date and how long training took, in the order of the table."""
+    git, timing = content["environment"]["git"], content["timing"]
+    commit = git["commit"] or "none, trained outside a checkout"
+    resumed, workers = timing["resumed_at_step"], timing["workers"]
+    seconds = f"{timing['seconds']:,.1f} s with {workers} worker{'s' * (workers != 1)}"
+    return {
+        "commit": f"{commit}, with uncommitted changes" if git["dirty"] else commit,
+        "finished": timing["finished"],
+        "duration": f"{seconds}, from step {resumed:,}, where it resumed" if resumed else seconds,
+    }
+
+
+def _settings(rows: Sequence[Sequence[str]]) -> str:
+    cells = [[f"<code>{html.escape(cell)}</code>" for cell in row] for row in rows]
+    changed = table(cells, ["setting", "value", "default"]) if cells else ""
+    return f"{changed}<p>All other settings have their defaults.</p>"
 
 
 def comparison(
@@ -394,6 +420,10 @@ _PAGE = """<!doctype html>
 <h1>{run}</h1>
 {warning}
 {facts}
+<h2>Train it again</h2>
+{commands}
+<h2>Settings</h2>
+{settings}
 <h2>Learning curves</h2>
 {curves}
 {answers}

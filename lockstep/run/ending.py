@@ -1,5 +1,6 @@
 """Ends a run: final answers, golden examples, report, and the receipt as the last file."""
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,11 @@ from signal import SIGTERM
 import torch
 
 from lockstep.answers import golden
+from lockstep.config import recipe
+from lockstep.config.experiment import Experiment
 from lockstep.ground import environment, home, wheels
 from lockstep.ground.digests import digest_of
-from lockstep.ground.errors import EnvironmentMismatch, Interrupted
+from lockstep.ground.errors import EnvironmentMismatch, Interrupted, ModelError, SettingError
 from lockstep.ground.files import write_atomically
 from lockstep.records import report, trace
 from lockstep.records.receipt import Results, Splits, Timing, receipt
@@ -140,4 +143,41 @@ def _report(setup: Setup, run: Run, receipt: bytes, test: Measurement) -> bytes:
         lambda row: show(inputs[row]),
     )
     steps = trace.read(run.folder / "trace.bin")
-    return report.page(receipt, run.metrics(), steps, answers.mistakes(), answers.pairs())
+    return report.page(
+        receipt,
+        run.metrics(),
+        steps,
+        answers.mistakes(),
+        answers.pairs(),
+        settings(setup.experiment),
+        commands(setup.experiment, run.name),
+    )
+
+
+def settings(experiment: Experiment) -> list[list[str]]:
+    """Return the settings that differ from their defaults as the report shows them."""
+    return [
+        [key, *map(recipe.written_value, values)] for key, *values in recipe.changed(experiment)
+    ]
+
+
+def commands(experiment: Experiment, run: str) -> list[str]:
+    """Return the commands that train a run again: in this clone, and from its recorded source.
+
+    Without a recipe that it can be made of, as one that was edited while it trained, there is the
+    second alone.
+    """
+    here, again = home.here(), f"invoke reproduce {shlex.quote(run)}"
+    try:
+        path = here.recipe(experiment.model, experiment.recipe)
+        overrides = recipe.overrides_of(experiment, path)
+        elsewhere = here.package != home.package_of_clone()
+    except (ModelError, SettingError, OSError):
+        return [again]
+    words = ["invoke", "train", "--model", experiment.model, "--recipe", experiment.recipe]
+    words += ["--seed", str(experiment.seed)]
+    for override in overrides:
+        words += ["--set", override]
+    if elsewhere:
+        words.insert(0, f"LOCKSTEP_PROJECT={here.package}")
+    return [shlex.join(words), again]

@@ -13,6 +13,7 @@ from lockstep.loading import Served
 from lockstep.serving import description
 from lockstep.serving.asking import Asking
 from lockstep.serving.gate import PREDICT, Gate
+from lockstep.serving.guide import HEADERS, guide
 from lockstep.serving.limits import Limits
 from lockstep.serving.metrics import KIND, Metrics
 from lockstep.serving.page import page
@@ -33,10 +34,12 @@ def app(
     """
     metrics = Metrics(served.name, str(served.about.get("identity", "")))
     asking = Asking(served.predictor, limits or Limits(), metrics)
-    return Gate(_rest(served, asking, metrics, stop), asking, metrics, token, hosts)
+    return Gate(_rest(served, asking, metrics, stop, bool(token)), asking, metrics, token, hosts)
 
 
-def _rest(served: Served, asking: Asking, metrics: Metrics, stop: Stop | None) -> FastAPI:
+def _rest(
+    served: Served, asking: Asking, metrics: Metrics, stop: Stop | None, token: bool
+) -> FastAPI:
     """All that need not be fast."""
     rest = FastAPI(title=f"Lockstep: {served.name}", docs_url=None, redoc_url=None)
     predictor = served.predictor
@@ -74,8 +77,15 @@ def _rest(served: Served, asking: Asking, metrics: Metrics, stop: Stop | None) -
         """Numbers for Prometheus."""
         return Response(metrics.page(), media_type=KIND)
 
+    example, answers = _example(predictor)
+    requests = guide(served.name, predictor.takes, example, token)
+
+    @rest.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(requests, media_type="text/html", headers=HEADERS)
+
     described = rest.openapi()
-    described["paths"][PREDICT] = description.path(predictor, *_example(predictor))
+    described["paths"][PREDICT] = description.path(predictor, example, answers)
     return rest
 
 

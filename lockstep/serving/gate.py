@@ -18,7 +18,7 @@ PREDICT = "/predict"
 _CALLED = {"/invocations": PREDICT, "/ping": "/healthz"}
 # The probes, and the page, which asks for the token itself.
 OPEN = {"/", "/healthz", "/readyz"}
-_PATHS = OPEN | {PREDICT, "/model", "/metrics", "/openapi.json"}
+_PATHS = OPEN | {PREDICT, "/model", "/metrics", "/openapi.json", "/docs"}
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _MORE = {
     401: [(b"www-authenticate", b"Bearer")],

@@ -176,3 +176,15 @@ def test_invoke_takes_the_words_that_are_given() -> None:
     ):
         done = subprocess.run([invoke, *words], cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, wanted[1] in done.stderr) == (wanted[0], True), done.stderr
+
+
+def test_data_add_of_what_is_missing_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    words = ["data", "add", "missing.csv", "--name", "mine", "--text", "a", "--label", "b"]
+    code = f"import sys; from lockstep import cli; code = cli.main({words}); "
+    code += "print(code, 'torch' in sys.modules)"
+    variables = os.environ | {"LOCKSTEP_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True
+    )
+    assert done.stdout == "2 False\n", done.stderr
+    assert done.stderr.startswith("error: missing.csv: found nothing, expected a table")

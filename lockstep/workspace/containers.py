@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lockstep.ground import environment, home
 from lockstep.ground.digests import digest_of
-from lockstep.ground.errors import ContainerError
+from lockstep.ground.errors import ContainerError, harmless
 from lockstep.ground.files import write_atomically
 from lockstep.ground.place import Place
 from lockstep.ground.watch import Watch
@@ -47,6 +47,10 @@ _CAUSES = (
         "check the network and LOCKSTEP_BASE_IMAGE, or `invoke lock --base` for a newer digest",
     ),
 )
+
+# What the set-up says of its log, which lies in a layer that a failed build does not keep.
+_LOG_INSIDE = re.compile(r"; the whole log is \S+")
+_TAIL = 12
 
 
 def tag(stage: str, torch: str) -> str:
@@ -83,7 +87,7 @@ def build(stage: str, torch: str, watch: Watch, *, offline: bool = False) -> str
 
 
 def _build(words: Sequence[str], watch: Watch) -> None:
-    """Run ``docker build``, reporting each step, and a failure in one line."""
+    """Run ``docker build``, reporting each step, and the last lines and cause of a failure."""
     said = []
     command, variables = ["docker", *words], os.environ | {"DOCKER_BUILDKIT": "1"}
     with subprocess.Popen(
@@ -101,7 +105,9 @@ def _build(words: Sequence[str], watch: Watch) -> None:
                 watch.doing(f"image: {step[1]} {' '.join(doing.split())[:60]}")
     watch.end()
     if process.returncode:
-        raise ContainerError(_failure("".join(said)))
+        whole = "".join(said)
+        watch.say(_tail(whole))
+        raise ContainerError(_failure(whole))
 
 
 def _failure(said: str) -> str:
@@ -109,12 +115,24 @@ def _failure(said: str) -> str:
         "w", prefix="lockstep-build-", suffix=".log", delete=False
     ) as log:
         log.write(said)
+    where = f"The log: {log.name}"
     for pattern, cause, next_move in _CAUSES:
         if found := re.findall(pattern, said, re.IGNORECASE):
-            return f"image: {cause} ({found[-1].strip()[:300]}); {next_move}. The log: {log.name}"
+            reason = _LOG_INSIDE.sub("", found[-1]).strip()[:300]
+            return f"image: {cause} ({reason}); {next_move}. {where}"
     failed = re.findall(r"^ > \[.*\n([\s\S]*?)^------$", said, re.MULTILINE)
-    last = re.sub(r"^#\d+ [\d.]+ ", "", last_line(failed[-1] if failed and failed[-1] else said))
-    return f"image: the build failed ({last}); the log: {log.name}"
+    last = _plain(last_line(failed[-1] if failed and failed[-1] else said))
+    return f"image: the build failed ({last}). {where}"
+
+
+def _tail(said: str) -> str:
+    """The last lines of a build's output, each indented."""
+    lines = [harmless(_plain(line))[:300] for line in said.splitlines() if line.strip()]
+    return "\n".join(f"  {_LOG_INSIDE.sub('', line)}" for line in lines[-_TAIL:])
+
+
+def _plain(line: str) -> str:
+    return re.sub(r"^#\d+ [\d.]+ ", "", line)
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """report.html: one file that needs nothing else, and shows what it is given as it is."""
 
+import dataclasses
 import html
 import json
+import re
+import shlex
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from lockstep.config.recipe import overrides_of, resolve
 from lockstep.data.batches import Blocks
 from lockstep.ground import home
 from lockstep.ground.place import Place
@@ -15,8 +20,10 @@ from lockstep.loading import predictor
 from lockstep.records import trace
 from lockstep.records.report import Answers, Mistake, page, worst_mistakes
 from lockstep.records.run import Run
+from lockstep.run.ending import commands, settings
 from lockstep.run.keeping import open_data
 from lockstep.run.making import evaluation_of
+from lockstep.tests.conftest import experiment
 from lockstep.training.evaluation import measure
 from lockstep.training.metrics import classification
 
@@ -63,11 +70,16 @@ def receipt(drift: tuple[str, ...] = ()) -> bytes:
         "kept_step": 20,
         "weights_sha256": "f" * 64,
         "labels": LABELS,
+        "data_version": "digits@1",
         "metrics": {"validation": found, "test": found},
         "monitor": "accuracy",
     }
     parts = {"run": "<i>run</i>", "identity": {"digest": "e" * 64}, "results": results}
-    return json.dumps(parts | {"environment": {"drift": list(drift), "notebook": False}}).encode()
+    timing = {"finished": "2026-01-02T03:04:05Z", "seconds": 1234.5, "workers": 2}
+    git = {"commit": "c" * 40, "dirty": True}
+    facts = {"drift": list(drift), "notebook": False, "git": git}
+    more = {"environment": facts, "timing": timing | {"resumed_at_step": 20}}
+    return json.dumps(parts | more).encode()
 
 
 def made(*mistakes: Mistake, drift: tuple[str, ...] = ()) -> bytes:
@@ -115,9 +127,79 @@ def test_the_report_of_a_run_follows_from_its_files_to_the_byte(
         finished_run.metrics(),
         trace.read(finished_run.folder / "trace.bin"),
         answers.mistakes(),
+        settings=settings(experiment()),
+        commands=commands(experiment(), finished_run.name),
     )
     assert again == (finished_run.folder / "report.html").read_bytes()
     assert made(WITH_PICTURE, WITH_TEXT) == made(WITH_PICTURE, WITH_TEXT)
+
+
+def test_a_report_says_what_the_run_was_made_of_and_when(finished_run: Run) -> None:
+    shown = Loaded((finished_run.folder / "report.html").read_bytes()).text
+    kept = finished_run.finished_receipt()
+    git, timing = kept["environment"]["git"], kept["timing"]
+    changes = ", with uncommitted changes" if git["dirty"] else ""
+    expected = [
+        f"data version{kept['results']['data_version']}",
+        f"commit{git['commit'] or 'none, trained outside a checkout'}{changes}finished",
+        f"finished{timing['finished']}",
+        f"duration{timing['seconds']:,.1f} s with 1 worker",
+        "data.namedigits",
+        f"training.epochs{experiment().training.epochs}10",
+    ]
+    assert [line for line in expected if line not in shown] == []
+    resumed = "duration1,234.5 s with 2 workers, from step 20, where it resumed"
+    assert resumed in Loaded(made()).text
+
+
+def test_the_command_in_a_report_makes_the_experiment_of_the_run(finished_run: Run) -> None:
+    content = (finished_run.folder / "report.html").read_text()
+    command, again = map(html.unescape, re.findall("<pre>(.*?)</pre>", content)[:2])
+    assert again == f"invoke reproduce {finished_run.name}"
+    words = [word for word in shlex.split(command) if "LOCKSTEP_PROJECT=" not in word]
+    assert words[:2] == ["invoke", "train"]
+    options = list(zip(words[2::2], words[3::2], strict=True))
+    named = dict(options)
+    made_again, _ = resolve(
+        named["--model"],
+        home.here().recipe(named["--model"], named["--recipe"]),
+        home.here().config_of(named["--model"]),
+        seed=int(named["--seed"]),
+        overrides=[value for option, value in options if option == "--set"],
+    )
+    recorded = dict(finished_run.experiment())
+    del recorded["package"]
+    assert made_again.as_dict() == recorded
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.lr=0.00001",
+        "training.lr=1e-12",
+        "training.monitor='12'",
+        "training.monitor=a b",
+        "training.monitor='null'",
+        "training.monitor='x: [y'",
+        "start.parameters=['a*', 'b.c']",
+        "start.rename={old.: new.}",
+        "data.drop_last=true",
+        "accept.size_mb=<= 3",
+        "data.limit=7",
+    ],
+)
+def test_overrides_of_an_experiment_are_read_as_its_values(override: str) -> None:
+    here = home.here()
+    path, config = here.recipe("digits", "base"), here.config_of("digits")
+    one, _ = resolve("digits", path, config, overrides=[override, "start.weights=w.safetensors"])
+    written = overrides_of(one, path)
+    assert len(written) == 2
+    assert resolve("digits", path, config, overrides=written)[0] == one
+
+
+def test_a_recipe_that_is_gone_leaves_the_command_from_the_recorded_source() -> None:
+    gone = dataclasses.replace(experiment(), recipe="gone")
+    assert commands(gone, "digits-gone-s42") == ["invoke reproduce digits-gone-s42"]
 
 
 def test_every_class_is_named_in_the_table_and_on_both_sides_of_the_confusions() -> None:

@@ -212,12 +212,12 @@ def test_a_model_that_fails_for_one_input_fails_for_that_alone_and_shows_nothing
 
 def test_with_a_token_only_the_page_and_the_probes_are_open(served: loading.Served) -> None:
     gate = app(served, "sesame")
-    paths = ("/", "/healthz", "/readyz", "/model", "/metrics", "/openapi.json", "/any")
+    paths = ("/", "/healthz", "/readyz", "/model", "/metrics", "/openapi.json", "/docs", "/any")
 
     def statuses(**headers: Any) -> list[int]:
         return [asyncio.run(call(gate, "GET", path, **headers))[0] for path in paths]
 
-    closed = [200, 200, 200, 401, 401, 401, 401]
+    closed = [200, 200, 200, 401, 401, 401, 401, 401]
     assert statuses() == closed
     for wrong in (
         "Bearer sesam",
