@@ -228,7 +228,7 @@ def test_with_a_token_only_the_page_and_the_probes_are_open(served: loading.Serv
         "Bearer é",
     ):
         assert statuses(Authorization=wrong) == closed
-    assert statuses(Authorization="Bearer sesame") == [200] * 6 + [404]
+    assert statuses(Authorization="Bearer sesame") == [200] * 7 + [404]
     refused = asyncio.run(call(gate, "POST", "/predict", FILES[0]))
     assert (refused[0], refused[1]["www-authenticate"]) == (401, "Bearer")
     assert asyncio.run(call(gate, "POST", "/predict", FILES[0], Authorization="Bearer sesame"))[
