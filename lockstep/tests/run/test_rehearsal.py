@@ -515,7 +515,8 @@ def test_what_answers_need_and_weights_do_not_hold_is_refused_before_the_first_s
 KEPT = {
     "functools.cache": ("@functools.cache\ndef made(n):\n    return VALUE", "made(16)"),
     "a dict of the module": (
-        "KEPT = {}\ndef made(n):\n    if n not in KEPT:\n        KEPT[n] = VALUE\n    return KEPT[n]",
+        "KEPT = {}\ndef made(n):\n    if n not in KEPT:\n        KEPT[n] = VALUE\n"
+        "    return KEPT[n]",
         "made(16)",
     ),
     "a global": (
