@@ -42,9 +42,8 @@ class Predictor:
     safetensors and JSON are read, so nothing that is loaded can run code.
     """
 
-    parts: ClassVar[
-        tuple[Callable[..., Any], type["Preprocess"], Callable[[Any, int], torch.nn.Module]]
-    ]
+    # The second has what Preprocess has, whether it inherits from it or not.
+    parts: ClassVar[tuple[Callable[..., Any], type[Any], Callable[[Any, int], torch.nn.Module]]]
     takes: Takes
     gives: Gives | None = None  # by the kind of the data set
     threshold: float = 0.5  # of a label's probability, where several may apply

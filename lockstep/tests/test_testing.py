@@ -174,6 +174,15 @@ def test_a_model_that_keeps_the_contract_passes_whatever_else_it_does(acme: Path
     assert not (acme / "runs").exists()
 
 
+def test_it_passes_lint_too_with_no_type_and_names_that_come_from_shared_code(acme: Path) -> None:
+    rules = f"--config={ROOT / 'pyproject.toml'}"
+    unused = python(acme, "ruff", "check", rules, "--select=F401", "acme/models/words/__init__.py")
+    assert "Preprocess" not in unused.stdout
+    types = ["mypy", f"--config-file={ROOT / 'pyproject.toml'}", "--follow-imports=silent", "acme"]
+    done = python(acme, *types, MYPYPATH=str(ROOT))
+    assert done.returncode == 0, done.stdout
+
+
 def test_what_is_broken_fails_in_a_line_that_names_it(acme: Path, tmp_path: Path) -> None:
     shutil.copytree(acme, tmp_path, dirs_exist_ok=True)
     for name, (old, new) in BROKEN.items():
