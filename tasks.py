@@ -109,14 +109,24 @@ def lint(_: Context) -> None:
     from lockstep.ground import home
     from lockstep.workspace import gate
 
-    tool("black", "--check", ".")
-    tool("ruff", "check", "--quiet", ".")
-    tool("mypy")
-    tool("python", "environment/hooks.py", "notebooks", *NOTEBOOKS)
+    checks = [
+        ("black", "--check", "."),
+        ("ruff", "check", "."),
+        ("mypy",),
+        ("python", "environment/hooks.py", "notebooks", *NOTEBOOKS),
+        ("cfn-lint", "lockstep/sagemaker/stack.yaml"),
+    ]
     if dockerfiles := [str(path) for path in ROOT.glob("docker/*Dockerfile")]:
-        tool("hadolint", *dockerfiles)
-    tool("cfn-lint", "lockstep/sagemaker/stack.yaml")
+        checks.append(("hadolint", *dockerfiles))
+    failed = []
+    for name, *words in checks:  # all of them, so that everything can be mended at once
+        try:
+            tool(name, *words)
+        except Exit:
+            failed.append("notebooks" if name == "python" else name)
     print(gate.sizes(home.ENGINE, home.here().folder))
+    if failed:
+        raise Exit(f"lint: {', '.join(failed)} failed; `invoke format` mends what a tool can.", 1)
 
 
 @task(name="format")
@@ -124,7 +134,7 @@ def format_(_: Context) -> None:
     """Bring the code into its one format, and notebooks and their scripts together."""
     if NOTEBOOKS:
         tool("jupytext", "--sync", "--quiet", *NOTEBOOKS)  # the newer of the two counts
-    tool("ruff", "check", "--quiet", "--fix", "--select", "I", ".")
+    tool("ruff", "check", "--quiet", "--fix-only", ".")
     tool("black", "--quiet", ".")
     tool("python", "environment/hooks.py", "write-notebooks", *NOTEBOOKS)
 
