@@ -1,8 +1,10 @@
 """What a project's code keeps in a process, as it was before a trial, to try without it."""
 
+import copy
 import functools
 import operator
 import sys
+from collections import deque
 from typing import Any
 
 from lockstep.ground import home
@@ -60,7 +62,7 @@ class Caches:
                     setattr(owner, name, value)
                 if content is not None:
                     value.clear()
-                    (value.extend if isinstance(value, list) else value.update)(content)
+                    (value.extend if isinstance(value, list | deque) else value.update)(content)
                 if isinstance(value, _Cached):
                     value.cache_clear()
 
@@ -69,7 +71,7 @@ def _same(content: Any, other: Any) -> bool:
     """Return whether the same objects are in two copies."""
     if isinstance(content, dict):
         return content.keys() == other.keys() and all(content[key] is other[key] for key in content)
-    if isinstance(content, list):
+    if isinstance(content, list | deque):
         return len(content) == len(other) and all(map(operator.is_, content, other))
     return content is None or bool(content == other)
 
@@ -82,6 +84,6 @@ def _values(owner: Any) -> dict[str, tuple[Any, Any]]:
         if not name.startswith("__") and name not in TORCHS
     }
     return {
-        name: (value, type(value)(value) if type(value) in (dict, list, set) else None)
+        name: (value, copy.copy(value) if isinstance(value, dict | list | set | deque) else None)
         for name, value in values.items()
     }

@@ -34,7 +34,7 @@ _SURROUNDINGS = {
     "multiprocessing": ("cpu_count", "current_process", "parent_process"),
     "uuid": ("uuid1", "uuid4", "getnode"),
     "tempfile": ("mkdtemp", "mkstemp", "mktemp", "gettempdir"),
-    **dict.fromkeys(("platform", "socket", "getpass", "secrets", "psutil", "resource"), ()),
+    **dict.fromkeys(("glob", "platform", "socket", "getpass", "secrets", "psutil", "resource"), ()),
 }
 
 

@@ -519,6 +519,11 @@ KEPT = {
         "    return KEPT[n]",
         "made(16)",
     ),
+    "a table of the collections": (
+        "import collections\nKEPT = collections.defaultdict(lambda: VALUE)\nn = 16\n"
+        "def made(n):\n    return KEPT[n]",
+        "made(16)",
+    ),
     "a global": (
         "KEPT = None\ndef made(n):\n    global KEPT\n    KEPT = VALUE if KEPT is None else KEPT\n"
         "    return KEPT",

@@ -428,6 +428,8 @@ def test_the_report_shows_numbers_as_a_scatter_with_the_farthest_answers(
     page = (run.folder / "report.html").read_text()
     titles = [line.partition("<")[0] for line in page.split("<h2>")[1:]]
     assert titles == [
+        "Train it again",
+        "Settings",
         "Learning curves",
         "Answers and targets, on the test split",
         "Worst mistakes",
