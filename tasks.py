@@ -122,7 +122,9 @@ def lint(_: Context) -> None:
     for name, *words in checks:  # all of them, so that everything can be mended at once
         try:
             tool(name, *words)
-        except Exit:
+        except Exit as end:
+            if end.code >= 128:  # by a signal, such as Ctrl-C
+                raise
             failed.append("notebooks" if name == "python" else name)
     print(gate.sizes(home.ENGINE, home.here().folder))
     if failed:

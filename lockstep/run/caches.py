@@ -79,7 +79,7 @@ def _same(content: Any, other: Any) -> bool:
 def _values(owner: Any) -> dict[str, tuple[Any, Any]]:
     """Return attributes with copies of what can be filled."""
     values = {
-        name: getattr(value, "__func__", value)  # of a method of the class
+        name: value.__func__ if isinstance(value, classmethod | staticmethod) else value
         for name, value in vars(owner).items()
         if not name.startswith("__") and name not in TORCHS
     }

@@ -81,7 +81,7 @@ def doubts(setup: Setup) -> set[str]:
     return found
 
 
-def surroundings_read(files: Mapping[str, bytes]) -> set[str]:
+def surroundings_of(files: Mapping[str, bytes]) -> set[str]:
     """Return a reason for each source file of the project that asks for process or machine."""
     start = home.here().package.replace(".", "/") + "/"
     return {

@@ -126,7 +126,7 @@ class Recorder(NullRecorder):
         for name in self._begun.keys() & self.origin.keys():
             if self.origin[name] != self._begun[name]:
                 raise RunError(
-                    f"{self.run.folder}: {name}: found other bits than when the run was begun, "
+                    f"{self.run.folder}: {name}: found other bits than when the run began, "
                     "from the same code, data and seed; make Preprocess, Model and loss "
                     "independent of the process, the order of sets, time and machine, then delete "
                     "the run and train it again."

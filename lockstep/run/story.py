@@ -36,7 +36,7 @@ from lockstep.run.keeping import (
     what_decides,
     write,
 )
-from lockstep.run.level import doubts, is_portable, surroundings_read
+from lockstep.run.level import doubts, is_portable, surroundings_of
 from lockstep.run.making import Setup, evaluation_of, train_setup
 from lockstep.run.recorder import NullRecorder, Recorder
 from lockstep.run.rehearsal import (
@@ -102,13 +102,11 @@ def run_experiment(
                         experiment, dataset, weights, workers, files, place
                     )
                     recorder = Recorder(run, setup, watch, origin, owner)
-                    _train_to_receipt(
-                        setup, check, recorder, until, passed, surroundings_read(files)
-                    )
+                    _train_to_receipt(setup, check, recorder, until, passed, surroundings_of(files))
     return run
 
 
-class Checked(NamedTuple):
+class Rehearsal(NamedTuple):
     """What a rehearsal gives: who looks on later, doubts, and a digest of the first step.
 
     The digest is empty where another process may have other bits: in doubt, or not portable.
@@ -126,14 +124,14 @@ def _set_up(
     workers: Workers,
     files: dict[str, bytes],
     place: Place,
-) -> tuple[Setup, dict[str, str], Callable[[], Checked]]:
+) -> tuple[Setup, dict[str, str], Callable[[], Rehearsal]]:
     """Set up a run, alike in each worker; return it, its digests, and what checks it once."""
     witness = Witness(paths_of(files), [place.data / "arrays"], packages_of(files))
     with witness.noting():
         setup = Setup(experiment, dataset, workers, weights)
     origin, beginning = agree(setup), [setup.training.snapshot()]
 
-    def check() -> Checked:
+    def check() -> Rehearsal:
         with witness.noting():
             caches = Caches(setup)
             inspect = rehearse(setup, caches)
@@ -150,14 +148,14 @@ def _set_up(
             first = first_step(setup, beginning.pop())
             refuse_other_process(setup, first)
         beginning.clear()  # as long as a training is too long for a copy of its beginning
-        return Checked(inspect, reasons, first)
+        return Rehearsal(inspect, reasons, first)
 
     return setup, origin, check
 
 
 def _train_to_receipt(
     setup: Setup,
-    check: Callable[[], Checked],
+    check: Callable[[], Rehearsal],
     recorder: Recorder,
     until: int,
     passed: Callable[[], None],
@@ -191,7 +189,7 @@ def _is_finished(parts: Parts, workers: Workers) -> bool:
     return bool(first["finished"])
 
 
-def _help(setup: Setup, check: Callable[[], Checked], until: int) -> None:
+def _help(setup: Setup, check: Callable[[], Rehearsal], until: int) -> None:
     """Do what a worker does that is not the first: its part of training and evaluation."""
     if train_setup(setup, NullRecorder(), lambda: check().inspection, until):
         with stop_signal() as signals:

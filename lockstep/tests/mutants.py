@@ -431,6 +431,14 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "answers may be drawn",
+        "answers/golden.py",
+        "if bits(predictor.outputs(few)) != found[-1]:",
+        "if False:",
+        10,
+        ("run/test_rehearsal.py::test_chance_in_answers_is_refused_before_the_first_step",),
+    ),
+    Mutant(
         "another process may compute other bits",
         "run/story.py",
         "recorder.begin(found.first_step)",

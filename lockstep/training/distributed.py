@@ -70,13 +70,13 @@ class Workers:
         if self.count == 1:
             (root,) = rows.values()
             return root
-        theirs = next(iter(rows.values()))
-        if self._theirs.shape != theirs.shape:
-            self._theirs = torch.empty_like(theirs)
+        mine = next(iter(rows.values()))
+        if self._theirs.shape != mine.shape:
+            self._theirs = torch.empty_like(mine)
         with _losing_nobody():
             if shards % self.count or self.count & self.count - 1:
                 return self._to_the_root(rows, shards)
-            return self._exchange(theirs)
+            return self._exchange(mine)
 
     def _exchange(self, row: torch.Tensor) -> torch.Tensor:
         import torch.distributed as dist
@@ -102,7 +102,7 @@ class Workers:
             for left in range(0, shards, 2 * size):
                 right = left + size
                 mine, other = owners[left], owners[right]
-                if mine == owners[min(right + size, shards) - 1]:
+                if mine == owners[right + size - 1]:
                     continue  # a whole branch of one worker, or a part of one
                 if self.rank == mine:
                     term = rows.pop(right) if mine == other else self._theirs

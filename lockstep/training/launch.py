@@ -19,11 +19,11 @@ _GRACE_OF_TORCHRUN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 
 def count(wanted: int, shards: int, device: str) -> int:
-    """How many workers to start here: ``wanted``, or for 0 one for each core or GPU.
+    """Return how many workers to start here: ``wanted``, or for 0 one for each core or GPU.
 
-    No more than bring something: 6 are not faster than 4 for 8 shards, of which one has two.
+    Not more than it takes to be as fast: of 8 shards, the busiest of 6 workers has two, as of 4.
     """
-    most = -(-shards // _places(device))  # shards of a worker
+    most = -(-shards // _places(device))  # shards of the busiest worker
     return wanted or -(-shards // most)
 
 

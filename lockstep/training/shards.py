@@ -128,11 +128,12 @@ class ShardedGradient:
         torch.mul(flat.buffers, share, out=flat.sums[flat.gradient.numel() : -1])
 
     def _keep(self, branch: range) -> torch.Tensor:
-        """The sums of a branch: in the row itself for the last one, which nothing overwrites."""
+        """Return the sums of a branch: for the last one the row itself, which stays as it is."""
         if branch[-1] == self.block[-1]:
             return self.flat.row
-        row = self._rows.setdefault(branch.start, torch.empty_like(self.flat.row))
-        return row.copy_(self.flat.row)
+        if branch.start not in self._rows:
+            self._rows[branch.start] = torch.empty_like(self.flat.row)
+        return self._rows[branch.start].copy_(self.flat.row)
 
     def _backward(self, batch: Batch, share: float) -> None:
         """Form the gradient of a shard, and note its loss, and what it counts."""
@@ -144,8 +145,8 @@ class ShardedGradient:
             loss = value * share
         if not loss.requires_grad:
             raise ModelError(
-                "loss: found a value that leads back to no parameter, expected one that gradients "
-                "can pass (no .item(), .detach() or argmax on the way, and gradients switched on)."
+                "loss: returned a value that depends on no parameter, expected one that gradients "
+                "flow through (no .item(), .detach() or argmax on the way; gradients switched on)."
             )
         loss.backward()
         self.flat.sums[-1] = loss.detach()

@@ -12,7 +12,7 @@ from lockstep.ground import home
 from lockstep.ground.digests import digest_of
 from lockstep.ground.errors import ModelError
 from lockstep.ground.place import Place
-from lockstep.run.level import surroundings_read
+from lockstep.run.level import surroundings_of
 from lockstep.tests.projects import NETWORK, Bring, Project
 
 PREPROCESS = (home.ENGINE / "examples" / "models" / "digits" / "preprocess.py").read_text()
@@ -116,7 +116,7 @@ def test_a_model_that_reads_the_environment_lowers_the_level_by_name(
 )
 def test_reading_the_surroundings_shows_in_the_source(text: str, reads: list[str]) -> None:
     names = ("lockstep/examples/models/mine/model.py", "lockstep/ground/place.py")
-    found = surroundings_read(dict.fromkeys(names, text.encode()))
+    found = surroundings_of(dict.fromkeys(names, text.encode()))
     wanted = {f"{names[0]}: reads {name}, which is in no identity" for name in reads}
     assert found == wanted
 

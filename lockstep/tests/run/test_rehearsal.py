@@ -324,7 +324,7 @@ def test_preprocessing_that_differs_when_a_run_is_resumed_is_refused(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPOT", "here")
         with pytest.raises(
-            RunError, match="preprocessing: found other bits than when the run was begun"
+            RunError, match="preprocessing: found other bits than when the run began"
         ):
             project.train(place)
     assert project.train(place).receipt
@@ -570,7 +570,7 @@ def test_a_loss_that_leads_back_to_no_parameter_is_one_line(bring: Bring, place:
     text = NETWORK.replace(
         "F.cross_entropy(model(inputs), labels)", "F.cross_entropy(model(inputs).detach(), labels)"
     )
-    with pytest.raises(ModelError, match="loss: found a value that leads back to no parameter"):
+    with pytest.raises(ModelError, match="loss: returned a value that depends on no parameter"):
         bring(model=text).train(place)
 
 
@@ -591,7 +591,7 @@ def test_another_process_that_computes_other_bits_is_refused(bring: Bring, place
     project.train(place, until=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAIN", "2")
-        with pytest.raises(RunError, match="first step: found other bits than when the run was"):
+        with pytest.raises(RunError, match="first step: found other bits than when the run began"):
             project.train(place)
     assert project.train(place).receipt
 
