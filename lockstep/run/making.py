@@ -80,9 +80,12 @@ class Setup:
             self.preprocess = parts.Preprocess.fit(
                 experiment.settings, split.inputs, list(dataset.labels)
             )
+        # The twin comes first: code that keeps the model which was made last keeps the one in use.
+        twin = self._model(parts, weights).state_dict()
         self.model = self._model(parts, weights)
         refuse_broken(self.model, settings.device)
-        _refuse_different(self.model.state_dict(), self._model(parts, weights).state_dict())
+        _refuse_different(self.model.state_dict(), twin)
+        del twin
         with home.readable_errors("updates, groups or optimizer"):
             self.training = self._training(parts)
         reseed(key_of(experiment.seed, "sampling"))

@@ -537,7 +537,10 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize(
+    "kind",
+    ["functools.cache", *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(KEPT)[1:])],
+)
 def test_a_value_that_is_drawn_at_first_use_is_refused_and_one_that_is_computed_is_not(
     bring: Bring, place: Place, kind: str
 ) -> None:
@@ -556,7 +559,12 @@ def test_a_value_that_is_drawn_at_first_use_is_refused_and_one_that_is_computed_
 
 
 @pytest.mark.parametrize(
-    "drawn", ["np.random.default_rng().random()", "time.perf_counter_ns()", "os.urandom(4)[0]"]
+    "drawn",
+    [
+        "np.random.default_rng().random()",
+        pytest.param("time.perf_counter_ns()", marks=pytest.mark.slow),
+        pytest.param("os.urandom(4)[0]", marks=pytest.mark.slow),
+    ],
 )
 def test_first_weights_that_are_drawn_otherwise_are_refused(
     bring: Bring, place: Place, drawn: str
@@ -596,6 +604,16 @@ def test_another_process_that_computes_other_bits_is_refused(bring: Bring, place
         with pytest.raises(RunError, match="first step: found other bits than when the run began"):
             project.train(place)
     assert project.train(place).receipt
+
+
+def test_code_that_keeps_the_model_made_last_keeps_the_one_that_is_trained(
+    bring: Bring, place: Place
+) -> None:
+    kept = NETWORK.replace("        self.dropout", "        LAST[:] = [self]\n        self.dropout")
+    kept = kept.replace("(model(inputs)", "(LAST[0](inputs)") + "\nLAST = []\n"
+    runs = [bring(model=text).train(place).finished_receipt() for text in (NETWORK, kept)]
+    digests = [receipt["results"]["weights_sha256"] for receipt in runs]
+    assert digests[0] == digests[1]
 
 
 def test_a_constant_that_is_made_alike_each_time_is_no_state(bring: Bring, place: Place) -> None:
